@@ -1,0 +1,96 @@
+# ShadowMesh: everything a developer runs. `make` alone lists the targets.
+# `make demo` and `make test` do their own set-up on a fresh Debian 12 machine (as root).
+
+VENV  ?= .venv
+PYTHON = $(shell for python in python3 python3.13 python3.12 python3.11; do \
+           "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+           && echo "$$python" && break; done)
+BIN    = $(VENV)/bin
+STAMPS = $(VENV)/.stamps
+
+# What Debian has to provide: a compiler and libcrypto's headers, and the tools of the demo and the e2e tests.
+PACKAGES = build-essential python3-dev python3-venv libssl-dev iproute2 iputils-ping iputils-arping iperf3 tcpdump
+
+EXT_SOURCES = $(wildcard ext/*.pyx ext/*.h shadowmesh/_ext/*.pxd) setup.py
+BENCHES      = $(filter-out bench/delay.py,$(wildcard bench/*.py))
+FUZZ_TARGETS = $(wildcard fuzz/[a-z]*.py)
+FUZZ_SECONDS ?= 30
+PYTEST_FLAGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup ext demo test unit e2e lint format bench fuzz build clean distclean
+
+help: ## List the targets (this is what `make` alone does).
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMPS)/ext ## Install what is missing: Debian packages, a virtual environment, the extensions.
+
+ext: setup ## Build the Cython extensions in place, where their sources changed.
+
+demo: setup ## Show it: a relay and two clients in network namespaces (root, two minutes).
+	@$(BIN)/python -m shadowmesh.testing.demo
+
+test: lint ## Run everything: lint, unit, protocol and end-to-end tests (root for the last).
+	$(BIN)/pytest $(PYTEST_FLAGS)
+
+unit: setup ## Run the quick tests only: no root, no network.
+	$(BIN)/pytest -m "not root" $(PYTEST_FLAGS)
+
+e2e: setup ## Run the end-to-end tests only, in network namespaces (root).
+	SHADOWMESH_REQUIRE_E2E=1 $(BIN)/pytest tests/e2e $(PYTEST_FLAGS)
+
+lint: setup ## Check style, types, layers and the Cython sources.
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	PATH="$(BIN):$$PATH" $(BIN)/cython-lint ext shadowmesh/_ext
+
+format: setup ## Format the Python sources.
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: setup ## Measure set-up and throughput (root, a few minutes).
+	@set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python "$$bench"; done
+
+fuzz: setup ## Fuzz every target for FUZZ_SECONDS (30) each.
+	@set -e; for target in $(FUZZ_TARGETS); do echo "== $$target"; $(BIN)/python "$$target" $(FUZZ_SECONDS); done
+
+build: setup ## Build the wheel into dist/.
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	@ls -l dist
+
+clean: ## Remove what was built; the virtual environment stays.
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -f shadowmesh/_ext/*.so $(STAMPS)/ext
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## Remove the virtual environment too.
+	rm -rf $(VENV)
+
+$(STAMPS)/system: Makefile
+	@if command -v dpkg-query >/dev/null; then \
+	  missing=$$(for package in $(PACKAGES); do \
+	    dpkg-query -W -f '$${Status}' "$$package" 2>/dev/null | grep -q 'ok installed' || echo "$$package"; done); \
+	  if [ -n "$$missing" ] && [ "$$(id -u)" != 0 ]; then \
+	    echo "Missing Debian packages; run: sudo apt-get install" $$missing >&2; exit 1; \
+	  elif [ -n "$$missing" ]; then \
+	    echo "Installing Debian packages:" $$missing; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \
+	  fi; \
+	else \
+	  echo "No Debian here: a C compiler, OpenSSL 3 headers, iproute2, iperf3 and tcpdump are taken to be there."; \
+	fi
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/venv: pyproject.toml constraints.txt | $(STAMPS)/system
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (set PYTHON=...)" >&2; exit 1; }
+	@echo "Making the virtual environment $(VENV) and building the extensions (a minute or two)"
+	@test -x $(BIN)/pip || "$(PYTHON)" -m venv $(VENV)
+	@$(BIN)/pip install --quiet -c constraints.txt setuptools Cython
+	@$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+$(STAMPS)/ext: $(EXT_SOURCES) $(STAMPS)/venv
+	@$(BIN)/python setup.py --quiet build_ext --inplace --parallel 2
+	@touch $@

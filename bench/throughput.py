@@ -1,0 +1,106 @@
+"""How much of the raw link does one TCP stream get through the overlay?
+
+iperf3 between two clients over the overlay (through the relay, which shares the same cores), and in
+the same run between the same hosts over the bare veth link, in turns.  Prints the median of each and
+their ratio: absolute figures differ from day to day and from machine to machine.  Needs root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from shadowmesh.testing.lab import Lab
+from shadowmesh.testing.mesh import Mesh
+from shadowmesh.testing.process import LabError
+from shadowmesh.testing.traffic import Iperf, iperf, iperf_server
+
+RAW, OVERLAY = "raw", "overlay"
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, list[Iperf]]:
+    """`rounds` runs of each, in turns, so that a slow minute of the machine meets both."""
+    results: dict[str, list[Iperf]] = {RAW: [], OVERLAY: []}
+    with Lab(mtu=arguments.mtu) as lab:
+        mesh = Mesh(lab)
+        mesh.relay()
+        alice, bob = mesh.client("alice"), mesh.client("bob")
+        mesh.start()
+        alice.host.ping(bob.ipv4)
+        addresses = {RAW: bob.host.address, OVERLAY: bob.ipv4}
+        with iperf_server(bob.host, addresses[RAW]), iperf_server(bob.host, addresses[OVERLAY]):
+            for number in range(arguments.rounds):
+                for kind, address in addresses.items():
+                    result = iperf(alice.host, address, arguments.seconds, arguments.congestion)
+                    results[kind].append(result)
+                    print(f"round {number + 1} {kind:<8} {result}", file=sys.stderr)
+    lab.check_leaks()
+    return results
+
+
+def summary(results: dict[str, list[Iperf]], arguments: argparse.Namespace) -> dict[str, object]:
+    """Medians, ratio, spread and the conditions, as `--json` prints them."""
+    rates = {kind: [run.gbit_per_second for run in runs] for kind, runs in results.items()}
+    medians = {kind: statistics.median(values) for kind, values in rates.items()}
+    return {
+        "schema": "shadowmesh.bench.throughput/1",
+        "ratio": medians[OVERLAY] / medians[RAW],
+        "median_gbit_per_second": medians,
+        "range_gbit_per_second": {kind: [min(values), max(values)] for kind, values in rates.items()},
+        "congestion_control": results[OVERLAY][0].congestion,
+        "underlay_mtu": arguments.mtu,
+        "seconds": arguments.seconds,
+        "cores": os.cpu_count(),
+        "runs": {kind: [asdict(run) for run in runs] for kind, runs in results.items()},
+    }
+
+
+def print_table(results: dict[str, list[Iperf]], arguments: argparse.Namespace) -> None:
+    """The summary for people."""
+    print(
+        f"{'':<10} {'median':>9} {'min':>9} {'max':>9}   Gbit/s, TCP, one stream, "
+        f"{arguments.rounds} x {arguments.seconds} s, {results[OVERLAY][0].congestion}"
+    )
+    for kind, runs in results.items():
+        rates = [run.gbit_per_second for run in runs]
+        print(f"{kind:<10} {statistics.median(rates):>9.3f} {min(rates):>9.3f} {max(rates):>9.3f}")
+    ratio = summary(results, arguments)["ratio"]
+    print(
+        f"{'ratio':<10} {ratio:>9.4f}   overlay / raw link; iperf3, both clients and the relay on "
+        f"{os.cpu_count()} cores"
+    )
+
+
+def main() -> int:
+    """Parse the arguments, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each kind (default 5)")
+    parser.add_argument("--seconds", type=int, default=5, help="duration of one run (default 5)")
+    parser.add_argument("--congestion", help="congestion control, e.g. cubic (default: the system's)")
+    parser.add_argument("--mtu", type=int, default=1500, help="MTU of the underlay (default 1500)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--smoke", action="store_true", help="one round of one second: does it run at all?")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.rounds = arguments.seconds = 1
+    try:
+        results = measure(arguments)
+    except LabError as error:
+        print(f"throughput: {error}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        print(json.dumps(summary(results, arguments), indent=2))
+    else:
+        print_table(results, arguments)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

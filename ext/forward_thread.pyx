@@ -1,0 +1,171 @@
+"""The relay's forwarder thread: UDP -> channel table -> UDP, and BIND.
+
+Does NOT open what members send each other: a relay has no key of it.
+
+In the order of the functions: receive.pyx fetches -> `_on_datagram`: long header and control connection
+to asyncio, channel datagram onwards with the other end's id (`_forward`), lane packet opened ->
+`_on_packet`: BIND (bind.pyx) and its BOUND, nothing else -> `_on_batch_end` sends the batch.
+"""
+
+from libc.stdint cimport uint8_t
+
+from shadowmesh._ext.aead cimport OVERHEAD
+from shadowmesh._ext.atomic cimport add_relaxed, load_pointer
+from shadowmesh._ext.bind cimport (
+    BIND_MOVED,
+    BIND_STALE,
+    BindResult,
+    bind_handle,
+    bound_write,
+)
+from shadowmesh._ext.bytes cimport store64
+from shadowmesh._ext.clients cimport Client
+from shadowmesh._ext.drops cimport DropReason, drop
+from shadowmesh._ext.endpoint cimport Endpoint
+from shadowmesh._ext.lanes cimport SendLane, lane_seal
+from shadowmesh._ext.packets cimport BIND_SIZE, KIND_BIND
+from shadowmesh._ext.receive cimport (
+    Pending,
+    deliver,
+    deliver_control,
+    deliver_long_header,
+    receiver_free,
+    receiver_init,
+    receiver_lookup,
+    receiver_pend,
+    receiver_run,
+)
+from shadowmesh._ext.records cimport (
+    RECORD_CONTROL,
+    RECORD_LANE,
+    Record,
+    bucket_take,
+)
+from shadowmesh._ext.ring cimport EVENT_ENDPOINT, Arrival
+from shadowmesh._ext.udp cimport (
+    Outgoing,
+    send_flush,
+    send_free,
+    send_new,
+    send_next,
+)
+
+
+cdef enum:
+    REPLY_ROOM = 64  # a sealed BOUND: 35 + 29; forwarded datagrams stay in their receive buffers
+
+
+cdef bint forward_init(Forward *forward) noexcept nogil:
+    """Allocate what the thread needs; the caller has zeroed the structure and fills the rest."""
+    forward.receiver.owner = forward
+    forward.receiver.on_datagram = _on_datagram
+    forward.receiver.on_packet = _on_packet
+    forward.receiver.on_batch_end = _on_batch_end
+    forward.batch = send_new(REPLY_ROOM)
+    return forward.batch != NULL and receiver_init(&forward.receiver)
+
+
+cdef void forward_free(Forward *forward) noexcept nogil:
+    send_free(forward.batch)
+    forward.batch = NULL
+    receiver_free(&forward.receiver)
+
+
+cdef void *forward_main(void *argument) noexcept nogil:
+    """The thread: returns only when the stop is raised."""
+    receiver_run(&(<Forward *>argument).receiver)
+    return NULL
+
+
+cdef void _on_datagram(Receiver *receiver, uint8_t *data, size_t size, const Arrival *arrival) noexcept nogil:
+    cdef Record *record
+    if size == 0:
+        drop(&receiver.counters, DropReason.SHORT)
+    elif data[0] & 0xC0 == 0xC0:
+        deliver_long_header(receiver, data, size, arrival)
+    elif data[0] & 0xC0 != 0x40:
+        drop(&receiver.counters, DropReason.NOT_QUIC)
+    else:
+        record = receiver_lookup(receiver, data, size)
+        if record == NULL:
+            return
+        if record.kind == RECORD_LANE:
+            receiver_pend(receiver, record, data, size, arrival)
+        elif record.kind == RECORD_CONTROL:
+            deliver_control(receiver, record, data, size, arrival)
+        else:
+            _forward(<Forward *>receiver.owner, record, data, size)
+
+
+# ---- channels --------------------------------------------------------------------------------
+
+
+cdef Outgoing *_next(Forward *forward) noexcept nogil:
+    if forward.batch.count >= 64:
+        send_flush(forward.batch, forward.receiver.udp_fd, &forward.receiver.counters)
+    return send_next(forward.batch)
+
+
+cdef void _forward(Forward *forward, Record *channel, uint8_t *data, size_t size) noexcept nogil:
+    """Rewrite the id in the receive buffer and send it to where the other client is now."""
+    cdef Client *source = <Client *>channel.source
+    cdef Client *target = <Client *>channel.target
+    cdef Outgoing *outgoing = _next(forward)
+    add_relaxed(&source.received.packets, 1)
+    add_relaxed(&source.received.bytes, size)
+    store64(data + 1, channel.target_id)
+    outgoing.data = data
+    outgoing.size = size
+    outgoing.credit = size
+    outgoing.traffic = &target.sent
+    outgoing.target = target.endpoint
+    forward.batch.count += 1
+
+
+# ---- BIND ------------------------------------------------------------------------------------
+
+
+cdef void _on_packet(Receiver *receiver, const Pending *pending, uint8_t *payload,
+                     size_t size) noexcept nogil:
+    """An authentic, fresh packet of a client's lane: BIND or nothing."""
+    cdef Client *client = <Client *>pending.record.session.owner
+    cdef BindResult result
+    if payload[0] != KIND_BIND:
+        drop(&receiver.counters, DropReason.UNEXPECTED_KIND)
+        return
+    if size != BIND_SIZE:
+        drop(&receiver.counters, DropReason.SHORT)
+        return
+    if not bucket_take(&client.bucket, receiver.now):
+        drop(&receiver.counters, DropReason.MESSAGE_RATE)
+        return
+    result = bind_handle(client, payload, pending.arrival.source, receiver.now)
+    if result == BIND_STALE:
+        drop(&receiver.counters, DropReason.STALE_BIND)
+        return
+    if result == BIND_MOVED:
+        deliver(receiver, EVENT_ENDPOINT, client.number, payload, 0, &pending.arrival)
+    _reply(<Forward *>receiver.owner, client, payload, result, pending.arrival.source)
+
+
+cdef void _reply(Forward *forward, Client *client, const uint8_t *payload, BindResult result,
+                 const Endpoint *source) noexcept nogil:
+    """BOUND to where the BIND came from: as many bytes as it had."""
+    cdef SendLane *lane = <SendLane *>load_pointer(&client.lane)
+    cdef Outgoing *outgoing = _next(forward)
+    cdef uint8_t bound[BIND_SIZE]
+    if lane == NULL:
+        drop(&forward.receiver.counters, DropReason.NO_ROUTE)
+        return
+    bound_write(bound, payload, client, result, source)
+    if not lane_seal(lane, outgoing, 0, bound, BIND_SIZE, &forward.receiver.counters):
+        return
+    outgoing.target = source[0]
+    outgoing.traffic = &client.sent
+    outgoing.credit = BIND_SIZE + OVERHEAD
+    forward.batch.count += 1
+
+
+cdef void _on_batch_end(Receiver *receiver) noexcept nogil:
+    """Before the grace step and before the receive buffers are used again."""
+    send_flush((<Forward *>receiver.owner).batch, receiver.udp_fd, &receiver.counters)

@@ -1,0 +1,149 @@
+"""The client's inbound thread: UDP -> open -> TAP.
+
+Does NOT answer anything: probes, handshakes and control datagrams go to asyncio.
+
+What comes in (architecture section 3), decided by the first byte and, for a short header, by the id:
+long header -> asyncio if it came through a channel or from an allowed source; lane -> frame or
+message; channel -> its 9 bytes off and again from the top, once; control connection -> asyncio.
+"""
+
+from libc.stdint cimport uint8_t
+
+from shadowmesh._ext.atomic cimport add_relaxed, store_relaxed
+from shadowmesh._ext.bytes cimport load48, load64
+from shadowmesh._ext.drops cimport DropReason, Statistic, count, drop
+from shadowmesh._ext.endpoint cimport endpoint_equal, endpoint_key
+from shadowmesh._ext.packets cimport (
+    CHANNEL_HEADER_SIZE,
+    ETHERNET_HEADER_SIZE,
+    KIND_BIND,
+    KIND_BOUND,
+    KIND_EMPTY,
+    KIND_FRAME,
+    KIND_PADDING,
+    KIND_PROBE_REPLY,
+    KIND_PROBE_REQUEST,
+)
+from shadowmesh._ext.peers cimport Peer
+from shadowmesh._ext.receive cimport (
+    Pending,
+    deliver,
+    deliver_control,
+    deliver_long_header,
+    receiver_init,
+    receiver_lookup,
+    receiver_pend,
+    receiver_run,
+)
+from shadowmesh._ext.records cimport RECORD_CONTROL, RECORD_LANE, Record, bucket_take
+from shadowmesh._ext.ring cimport EVENT_LANE_MESSAGE, Arrival
+from shadowmesh._ext.tables cimport table_find
+from shadowmesh._ext.tap cimport tap_write
+
+
+cdef bint inbound_init(Inbound *inbound) noexcept nogil:
+    """Allocate what the thread needs; the caller has zeroed the structure and fills the rest."""
+    inbound.receiver.owner = inbound
+    inbound.receiver.on_datagram = _on_datagram
+    inbound.receiver.on_packet = _on_packet
+    inbound.receiver.on_batch_end = _on_batch_end
+    return receiver_init(&inbound.receiver)
+
+
+cdef void *inbound_main(void *argument) noexcept nogil:
+    receiver_run(&(<Inbound *>argument).receiver)
+    return NULL
+
+
+# ---- sorting ---------------------------------------------------------------------------------
+
+
+cdef void _on_datagram(Receiver *receiver, uint8_t *data, size_t size, const Arrival *arrival) noexcept nogil:
+    if size == 0:
+        drop(&receiver.counters, DropReason.SHORT)
+    elif data[0] & 0xC0 == 0xC0:
+        _long_header(receiver, data, size, arrival)
+    elif data[0] & 0xC0 == 0x40:
+        _short_header(receiver, data, size, arrival)
+    else:
+        drop(&receiver.counters, DropReason.NOT_QUIC)
+
+
+cdef void _long_header(Receiver *receiver, const uint8_t *data, size_t size,
+                       const Arrival *arrival) noexcept nogil:
+    cdef Source *source
+    if not arrival.relayed:
+        source = <Source *>table_find((<Inbound *>receiver.owner).sources, endpoint_key(arrival.source))
+        if source == NULL or not endpoint_equal(&source.endpoint, arrival.source):
+            drop(&receiver.counters, DropReason.UNEXPECTED_LONG_HEADER)
+            return
+    deliver_long_header(receiver, data, size, arrival)
+
+
+cdef void _short_header(Receiver *receiver, uint8_t *data, size_t size,
+                        const Arrival *arrival) noexcept nogil:
+    cdef Record *record = receiver_lookup(receiver, data, size)
+    cdef Arrival inner
+    if record == NULL:
+        return
+    if record.kind == RECORD_LANE:
+        receiver_pend(receiver, record, data, size, arrival)
+    elif record.kind == RECORD_CONTROL:
+        deliver_control(receiver, record, data, size, arrival)
+    elif arrival.relayed:
+        drop(&receiver.counters, DropReason.NESTED_CHANNEL)
+    else:
+        inner.source = arrival.source
+        inner.relayed = True
+        inner.via = load64(data + 1)
+        # The recursion ends here: what is inside has `relayed` set.
+        _on_datagram(receiver, data + CHANNEL_HEADER_SIZE, size - CHANNEL_HEADER_SIZE, &inner)
+
+
+# ---- opened packets --------------------------------------------------------------------------
+
+
+cdef void _on_packet(Receiver *receiver, const Pending *pending, uint8_t *payload,
+                     size_t size) noexcept nogil:
+    """An authentic, fresh packet; `size` >= 1."""
+    cdef Peer *peer = <Peer *>pending.record.session.owner
+    cdef uint8_t kind = payload[0]
+    store_relaxed(&peer.last_received, receiver.now)
+    if kind == KIND_FRAME:
+        _frame(<Inbound *>receiver.owner, peer, payload + 1, size - 1)
+    elif kind == KIND_PADDING or kind == KIND_EMPTY:
+        count(&receiver.counters, Statistic.EMPTY_PACKETS, 1)
+    elif kind in (KIND_PROBE_REQUEST, KIND_PROBE_REPLY, KIND_BIND, KIND_BOUND):
+        _message(receiver, pending, payload, size)
+    else:
+        drop(&receiver.counters, DropReason.UNKNOWN_KIND)
+
+
+cdef void _message(Receiver *receiver, const Pending *pending, const uint8_t *payload,
+                   size_t size) noexcept nogil:
+    """To asyncio, through the session's token bucket: a peer must not starve the other sessions."""
+    if not bucket_take(&pending.record.session.bucket, receiver.now):
+        drop(&receiver.counters, DropReason.MESSAGE_RATE)
+    else:
+        deliver(receiver, EVENT_LANE_MESSAGE, pending.record.session.handle, payload, size, &pending.arrival)
+
+
+cdef void _frame(Inbound *inbound, Peer *peer, const uint8_t *frame, size_t size) noexcept nogil:
+    """Only its own MAC may send, and only to us or to a group: nothing is ever sent on (split horizon)."""
+    cdef Receiver *receiver = &inbound.receiver
+    if peer.number == 0:
+        drop(&receiver.counters, DropReason.UNKNOWN_KIND)
+    elif size < ETHERNET_HEADER_SIZE:
+        drop(&receiver.counters, DropReason.FRAME_SIZE)
+    elif load48(frame + 6) != peer.mac:
+        drop(&receiver.counters, DropReason.SPOOFED_SOURCE)
+    elif not frame[0] & 1 and load48(frame) != inbound.mac:
+        drop(&receiver.counters, DropReason.NOT_FOR_US)
+    else:
+        add_relaxed(&peer.received.packets, 1)
+        add_relaxed(&peer.received.bytes, size)
+        tap_write(inbound.tap_fd, frame, size, &receiver.counters)
+
+
+cdef void _on_batch_end(Receiver *receiver) noexcept nogil:
+    pass

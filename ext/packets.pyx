@@ -1,0 +1,4 @@
+"""The enums of packets.pxd, for Python.
+
+Does NOT parse: inbound.pyx and forward.pyx do.
+"""

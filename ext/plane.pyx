@@ -1,0 +1,111 @@
+"""The parts of the client's data plane and how they are connected.
+
+Does NOT change tables (engine.pyx) and processes no packets (inbound.pyx, outbound.pyx).
+"""
+
+from libc.stdlib cimport calloc, free
+
+from shadowmesh._ext.inbound cimport inbound_init, inbound_main
+from shadowmesh._ext.outbound cimport (
+    outbound_free,
+    outbound_init,
+    outbound_main,
+)
+from shadowmesh._ext.peers cimport peer_dispose, peer_list_new, plain_dispose, peer_new
+from shadowmesh._ext.receive cimport receiver_free
+from shadowmesh._ext.records cimport record_dispose, session_dispose
+from shadowmesh._ext.tables cimport grace_free, grace_new, table_free, table_init
+from shadowmesh._ext.workers cimport (
+    stop_free,
+    stop_init,
+    stop_raise,
+    worker_join,
+    worker_start,
+)
+
+
+cdef enum:
+    OUTBOUND_READER = 0
+    INBOUND_READER = 1
+
+
+cdef bint _init(Plane *plane) noexcept nogil:
+    """Allocate all parts of a zeroed Plane; False: no memory, and `plane_free` cleans up."""
+    plane.stop.fd = -1
+    plane.grace = grace_new()
+    plane.leg = peer_new(LEG, 0)
+    plane.flood = peer_list_new(plane.peers, 0, NULL)
+    return (
+        plane.grace != NULL
+        and plane.leg != NULL
+        and plane.flood != NULL
+        and table_init(&plane.ids, plane.grace)
+        and table_init(&plane.sources, plane.grace)
+        and table_init(&plane.macs, plane.grace)
+        and table_init(&plane.sessions, plane.grace)
+        and stop_init(&plane.stop)
+        and inbound_init(&plane.inbound)
+        and outbound_init(&plane.outbound)
+    )
+
+
+cdef Plane *plane_new() noexcept nogil:
+    """NULL without memory."""
+    cdef Plane *plane = <Plane *>calloc(1, sizeof(Plane))
+    if plane != NULL and not _init(plane):
+        plane_free(plane)
+        return NULL
+    return plane
+
+
+cdef void plane_wire(Plane *plane, int udp_fd, int tap_fd, int event_fd, uint64_t mac) noexcept nogil:
+    """Connect the parts with each other and with the descriptors."""
+    plane.inbound.receiver.udp_fd = udp_fd
+    plane.inbound.receiver.event_fd = event_fd
+    plane.inbound.receiver.stop = &plane.stop
+    plane.inbound.receiver.grace = plane.grace
+    plane.inbound.receiver.reader = INBOUND_READER
+    plane.inbound.receiver.ids = &plane.ids
+    plane.inbound.sources = &plane.sources
+    plane.inbound.tap_fd = tap_fd
+    plane.inbound.mac = mac
+    plane.outbound.udp_fd = udp_fd
+    plane.outbound.tap_fd = tap_fd
+    plane.outbound.stop = &plane.stop
+    plane.outbound.grace = plane.grace
+    plane.outbound.reader = OUTBOUND_READER
+    plane.outbound.macs = &plane.macs
+    plane.outbound.flood = &plane.flood
+    plane.outbound.mac = mac
+
+
+cdef int plane_start(Plane *plane) noexcept nogil:
+    """Start both threads; 0 or an errno, and then `plane_join` stops the one that runs."""
+    cdef int error = worker_start(&plane.inbound_worker, inbound_main, &plane.inbound, b"sm-inbound")
+    if error == 0:
+        error = worker_start(&plane.outbound_worker, outbound_main, &plane.outbound, b"sm-outbound")
+    return error
+
+
+cdef void plane_join(Plane *plane) noexcept nogil:
+    """Stop the threads and wait for them; they end within one batch."""
+    stop_raise(&plane.stop)
+    worker_join(&plane.inbound_worker)
+    worker_join(&plane.outbound_worker)
+
+
+cdef void plane_free(Plane *plane) noexcept nogil:
+    """Free everything.  The threads are joined."""
+    if plane == NULL:
+        return
+    table_free(&plane.ids, record_dispose)
+    table_free(&plane.sources, plain_dispose)
+    table_free(&plane.sessions, session_dispose)
+    table_free(&plane.macs, peer_dispose)
+    grace_free(plane.grace)
+    free(plane.flood)
+    free(plane.leg)
+    receiver_free(&plane.inbound.receiver)
+    outbound_free(&plane.outbound)
+    stop_free(&plane.stop)
+    free(plane)

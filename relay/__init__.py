@@ -1,0 +1,1 @@
+"""The ShadowMesh relay: introduces members to each other and forwards what it can't read."""

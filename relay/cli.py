@@ -1,0 +1,144 @@
+"""The command `shadowmesh-relay`: init, serve, id, version.
+
+Heavy imports happen in the verb that needs them, so that --help and --check are quick.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from shadowmesh import __version__
+from shadowmesh.command import examples, print_json, run
+from shadowmesh.config import parse_name
+from shadowmesh.units import PROTOCOL_VERSIONS
+
+from .config import DEFAULT_STATE_DIR, RelayConfig, load_relay_config
+
+NAME = "shadowmesh-relay"
+
+_NEXT = """\
+Next:
+  1. Write relay.yaml (an example is in configs/) with the NodeIDs of the members, check and start it:
+       shadowmesh-relay serve -c relay.yaml --check
+       shadowmesh-relay serve -c relay.yaml
+  2. Give the members this line for relays: in their client.yaml:
+       - {{address: "THIS-HOST:4433", id: {node_id}}}"""
+
+_FILE = click.Path(path_type=Path)
+_json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON (docs/cli.md has its schema)."
+)
+_state_dir_option = click.option(
+    "--state-dir",
+    type=_FILE,
+    metavar="DIR",
+    default=DEFAULT_STATE_DIR,
+    show_default=True,
+    help="Folder of the identity.",
+)
+
+
+@click.group(
+    epilog=examples(
+        "shadowmesh-relay init --name relay1             make the relay's identity",
+        "shadowmesh-relay serve -c relay.yaml --check    only check the file",
+        "shadowmesh-relay serve -c relay.yaml            run, Ctrl+C stops it",
+    ),
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def relay() -> None:
+    """Run a ShadowMesh relay: it forwards sealed packets between members and can open none of them."""
+
+
+def _name(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    try:
+        return parse_name(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@relay.command(
+    epilog=examples(
+        "shadowmesh-relay init --name relay1",
+        "shadowmesh-relay init --name relay1 --state-dir ./relay --json",
+    )
+)
+@click.option("--name", required=True, metavar="NAME", callback=_name, help="The relay's name.")
+@_state_dir_option
+@_json_option
+def init(name: str, state_dir: Path, as_json: bool) -> None:
+    """Make the relay's identity and print its NodeID.
+
+    An identity that exists is never replaced: a second call shows the same NodeID.
+    """
+    from shadowmesh.crypto import identity as identities
+
+    identity = identities.create(state_dir, name)
+    node_id = identities.node_id_text(identity.node_id)
+    if as_json:
+        print_json({"node_id": node_id, "name": identity.name, "state_dir": str(state_dir)})
+        return
+    click.echo(f"The identity of {identity.name} is in {state_dir}.")
+    click.echo(f"NodeID: {node_id}\n")
+    if identity.name != name:
+        click.echo(f"It was there already, under the name {identity.name}, and was left as it is.\n")
+    click.echo(_NEXT.format(node_id=node_id))
+
+
+@relay.command(
+    epilog=examples("shadowmesh-relay serve -c relay.yaml --check", "shadowmesh-relay serve -c relay.yaml")
+)
+@click.option("-c", "--config", type=_FILE, metavar="FILE", required=True, help="Configuration of the relay.")
+@click.option("--check", is_flag=True, help="Check the configuration and do nothing else.")
+def serve(config: Path, check: bool) -> int:
+    """Serve until SIGTERM or SIGINT. Needs no root for ports from 1024."""
+    settings = load_relay_config(config)
+    if check:
+        click.echo(f"{config.name} is valid\n{_summary(settings)}")
+        return 0
+    from .server import run as serve_relay
+
+    return serve_relay(settings)
+
+
+@relay.command("id", epilog=examples("shadowmesh-relay id", "shadowmesh-relay id --state-dir ./relay --json"))
+@click.option("-c", "--config", type=_FILE, metavar="FILE", help="Take the folder from this configuration.")
+@_state_dir_option
+@_json_option
+def show_id(config: Path | None, state_dir: Path, as_json: bool) -> None:
+    """Print the relay's NodeID, read from its identity."""
+    from shadowmesh.crypto import identity as identities
+
+    identity = identities.load(load_relay_config(config).relay.state_dir if config else state_dir)
+    node_id = identities.node_id_text(identity.node_id)
+    if as_json:
+        print_json({"node_id": node_id, "name": identity.name})
+    else:
+        click.echo(node_id)
+
+
+@relay.command(epilog=examples("shadowmesh-relay version", "shadowmesh-relay --version"))
+def version() -> None:
+    """Print the version and the protocols it speaks."""
+    protocols = ", ".join(map(str, PROTOCOL_VERSIONS))
+    click.echo(f"{NAME} {__version__} (session protocol {protocols}; Python {platform.python_version()})")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code (docs/cli.md lists them)."""
+    return run(relay, NAME, arguments)
+
+
+def _summary(config: RelayConfig) -> str:
+    host = f"[{config.relay.host}]" if ":" in config.relay.host else config.relay.host
+    members = "everybody" if config.admission.open else f"{len(config.admission.nodes)} members"
+    return f"{config.relay.name} on UDP {host}:{config.relay.port}, admits {members}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Clients of the relay, and the watch for two machines with one identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.session.links import Driver
+from shadowmesh.units import Address, NodeId
+
+FLIP_WINDOW = 60.0
+"""Seconds within which the return of a displaced instance shows that two machines hold one identity."""
+
+
+@dataclass(eq=False)
+class Client:
+    """An admitted client with an established session."""
+
+    handle: int
+    node: NodeId
+    instance: bytes
+    driver: Driver
+    address: Address
+    heard_at: float
+    interests: set[NodeId] = field(default_factory=set)
+    opened: list[float] = field(default_factory=list)
+    """When it opened channels, within the last second."""
+
+    def __str__(self) -> str:
+        return node_id_text(self.node)[:10]
+
+
+class Duplicates:
+    """Remembers which instance of a NodeID was displaced by another, and when.
+
+    A restarted node comes as a new instance and stays; of two live holders, the displaced one comes back
+    as the same instance.
+    """
+
+    def __init__(self) -> None:
+        self._displaced: dict[tuple[NodeId, bytes], float] = {}
+
+    def displaced(self, node: NodeId, instance: bytes, now: float) -> None:
+        """A newer handshake took the place of this instance."""
+        self._displaced = {key: at for key, at in self._displaced.items() if now - at < FLIP_WINDOW}
+        self._displaced[node, instance] = now
+
+    def returns(self, node: NodeId, instance: bytes, now: float) -> bool:
+        """Whether this instance was displaced within `FLIP_WINDOW`, and is now back."""
+        at = self._displaced.get((node, instance))
+        return at is not None and now - at < FLIP_WINDOW

@@ -1,0 +1,87 @@
+"""The relay's configuration: `relay.yaml` -> frozen structs.
+
+Reads a file and nothing else; the values are checked by the parsers of `shadowmesh.config`.
+Reference for people: docs/configuration.md; example: configs/relay.yaml.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from shadowmesh.config import (
+    EXAMPLE_NODE_ID,
+    after_refusal,
+    parse_host_port,
+    parse_listen_address,
+    parse_name,
+    parse_node_id,
+    parse_path,
+)
+from shadowmesh.document import Document, Section
+from shadowmesh.units import NodeId
+
+DEFAULT_STATE_DIR = "/var/lib/shadowmesh-relay"
+DEFAULT_LISTEN = "[::]:4433"
+
+
+class RelaySection(msgspec.Struct, frozen=True):
+    """`relay:` who this is, where its files are, and its UDP socket."""
+
+    name: str
+    state_dir: Path
+    host: str
+    port: int
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """`admission:` who may connect: everybody if `open`, else the NodeIDs in `nodes`."""
+
+    open: bool
+    nodes: frozenset[NodeId]
+
+
+class RelayConfig(msgspec.Struct, frozen=True):
+    """All of relay.yaml, checked."""
+
+    relay: RelaySection
+    admission: Admission
+
+
+def load_relay_config(path: Path) -> RelayConfig:
+    """Read and check relay.yaml. Raises ConfigError with a line for each mistake."""
+    document = Document.load(path)
+    top = document.section(("relay", "admission"))
+    config = RelayConfig(
+        relay=_relay(top.section("relay", ("name", "state_dir", "listen"))),
+        admission=_admission(top.section("admission", ("open", "nodes"))),
+    )
+    document.finish()
+    return config
+
+
+def _relay(section: Section) -> RelaySection:
+    listen = section.text("listen", _parse_listen, f'"{DEFAULT_LISTEN}"', _parse_listen(DEFAULT_LISTEN))
+    host, port = after_refusal(listen)
+    return RelaySection(
+        name=section.text("name", parse_name, "relay1"),
+        state_dir=section.text("state_dir", parse_path, DEFAULT_STATE_DIR, Path(DEFAULT_STATE_DIR)),
+        host=host,
+        port=port,
+    )
+
+
+def _admission(section: Section) -> Admission:
+    everybody = section.flag("open", default=False)
+    nodes = section.texts("nodes", parse_node_id, EXAMPLE_NODE_ID)
+    if not nodes and not everybody:
+        section.refuse("nodes", "nobody may connect; list the NodeIDs of the members", f"[{EXAMPLE_NODE_ID}]")
+    if len(set(nodes)) < len(nodes) and None not in nodes:
+        section.refuse("nodes", "has a NodeID twice; each must be given once")
+    return Admission(open=everybody, nodes=frozenset(nodes))
+
+
+def _parse_listen(text: str) -> tuple[str, int]:
+    host, port = parse_host_port(text)
+    return parse_listen_address(host), port

@@ -1,0 +1,266 @@
+"""The whole relay, sans-I/O: admission, presence and channels of its clients.
+
+Role: it introduces nodes that want each other and gives them channels; the forwarder (Cython) moves
+what goes through.  It holds keys of client-to-relay sessions only; a session between two clients ends
+in those clients.
+
+Call order: after any `handle_*`, take `poll_transmit()` and `poll_events()`, then sleep until `deadline`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from shadowmesh.crypto.identity import Identity, node_id_text
+from shadowmesh.crypto.retry import Admit, Drop, Reply, TokenGate
+from shadowmesh.errors import BadPacket
+from shadowmesh.session.link import CloseCode, Ended, LinkEvent, Ready, Received, accept
+from shadowmesh.session.links import Driver, LinkSet
+from shadowmesh.session.machine import Opening, Refused
+from shadowmesh.units import ID_SIZE, LANES, Address, NodeId
+from shadowmesh.wire.headers import destination_id
+from shadowmesh.wire.messages import Answer, Close, Interest, Message, Open
+
+from .admission import Admission
+from .clients import Client, Duplicates
+from .rendezvous import Rendezvous
+
+MAX_HALF_OPEN = 256
+"""Handshakes under way at once; a full one takes 9 ms of one core (measured), so this is 2.3 s of work."""
+MAX_HALF_OPEN_PER_HOST = 32
+"""Of these, from one address: a house behind one NAT, but no more."""
+MAX_CLIENTS = 4096
+SWEEP = 5.0
+"""Seconds between looks at the clients' BINDs."""
+CLIENT_SILENCE = 35.0
+"""Seconds without a BIND after which a client is gone: 25 s of an idle client, three tries, and a margin."""
+
+
+class Tables(Protocol):
+    """The data plane as the relay sees it: tables to fill (see `shadowmesh._ext.forward.Forwarder`)."""
+
+    def add_client(self, client: int, address: Address) -> None: ...
+    def remove_client(self, client: int) -> None: ...
+    def new_send_keys(self, material: bytearray) -> Any: ...
+    def set_lane(self, client: int, keys: Any, lane: int, receiver_id: bytes) -> None: ...
+    def install_receive(self, client: int, ids: Sequence[bytes], material: bytearray) -> None: ...
+    def install_channel(self, channel: bytes, source: int, target: int, target_id: bytes) -> None: ...
+    def install_control(self, connection_id: bytes) -> None: ...
+    def remove(self, table_id: bytes) -> None: ...
+    def last_bind(self, client: int) -> float: ...
+
+
+class RelayCore:
+    """The protocol side of a relay.
+
+    :param random: returns n random bytes.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        admission: Admission,
+        tables: Tables,
+        random: Callable[[int], bytes],
+        now: float,
+    ) -> None:
+        self.drops: Counter[str] = Counter()
+        self.clients: dict[NodeId, Client] = {}
+        self._identity = identity
+        self._admission = admission
+        self._tables = tables
+        self._random = random
+        self._gate = TokenGate(random(32))
+        self._links = LinkSet(tables.install_control, tables.remove)
+        self._rendezvous = Rendezvous(self.clients, tables, random, self._send)
+        self._duplicates = Duplicates()
+        self._half_open: dict[Driver, Address] = {}
+        self._by_handle: dict[int, Client] = {}
+        self._handles = itertools.count(1)
+        self._instance = random(ID_SIZE)
+        self._outbox: list[tuple[bytes, Address]] = []
+        self._events: deque[str] = deque()
+        self._sweep_at = now + SWEEP
+
+    @property
+    def deadline(self) -> float:
+        """When `handle_timer` wants to be called."""
+        links = self._links.deadline
+        return self._sweep_at if links is None else min(links, self._sweep_at)
+
+    # Input.
+
+    def handle_datagram(self, data: bytes, source: Address, now: float) -> None:
+        """A control datagram: of a client's connection, or of somebody who knocks."""
+        try:
+            driver = self._links.find(destination_id(data))
+            if driver is not None:
+                self._links.handle_datagram(driver, data, now)
+            else:
+                self._knock_untrusted(data, source, now)
+        except BadPacket as error:
+            self.drops[error.reason] += 1
+
+    def handle_endpoint(self, handle: int, source: Address) -> None:
+        """The forwarder saw a client move: control follows."""
+        client = self._by_handle.get(handle)
+        if client is not None:
+            client.address = source
+
+    def handle_timer(self, now: float) -> None:
+        """Call at or after `deadline`."""
+        self._links.handle_timers(now)
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP
+            self._sweep(now)
+
+    def close(self, now: float) -> None:
+        """Say goodbye to all clients; take `poll_transmit` once more, then stop."""
+        for client in list(self.clients.values()):
+            self._close(client.driver, CloseCode.SHUTDOWN, "the relay is going down", now)
+
+    # Output.
+
+    def poll_transmit(self) -> list[tuple[bytes, Address]]:
+        """Datagrams to send now."""
+        outbox, self._outbox = self._outbox, []
+        return outbox
+
+    def poll_events(self) -> list[str]:
+        """Lines for the operator's log."""
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+    # Handshakes.
+
+    def _knock_untrusted(self, data: bytes, source: Address, now: float) -> None:
+        """Nothing is kept for an address before it has echoed a token."""
+        verdict = self._gate.check(data, source, now)
+        if isinstance(verdict, Reply):
+            self._outbox.append((verdict.data, source))
+            return
+        if isinstance(verdict, Drop):
+            raise BadPacket(verdict.reason)
+        same_host = sum(address.host == source.host for address in self._half_open.values())
+        full = len(self._half_open) >= MAX_HALF_OPEN or len(self.clients) >= MAX_CLIENTS
+        if full or same_host >= MAX_HALF_OPEN_PER_HOST:
+            raise BadPacket("too_many_handshakes")
+        self._accept(verdict, data, source, now)
+
+    def _accept(self, admit: Admit, data: bytes, source: Address, now: float) -> None:
+        opening = Opening(
+            nonce=self._random(32),
+            instance=self._instance,
+            lanes=[self._random(ID_SIZE) for _ in range(LANES)],
+            session=self._random(16),
+            observed=source,
+        )
+        link = accept(
+            self._identity,
+            None,
+            opening,
+            now,
+            admit.original_destination_connection_id,
+            admit.retry_source_connection_id,
+            admit=partial(self._admit, source=source, now=now),
+        )
+        first_id = destination_id(data)
+        driver = self._links.add(link, partial(self._transmit, source), self._handle_link, now, first_id)
+        self._half_open[driver] = source
+        self._links.handle_datagram(driver, data, now)
+
+    def _admit(self, node: NodeId, instance: bytes, source: Address, now: float) -> None:
+        if not self._admission.allows(node):
+            self._events.append(f"refused {node_id_text(node)} at {source}: not admitted")
+            raise Refused(CloseCode.REFUSED, "this relay does not admit your NodeID")
+        holder = self.clients.get(node)
+        if holder is not None and self._duplicates.returns(node, instance, now):
+            reason = (
+                f"two machines use the identity {node_id_text(node)}: at {holder.address} and at {source}"
+            )
+            self._events.append(reason)
+            self._close(holder.driver, CloseCode.DUPLICATE, reason, now)
+            raise Refused(CloseCode.DUPLICATE, reason)
+
+    def _handle_link(self, driver: Driver, event: LinkEvent, now: float) -> None:
+        client = self.clients.get(driver.link.peer or b"")
+        if client is not None and client.driver is not driver:
+            client = None
+        if isinstance(event, Ready):
+            self._welcome(driver, event, now)
+        elif isinstance(event, Received) and client is not None:
+            self._handle_message(client, event.message, now)
+        elif isinstance(event, Ended):
+            self._half_open.pop(driver, None)
+            if client is not None:
+                self._events.append(f"{client} left: {event.reason or 'connection lost'}")
+                self._forget(client, now)
+
+    def _welcome(self, driver: Driver, ready: Ready, now: float) -> None:
+        """A handshake is complete: the newest of a NodeID wins."""
+        agreement = ready.agreement
+        address = self._half_open.pop(driver)
+        holder = self.clients.get(agreement.peer)
+        if holder is not None:
+            if holder.instance != agreement.instance:
+                self._duplicates.displaced(agreement.peer, holder.instance, now)
+            self._close(holder.driver, CloseCode.REPLACED, f"your identity connected from {address}", now)
+        client = Client(next(self._handles), agreement.peer, agreement.instance, driver, address, now)
+        self.clients[client.node] = self._by_handle[client.handle] = client
+        driver.send = partial(self._transmit_to, client)
+        self._tables.add_client(client.handle, address)
+        self._tables.install_receive(client.handle, agreement.receive_lanes, agreement.receive_keys)
+        keys = self._tables.new_send_keys(agreement.send_keys)
+        self._tables.set_lane(client.handle, keys, 1, agreement.send_lanes[1])
+        agreement.wipe()
+        self._events.append(f"{client} joined from {address}")
+
+    # Clients.
+
+    def _handle_message(self, client: Client, message: Message, now: float) -> None:
+        rendezvous = self._rendezvous
+        if isinstance(message, Interest):
+            rendezvous.handle_interest(client, message, now)
+        elif isinstance(message, Open):
+            rendezvous.handle_open(client, message, now)
+        elif isinstance(message, Answer):
+            rendezvous.handle_answer(client, message, now)
+        elif isinstance(message, Close):
+            rendezvous.handle_close(client, message, now)
+        else:
+            self.drops["unexpected_message"] += 1
+
+    def _sweep(self, now: float) -> None:
+        self._rendezvous.expire(now)
+        for client in list(self.clients.values()):
+            bound_at = self._tables.last_bind(client.handle)
+            if bound_at > client.heard_at:
+                client.heard_at = bound_at
+                client.driver.link.renew(now)
+            elif now - client.heard_at > CLIENT_SILENCE:
+                self._close(client.driver, CloseCode.TIMEOUT, "nothing was heard of you", now)
+
+    def _forget(self, client: Client, now: float) -> None:
+        del self.clients[client.node], self._by_handle[client.handle]
+        self._rendezvous.forget(client, now)
+        self._tables.remove_client(client.handle)
+
+    def _close(self, driver: Driver, code: CloseCode, reason: str, now: float) -> None:
+        driver.link.close(code, reason)
+        self._links.pump(driver, now)
+
+    def _send(self, client: Client, message: Message, now: float) -> None:
+        if not client.driver.link.ended:
+            client.driver.link.send(message)
+            self._links.pump(client.driver, now)
+
+    def _transmit(self, address: Address, datagram: bytes) -> None:
+        self._outbox.append((datagram, address))
+
+    def _transmit_to(self, client: Client, datagram: bytes) -> None:
+        self._outbox.append((datagram, client.address))

@@ -1,0 +1,171 @@
+"""Presence and channels, by mutual interest only: nobody learns of a node that does not list it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shadowmesh.units import ID_SIZE, NodeId
+from shadowmesh.wire.messages import Absent, Answer, Call, Close, Interest, Message, Open, Opened, Present
+
+from .clients import Client
+
+if TYPE_CHECKING:
+    from .protocol import Tables
+
+OPENINGS_PER_SECOND = 10
+"""Channels that one client may ask for within a second."""
+MAX_CALLS_PER_CALLEE = 4
+"""Unanswered calls that may wait at one client."""
+CALL_TIMEOUT = 5.0
+"""Seconds that a callee has to answer."""
+MAX_INTERESTS = 4096
+MAX_CHANNELS_PER_CLIENT = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Channel:
+    """A channel being opened, or open: each end has a relay-side id (`send`) and its own (`receive`)."""
+
+    caller: Client
+    callee: Client
+    caller_send: bytes
+    callee_send: bytes
+    caller_receive: bytes
+    expires_at: float
+
+
+class Rendezvous:
+    """Interests, calls and channels of all clients.
+
+    :param send: sends a message to a client.
+    """
+
+    def __init__(
+        self,
+        clients: dict[NodeId, Client],
+        tables: Tables,
+        random: Callable[[int], bytes],
+        send: Callable[[Client, Message, float], None],
+    ) -> None:
+        self._clients = clients
+        self._tables = tables
+        self._random = random
+        self._send = send
+        self._calls: dict[bytes, Channel] = {}
+        self._channels: dict[bytes, Channel] = {}
+        self._of_client: defaultdict[Client, set[Channel]] = defaultdict(set)
+
+    def handle_interest(self, client: Client, message: Interest, now: float) -> None:
+        """Both sides of a pair that is mutual from now on learn of each other."""
+        for node in message.remove:
+            if node not in client.interests:
+                continue
+            client.interests.remove(node)
+            other = self._clients.get(node)
+            if other is not None and client.node in other.interests:
+                self._send(other, Absent(client.node), now)
+        for node in message.add:
+            if node in client.interests or len(client.interests) >= MAX_INTERESTS:
+                continue
+            client.interests.add(node)
+            other = self._mutual(client, node)
+            if other is not None:
+                self._send(client, Present(other.node, other.instance), now)
+                self._send(other, Present(client.node, client.instance), now)
+
+    def handle_open(self, client: Client, message: Open, now: float) -> None:
+        """Pass the call on, with the caller's authenticated NodeID."""
+        refusal = self._refusal(client, message.node, now)
+        callee = self._clients.get(message.node)
+        if refusal or callee is None:
+            self._send(client, Opened(message.receive, refused=refusal or "the node is not here"), now)
+            return
+        call = Channel(
+            caller=client,
+            callee=callee,
+            caller_send=self._random(ID_SIZE),
+            callee_send=self._random(ID_SIZE),
+            caller_receive=message.receive,
+            expires_at=now + CALL_TIMEOUT,
+        )
+        self._calls[call.callee_send] = call
+        self._send(callee, Call(client.node, call.callee_send), now)
+
+    def handle_answer(self, client: Client, message: Answer, now: float) -> None:
+        """The callee accepts under an id of its own, or refuses with none."""
+        call = self._calls.get(message.send)
+        if call is None or call.callee is not client:
+            return
+        del self._calls[message.send]
+        if len(message.receive) != ID_SIZE:
+            self._send(
+                call.caller, Opened(call.caller_receive, refused="the node did not take the call"), now
+            )
+            return
+        caller, callee = call.caller.handle, client.handle
+        self._tables.install_channel(call.caller_send, caller, callee, message.receive)
+        self._tables.install_channel(call.callee_send, callee, caller, call.caller_receive)
+        self._channels[call.caller_send] = self._channels[call.callee_send] = call
+        self._of_client[call.caller].add(call)
+        self._of_client[client].add(call)
+        self._send(call.caller, Opened(call.caller_receive, call.caller_send), now)
+
+    def handle_close(self, client: Client, message: Close, now: float) -> None:
+        """One end gives a channel up."""
+        call = self._channels.get(message.send)
+        if call is not None and client in (call.caller, call.callee):
+            self._remove(call, client, now)
+
+    def forget(self, client: Client, now: float) -> None:
+        """A client is gone: close its channels, end its calls, and tell who knew it."""
+        for call in list(self._of_client.pop(client, ())):
+            self._remove(call, client, now)
+        for call in [call for call in self._calls.values() if client in (call.caller, call.callee)]:
+            self._end_call(call, "the node left", now)
+        for node in client.interests:
+            other = self._mutual(client, node)
+            if other is not None:
+                self._send(other, Absent(client.node), now)
+
+    def expire(self, now: float) -> None:
+        """End the calls that nobody answered."""
+        for call in [call for call in self._calls.values() if call.expires_at <= now]:
+            self._end_call(call, "the node did not answer", now)
+
+    def _mutual(self, client: Client, node: NodeId) -> Client | None:
+        other = self._clients.get(node)
+        if other is None or other is client or client.node not in other.interests:
+            return None
+        return other
+
+    def _refusal(self, client: Client, node: NodeId, now: float) -> str:
+        client.opened = [at for at in client.opened if now - at < 1.0]
+        if len(client.opened) >= OPENINGS_PER_SECOND:
+            return "too many openings"
+        client.opened.append(now)
+        callee = self._mutual(client, node)
+        if callee is None or node not in client.interests:
+            return "the node is not here"
+        if sum(call.callee is callee for call in self._calls.values()) >= MAX_CALLS_PER_CALLEE:
+            return "the node is busy"
+        if len(self._of_client[client]) >= MAX_CHANNELS_PER_CLIENT:
+            return "too many channels"
+        return ""
+
+    def _end_call(self, call: Channel, reason: str, now: float) -> None:
+        del self._calls[call.callee_send]
+        if call.caller.node in self._clients:
+            self._send(call.caller, Opened(call.caller_receive, refused=reason), now)
+
+    def _remove(self, call: Channel, closer: Client, now: float) -> None:
+        for send in (call.caller_send, call.callee_send):
+            del self._channels[send]
+            self._tables.remove(send)
+        for client, send in ((call.caller, call.caller_send), (call.callee, call.callee_send)):
+            if client in self._of_client:
+                self._of_client[client].discard(call)
+            if client is not closer:
+                self._send(client, Close(send), now)

@@ -1,0 +1,65 @@
+"""Builds the extension modules: ext/*.pyx -> shadowmesh/_ext, generated C in build/.
+
+Everything else about the distribution is in pyproject.toml.  Switches (environment):
+SHADOWMESH_DEBUG=1: bounds checks, line tracing for coverage, no optimisation.
+SHADOWMESH_SANITIZE=1: AddressSanitizer and UndefinedBehaviorSanitizer (run with LD_PRELOAD=libasan).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("SHADOWMESH_DEBUG") == "1"
+SANITIZE = os.environ.get("SHADOWMESH_SANITIZE") == "1"
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": DEBUG,
+    "initializedcheck": DEBUG,
+    "linetrace": DEBUG,
+    "wraparound": False,
+    "cdivision": True,
+}
+
+# Cython's own C has unused parameters (every method's self) and casts function types for the method
+# tables: those two warnings of -Wextra would hide ours.  Socket addresses are read both as the kernel's
+# structures and as words, which strict aliasing does not allow.
+COMPILE = ["-O0" if DEBUG else "-O2", "-Wall", "-Wextra", "-Wsign-compare", "-fno-strict-aliasing"]
+COMPILE += ["-Wno-unused-parameter", "-Wno-cast-function-type", "-Wno-missing-field-initializers"]
+LINK: list[str] = []
+if SANITIZE:
+    COMPILE += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+    COMPILE += ["-fno-omit-frame-pointer"]
+    LINK += ["-fsanitize=address,undefined"]
+
+
+def extensions() -> list[Extension]:
+    """One module per .pyx; all link libcrypto's headers, those that call it libcrypto."""
+    root = Path(__file__).resolve().parent
+    headers = sorted(str(path.relative_to(root)) for path in (root / "ext").glob("*.h"))
+    return [
+        Extension(
+            f"shadowmesh._ext.{path.stem}",
+            [str(path.relative_to(root))],
+            include_dirs=["ext"],
+            libraries=["crypto"],
+            depends=headers,
+            extra_compile_args=COMPILE,
+            extra_link_args=["-Wl,--as-needed", *LINK],
+            define_macros=[("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")] if DEBUG else [],
+        )
+        for path in sorted((root / "ext").glob("*.pyx"))
+    ]
+
+
+setup(
+    ext_modules=cythonize(
+        extensions(),
+        build_dir="build/cython-debug" if DEBUG else "build/cython",
+        compiler_directives=DIRECTIVES,
+    ),
+)

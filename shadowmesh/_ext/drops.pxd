@@ -1,0 +1,68 @@
+"""Why a datagram, packet or frame was discarded, and the other counters of one thread."""
+
+from libc.stdint cimport uint64_t
+
+from shadowmesh._ext.atomic cimport add_relaxed
+
+
+cpdef enum DropReason:
+    NOT_QUIC                # first bits are neither 01 nor 11
+    SHORT                   # too few bytes for what it claims to be
+    TRUNCATED               # larger than a receive buffer
+    UNKNOWN_ID              # short header whose id nobody here allotted
+    UNEXPECTED_LONG_HEADER  # direct long header from a source that isn't allowed
+    NESTED_CHANNEL          # channel packet inside a channel packet
+    AUTHENTICATION          # the tag is wrong
+    RESERVED                # authentic, but the first byte isn't 0x43
+    DUPLICATE               # authentic, number seen before
+    TOO_OLD                 # authentic, number behind the replay window
+    UNKNOWN_KIND            # payload kind that this release doesn't know
+    FRAME_SIZE              # frame below 14 bytes
+    SPOOFED_SOURCE          # source MAC isn't that of the peer who sealed it
+    NOT_FOR_US              # destination MAC is neither ours nor a group
+    TAP_FULL                # the TAP took no more
+    TAP_FAILED              # any other error of the TAP
+    CONTROL_RATE            # token bucket of a control connection is empty
+    MESSAGE_RATE            # token bucket of a session's lane messages is empty
+    LONG_RING_FULL          # asyncio didn't keep up with long headers
+    CONTROL_RING_FULL       # asyncio didn't keep up with control and lane messages
+    NO_MEMORY               # no memory for a replay window
+    FOREIGN_SOURCE          # outbound frame whose source MAC isn't ours
+    UNKNOWN_DESTINATION     # outbound frame to a MAC of no peer
+    NO_ROUTE                # peer (or every peer of a flood) without lane or endpoint
+    TOO_BIG                 # EMSGSIZE, or a frame larger than a buffer
+    SEND_BUFFER_FULL        # EAGAIN, ENOBUFS
+    SEND_FAILED             # every other errno of a send
+    LANE_EXHAUSTED          # packet number reached 2^31
+    UNEXPECTED_KIND         # relay: anything but BIND in a client's lane
+    STALE_BIND              # relay: BIND from a new source, not newer than the newest seen
+
+cpdef enum Statistic:
+    UDP_RX_DATAGRAMS
+    UDP_RX_BYTES
+    UDP_TX_DATAGRAMS
+    UDP_TX_BYTES
+    TAP_RX_FRAMES
+    TAP_TX_FRAMES
+    EVENTS                  # datagrams and messages handed to asyncio
+    EMPTY_PACKETS           # authentic padding and empty packets
+
+cdef enum:
+    DROP_REASONS = 30
+    STATISTICS = 8
+
+cdef struct Counters:       # written by one thread, read by any
+    uint64_t drops[DROP_REASONS]
+    uint64_t statistics[STATISTICS]
+
+
+cdef inline void drop(Counters *counters, DropReason reason) noexcept nogil:
+    add_relaxed(&counters.drops[<size_t>reason], 1)
+
+
+cdef inline void count(Counters *counters, Statistic what, uint64_t amount) noexcept nogil:
+    add_relaxed(&counters.statistics[<size_t>what], amount)
+
+
+cdef dict drops_of(Counters *first, Counters *second)
+cdef dict statistics_of(Counters *first, Counters *second)

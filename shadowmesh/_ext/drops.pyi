@@ -1,0 +1,54 @@
+# ruff: noqa: PYI021  (the public text of an extension is in its stub)
+"""Reasons of discarded packets and names of the other counters.
+
+`Engine.drops()` and `Forwarder.drops()` use the lower-case names of `DropReason` as keys, and
+`counters()` those of `Statistic`.
+"""
+
+from enum import IntEnum
+
+class DropReason(IntEnum):
+    """Why something was discarded; every discarded packet has exactly one of these."""
+
+    NOT_QUIC = 0
+    SHORT = 1
+    TRUNCATED = 2
+    UNKNOWN_ID = 3
+    UNEXPECTED_LONG_HEADER = 4
+    NESTED_CHANNEL = 5
+    AUTHENTICATION = 6
+    RESERVED = 7
+    DUPLICATE = 8
+    TOO_OLD = 9
+    UNKNOWN_KIND = 10
+    FRAME_SIZE = 11
+    SPOOFED_SOURCE = 12
+    NOT_FOR_US = 13
+    TAP_FULL = 14
+    TAP_FAILED = 15
+    CONTROL_RATE = 16
+    MESSAGE_RATE = 17
+    LONG_RING_FULL = 18
+    CONTROL_RING_FULL = 19
+    NO_MEMORY = 20
+    FOREIGN_SOURCE = 21
+    UNKNOWN_DESTINATION = 22
+    NO_ROUTE = 23
+    TOO_BIG = 24
+    SEND_BUFFER_FULL = 25
+    SEND_FAILED = 26
+    LANE_EXHAUSTED = 27
+    UNEXPECTED_KIND = 28
+    STALE_BIND = 29
+
+class Statistic(IntEnum):
+    """What is counted besides drops, over all threads of one engine or forwarder."""
+
+    UDP_RX_DATAGRAMS = 0
+    UDP_RX_BYTES = 1
+    UDP_TX_DATAGRAMS = 2
+    UDP_TX_BYTES = 3
+    TAP_RX_FRAMES = 4
+    TAP_TX_FRAMES = 5
+    EVENTS = 6
+    EMPTY_PACKETS = 7

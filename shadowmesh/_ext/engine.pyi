@@ -1,0 +1,107 @@
+# ruff: noqa: PYI021  (the public text of an extension is in its stub)
+"""The client's data plane: outbound and inbound thread, and the tables that Python installs for them.
+
+Every method checks its arguments before it changes anything: ValueError or KeyError (nothing of that
+peer, session or id) with a clear text, TypeError for a wrong type.  Ids are 8 bytes.  sockaddr: the raw
+sockaddr_in (16 bytes) or sockaddr_in6 (28) of the socket's own family, port not 0.
+"""
+
+from collections.abc import Iterable
+
+from typing_extensions import Buffer
+
+from shadowmesh._ext.drops import DropReason as DropReason
+from shadowmesh._ext.lanes import SendKeys as SendKeys
+from shadowmesh._ext.ring import Event as Event
+
+EVENT_LONG_HEADER: int
+EVENT_CONTROL: int
+EVENT_LANE_MESSAGE: int
+
+class Engine:
+    """Data plane of one client.
+
+    Use from one thread (asyncio's).  Watch `fileno()`; when it is readable, call `poll()`.
+    """
+
+    def __init__(self, udp_fd: int, tap_fd: int, event_fd: int, mac: Buffer) -> None:
+        """`udp_fd`: bound UDP socket, IPv4 or IPv6.  `tap_fd`: TAP, IFF_NO_PI without vnet_hdr.
+        `event_fd`: an eventfd.  `mac`: our own, 6 bytes, unicast.
+
+        The engine works on duplicates, which live until `stop()`; tap and event descriptor are made
+        non-blocking.  Buffers (about 4 MB, paged in when used) are allocated here.
+        """
+
+    def start(self) -> None:
+        """Start both threads.  ValueError the second time or after `stop`."""
+
+    def stop(self) -> None:
+        """Stop and join the threads, close the duplicates.  May be called again, or without `start`."""
+
+    def fileno(self) -> int:
+        """The event_fd that was given."""
+
+    def poll(self) -> list[Event]:
+        """All control events and at most 64 long headers, oldest first in each class; control first.
+
+        If long headers are left, the eventfd stays readable.  After `stop` it returns what is left.
+        """
+
+    def add_peer(self, peer: int, mac: Buffer) -> None:
+        """`peer`: 1..4095, not in use.  `mac`: 6 bytes, unicast, not ours and of no other peer."""
+
+    def remove_peer(self, peer: int) -> None:
+        """With its route and all its receive sessions."""
+
+    def set_lane(
+        self, peer: int, keys: SendKeys, lane: int, receiver_id: Buffer, *, first_number: int = 0
+    ) -> None:
+        """Seal for this peer with (keys, lane) from now on.
+
+        ValueError if this lane of `keys` was ever installed.  `first_number` > 0 (up to 2^31) skips
+        numbers; it exists to try out the end of a lane.
+        """
+
+    def set_endpoint(self, peer: int, sockaddr: Buffer, channel: Buffer) -> None:
+        """Send there, with a channel header in front unless `channel` is b"" (a direct path)."""
+
+    def clear_route(self, peer: int) -> None:
+        """Send this peer nothing until lane and endpoint are set again."""
+
+    def install_receive(self, session: int, peer: int, ids: Iterable[Buffer], material: Buffer) -> None:
+        """Accept packets of lanes 0..len(ids)-1 (1..64).  `session`: a new number, 0..2^64-1.
+
+        `material`: 76 bytes.  ValueError if the session or any id is installed already; nothing is
+        changed then.
+        """
+
+    def retire_receive(self, session: int) -> None:
+        """Forget a session: its keys are wiped as soon as the inbound thread has left them."""
+
+    def install_channel(self, wire_id: Buffer) -> None:
+        """Datagrams with this id are unpacked."""
+
+    def install_control(self, wire_id: Buffer) -> None:
+        """Datagrams with this id are EVENT_CONTROL: 1000 per second, 256 at once."""
+
+    def remove(self, wire_id: Buffer) -> None:
+        """Of a channel or control connection.  ValueError for the id of a lane."""
+
+    def allow_source(self, sockaddr: Buffer) -> None:
+        """Take direct long headers from there.  Again: no change."""
+
+    def forbid_source(self, sockaddr: Buffer) -> None:
+        """No longer.  KeyError if it wasn't allowed."""
+
+    def counters(self) -> dict[str, int]:
+        """By lower-case name of `drops.Statistic`, since the start."""
+
+    def drops(self) -> dict[str, int]:
+        """By lower-case name of `DropReason`, zero too."""
+
+    def peer_counters(self, peer: int) -> dict[str, float]:
+        """tx_frames tx_bytes rx_frames rx_bytes (bytes of Ethernet frames; a frame counts as sent when the
+        kernel took it), next_number (of the lane, 0 without one), last_received (CLOCK_MONOTONIC seconds
+        of the last authentic packet, 0.0 = never), failed_opens (largest of its live sessions; at 2^36
+        a session opens nothing any more).
+        """

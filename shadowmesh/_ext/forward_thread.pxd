@@ -1,0 +1,13 @@
+"""State of the relay's forwarder thread."""
+
+from shadowmesh._ext.receive cimport Receiver
+from shadowmesh._ext.udp cimport SendBatch
+
+
+cdef struct Forward:
+    Receiver receiver
+    SendBatch *batch
+
+cdef bint forward_init(Forward *forward) noexcept nogil
+cdef void forward_free(Forward *forward) noexcept nogil
+cdef void *forward_main(void *argument) noexcept nogil

@@ -1,0 +1,21 @@
+"""State of the client's inbound thread."""
+
+from libc.stdint cimport uint64_t
+
+from shadowmesh._ext.endpoint cimport Endpoint
+from shadowmesh._ext.receive cimport Receiver
+from shadowmesh._ext.tables cimport Retired, Table
+
+
+cdef struct Source:          # an address that direct long headers are taken from
+    Retired retired
+    Endpoint endpoint
+
+cdef struct Inbound:
+    Receiver receiver
+    int tap_fd
+    uint64_t mac             # ours
+    Table *sources           # endpoint_key -> Source
+
+cdef bint inbound_init(Inbound *inbound) noexcept nogil
+cdef void *inbound_main(void *argument) noexcept nogil

@@ -1,0 +1,17 @@
+"""Payload kinds, and sizes of what surrounds or fills a frame packet (docs/protocol.md)."""
+
+
+cpdef enum PayloadKind:
+    KIND_PADDING = 0x00        # ignored
+    KIND_FRAME = 0x01          # the Ethernet frame follows
+    KIND_FRAGMENT = 0x02       # reserved
+    KIND_EMPTY = 0x03
+    KIND_PROBE_REQUEST = 0x04  # nonce (8)
+    KIND_PROBE_REPLY = 0x05    # nonce (8)
+    KIND_BIND = 0x10           # number (8) nonce (8) challenge (8) padding (10)
+    KIND_BOUND = 0x11          # nonce (8) challenge (8) address (16) port (2)
+
+cpdef enum WireSize:
+    CHANNEL_HEADER_SIZE = 9    # first byte, channel id
+    ETHERNET_HEADER_SIZE = 14  # two MACs, type
+    BIND_SIZE = 35             # kind included; both the same, so that a reply never amplifies

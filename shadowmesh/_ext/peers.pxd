@@ -1,0 +1,45 @@
+"""A peer as the client's threads see it: MAC, route, traffic."""
+
+from libc.stdint cimport uint64_t
+
+from shadowmesh._ext.endpoint cimport Endpoint
+from shadowmesh._ext.lanes cimport SendLane
+from shadowmesh._ext.records cimport Session
+from shadowmesh._ext.tables cimport Grace, Retired
+from shadowmesh._ext.udp cimport Traffic
+
+
+cdef struct Route:            # how to reach a peer; never changed once published
+    Retired retired
+    SendLane *lane
+    Endpoint endpoint
+    bint relayed              # put a channel header in front
+    uint64_t channel
+
+cdef struct Peer:
+    Retired retired
+    uint64_t number
+    uint64_t mac
+    void *route               # Route *, published atomically; NULL: nothing is sent to it
+    Traffic sent              # outbound thread
+    uint64_t padding[8]       # the two threads write different cache lines
+    Traffic received          # inbound thread
+    uint64_t last_received    # inbound thread; CLOCK_MONOTONIC in ns, 0 = never
+    SendLane *lane            # from here on: writers only
+    Endpoint endpoint
+    bint relayed
+    uint64_t channel
+    Session *sessions
+
+cdef struct PeerList:         # all peers, for floods; never changed once published
+    Retired retired
+    size_t count
+    Peer **peers
+
+cdef Peer *peer_new(uint64_t number, uint64_t mac) noexcept nogil
+cdef void peer_dispose(void *record) noexcept nogil
+cdef bint peer_publish_route(Grace *grace, Peer *peer) noexcept nogil
+cdef void peer_set_lane(Grace *grace, Peer *peer, SendLane *lane) noexcept nogil
+cdef void peer_clear_route(Grace *grace, Peer *peer) noexcept nogil
+cdef PeerList *peer_list_new(Peer **all_peers, size_t limit, const Peer *without) noexcept nogil
+cdef void plain_dispose(void *record) noexcept nogil

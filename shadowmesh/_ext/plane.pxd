@@ -1,0 +1,35 @@
+"""Everything that the client's threads point to: one allocation, never moved."""
+
+from libc.stdint cimport uint64_t
+
+from shadowmesh._ext.inbound cimport Inbound
+from shadowmesh._ext.outbound cimport Outbound
+from shadowmesh._ext.peers cimport Peer
+from shadowmesh._ext.tables cimport Grace, Table
+from shadowmesh._ext.workers cimport Stop, Worker
+
+
+cdef enum:
+    LEG = 0                    # number of what is no peer: the sessions with relays
+    PEER_LIMIT = 4096          # peers are numbered 1..4095
+
+cdef struct Plane:
+    Grace *grace
+    Table ids                  # id -> Record
+    Table sources              # endpoint_key -> Source
+    Table macs                 # MAC -> Peer
+    Table sessions             # handle -> Session; writer only
+    void *flood                # PeerList *
+    Peer *peers[PEER_LIMIT]
+    Peer *leg                  # owner of the sessions with relays: no MAC, no route, no frames
+    Stop stop
+    Inbound inbound
+    Outbound outbound
+    Worker inbound_worker
+    Worker outbound_worker
+
+cdef Plane *plane_new() noexcept nogil
+cdef void plane_wire(Plane *plane, int udp_fd, int tap_fd, int event_fd, uint64_t mac) noexcept nogil
+cdef int plane_start(Plane *plane) noexcept nogil
+cdef void plane_join(Plane *plane) noexcept nogil
+cdef void plane_free(Plane *plane) noexcept nogil

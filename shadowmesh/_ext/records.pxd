@@ -1,0 +1,63 @@
+"""What an id names: lane, control connection or channel; and the sessions behind lanes."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from shadowmesh._ext.aead cimport KeyContext
+from shadowmesh._ext.replay cimport Window
+from shadowmesh._ext.tables cimport Grace, Retired, Table
+
+
+cdef enum:
+    BUCKET_STEP_NS = 1000000     # 1000 per second
+    BUCKET_DEPTH_NS = 255000000  # burst of 256: one now and 255 in advance
+
+cdef enum:
+    FAILED_OPENS_SHIFT = 36      # RFC 9001 section 6.6: integrity limit of ChaCha20-Poly1305
+
+cdef enum RecordKind:
+    RECORD_LANE
+    RECORD_CONTROL
+    RECORD_CHANNEL
+
+cdef struct Session:             # one set of receive keys: one peer or client, one epoch
+    Retired retired
+    uint64_t handle
+    KeyContext *keys
+    void *owner                  # Peer or Client
+    Session *next                # of the same owner; writers only
+    uint64_t failed_opens
+    uint64_t bucket
+    size_t lanes
+    uint64_t ids[64]
+
+cdef struct Record:
+    Retired retired
+    uint64_t id
+    RecordKind kind
+    uint32_t lane
+    Session *session             # lane
+    Window *window               # lane; allocated by the first authentic packet
+    uint64_t bucket              # control
+    void *source                 # channel of a relay: Client
+    void *target                 # channel of a relay: Client
+    uint64_t target_id
+
+cdef Record *record_prepare(Table *ids, RecordKind kind, uint64_t id) except NULL
+cdef int record_remove(Table *ids, uint64_t id) except -1
+cdef void record_retire(Table *ids, Record *record) noexcept nogil
+cdef void record_dispose(void *record) noexcept nogil
+
+cdef list lane_ids_of(object ids)
+cdef Session *session_install(Table *ids, uint64_t handle, void *owner, list keys,
+                              object material) except NULL
+cdef void session_retire(Table *ids, Session *session) noexcept nogil
+cdef void session_dispose(void *record) noexcept nogil
+
+
+cdef inline bint bucket_take(uint64_t *bucket, uint64_t now) noexcept nogil:
+    """Token bucket as one number: the time at which it would be full again (GCRA, ITU-T I.371)."""
+    cdef uint64_t due = bucket[0] if bucket[0] > now else now
+    if due - now > BUCKET_DEPTH_NS:
+        return False
+    bucket[0] = due + BUCKET_STEP_NS
+    return True

@@ -1,0 +1,31 @@
+"""Bounded single-producer single-consumer ring of events from a worker thread to asyncio."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from shadowmesh._ext.endpoint cimport Endpoint
+
+
+cpdef enum EventKind:
+    EVENT_LONG_HEADER = 1
+    EVENT_CONTROL = 2
+    EVENT_LANE_MESSAGE = 3
+    EVENT_ENDPOINT = 4
+
+cdef struct Arrival:        # how a datagram came in
+    const Endpoint *source
+    bint relayed            # through the channel `via`
+    uint64_t via
+
+cdef struct Ring:
+    uint8_t *buffer
+    uint64_t size           # a power of 2
+    uint64_t head           # written by the producer
+    uint64_t tail           # written by the consumer
+
+cdef bint ring_init(Ring *ring, size_t size) noexcept nogil
+cdef void ring_free(Ring *ring) noexcept nogil
+cdef bint ring_push(Ring *ring, EventKind kind, uint64_t handle, const Arrival *arrival,
+                    const uint8_t *data, size_t size) noexcept nogil
+cdef bint ring_empty(Ring *ring) noexcept nogil
+cdef object ring_pop(Ring *ring)
+cdef list drain(Ring *control, Ring *long_headers, int event_fd)

@@ -1,0 +1,27 @@
+# ruff: noqa: PYI021  (the public text of an extension is in its stub)
+"""Events that a worker thread hands to asyncio."""
+
+from enum import IntEnum
+from typing import NamedTuple
+
+class EventKind(IntEnum):
+    """Kinds of `Event`."""
+
+    EVENT_LONG_HEADER = 1
+    EVENT_CONTROL = 2
+    EVENT_LANE_MESSAGE = 3
+    EVENT_ENDPOINT = 4
+
+class Event(NamedTuple):
+    """One thing that Python has to deal with.
+
+    handle: session (lane message) or client (endpoint), else 0.  via: channel id (8 bytes) that it came
+    through, or b"".  source: raw sockaddr of the datagram.  data: the datagram, without a channel
+    header; of a lane message the opened payload, kind byte included; of an endpoint change b"".
+    """
+
+    kind: int
+    handle: int
+    via: bytes
+    source: bytes
+    data: bytes

@@ -1,0 +1,132 @@
+"""The verbs' side of the local control API: HTTP over a Unix socket, with the standard library only.
+
+Blocking, one request per connection; used by `down`, `status`, `ping` and `id`, never by the daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import select
+import socket
+import struct
+import time
+from pathlib import Path
+
+import msgspec
+
+from shadowmesh.api.schema import PingReply, PingRequest, Problem
+from shadowmesh.errors import ShadowMeshError
+
+TIMEOUT = 5.0
+"""Seconds for an answer that needs no network: the daemon's event loop never blocks that long."""
+
+_CREDENTIALS = struct.Struct("=iII")
+"""struct ucred: pid, uid, gid; pid 0 is a process of a PID namespace that we can't see."""
+
+
+class NotRunning(ShadowMeshError):
+    """No client answers on the socket."""
+
+
+class UnknownPeer(ShadowMeshError):
+    """The running client has no such peer."""
+
+
+class NoReply(ShadowMeshError):
+    """The peer did not answer in time; the text says why if it is known."""
+
+
+class ApiFailed(ShadowMeshError):
+    """The running client refused or failed the request, or what answers there is no client of ours."""
+
+
+class ApiClient:
+    """Asks the client that answers on the socket at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def status_json(self) -> bytes:
+        """The status as the client wrote it (struct Status). Raises NotRunning or ApiFailed."""
+        return self._request("GET", "/v1/status")
+
+    def ping(self, peer: str, timeout: float) -> PingReply:
+        """One round trip to `peer`, at most `timeout` seconds. Raises UnknownPeer and NoReply too."""
+        body = msgspec.json.encode(PingRequest(peer=peer, timeout=timeout))
+        return msgspec.json.decode(self._request("POST", "/v1/ping", body, timeout + TIMEOUT), type=PingReply)
+
+    def down(self, timeout: float) -> None:
+        """Stop the client and wait until socket and process are gone (with it the interface).
+
+        Raises NotRunning, or ApiFailed after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        process = self._server_process()
+        try:
+            self._request("POST", "/v1/down")
+            while self.path.exists() or (process is not None and not _ended(process)):
+                if time.monotonic() > deadline:
+                    raise ApiFailed(f"the client has not stopped within {timeout:g} s; its log says why")
+                time.sleep(0.02)
+        finally:
+            if process is not None:
+                os.close(process)
+
+    def _server_process(self) -> int | None:
+        """A pidfd of the process that listens, which the kernel names (SO_PEERCRED, unix(7))."""
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(TIMEOUT)
+            probe.connect(str(self.path))
+            credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            pid = int(_CREDENTIALS.unpack(credentials)[0])
+            if pid not in (0, os.getpid()):
+                return os.pidfd_open(pid)
+        return None
+
+    def _request(self, method: str, target: str, body: bytes = b"", timeout: float = TIMEOUT) -> bytes:
+        connection = _UnixConnection(self.path, timeout)
+        try:
+            connection.request(method, target, body)
+            answer = connection.getresponse()
+            data = answer.read()
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise NotRunning(f"no client runs here (nothing answers on {self.path})") from None
+        except PermissionError:
+            raise ApiFailed(f"may not open {self.path}; the socket belongs to root: use sudo") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise ApiFailed(f"the client on {self.path} does not answer: {error}") from error
+        finally:
+            connection.close()
+        if answer.status >= 300:
+            raise _error(answer.status, data)
+        return data
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTPConnection whose transport is a Unix socket."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = str(path)
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _ended(process: int) -> bool:
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _error(status: int, data: bytes) -> ShadowMeshError:
+    try:
+        problem = msgspec.json.decode(data, type=Problem)
+    except msgspec.MsgspecError:
+        return ApiFailed(f"the client answered with HTTP status {status}")
+    kinds = {"unknown-peer": UnknownPeer, "no-reply": NoReply}
+    return kinds.get(problem.error, ApiFailed)(problem.message)

@@ -1,0 +1,101 @@
+"""What the local control API says: one struct per JSON object. Data only, no behaviour.
+
+Versioned by the field `schema`: the number rises when a field goes or changes its meaning; new fields
+may come at any time. docs/cli.md is the reference for people, and tests compare it with this file.
+Times are seconds, sizes bytes; null means "not known now".
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+STATUS_SCHEMA = "shadowmesh.status/1"
+PING_SCHEMA = "shadowmesh.ping/1"
+
+MAX_PING_TIMEOUT = 60.0
+"""Seconds that one ping may wait: far above any path, and short enough for a person."""
+
+
+ErrorKind = Literal["unknown-peer", "no-reply", "bad-request", "too-large", "not-found", "failed"]
+
+
+class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The client itself. `mac` as aa:bb:cc:dd:ee:ff, `listen` as ADDRESS:PORT, `uptime` seconds."""
+
+    name: str
+    node_id: str
+    version: str
+    interface: str
+    mac: str
+    mtu: int
+    addresses: list[str]
+    listen: str
+    uptime: float
+
+
+class RelayStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One configured relay. `observed_address` is ours as this relay sees it."""
+
+    address: str
+    node_id: str
+    state: Literal["connected", "connecting", "resolving", "waiting"]
+    rtt_ms: float | None = None
+    observed_address: str | None = None
+    last_error: str | None = None
+
+
+class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One configured peer. `last_handshake` is seconds ago; bytes and frames are counted since `up`."""
+
+    name: str
+    node_id: str
+    addresses: list[str]
+    state: Literal["connected", "connecting", "absent"]
+    path: str | None = None
+    rtt_ms: float | None = None
+    tx_bytes: int = 0
+    rx_bytes: int = 0
+    tx_frames: int = 0
+    rx_frames: int = 0
+    last_handshake: float | None = None
+    epoch: int | None = None
+    cipher: str | None = None
+    key_exchange: str | None = None
+    last_error: str | None = None
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to GET /v1/status. `drops` has every reason of the data plane, also those at zero."""
+
+    schema: str = STATUS_SCHEMA
+    node: NodeStatus
+    relays: list[RelayStatus]
+    peers: list[PeerStatus]
+    counters: dict[str, int]
+    drops: dict[str, int]
+
+
+class PingRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of POST /v1/ping. `peer` is a name, a NodeID or one of its overlay addresses."""
+
+    peer: Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=MAX_PING_TIMEOUT)] = 2.0
+
+
+class PingReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to POST /v1/ping: one round trip through the session, and the path that it took."""
+
+    schema: str = PING_SCHEMA
+    peer: str
+    node_id: str
+    path: str
+    rtt_ms: float
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of every answer that is not 2xx. `error` is for programs, `message` for people."""
+
+    error: ErrorKind
+    message: str

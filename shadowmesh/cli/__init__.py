@@ -1,0 +1,1 @@
+"""The command `shadowmesh-client`: one file per verb, imported only when that verb runs."""

@@ -1,0 +1,22 @@
+"""`shadowmesh-client down`: stop the running client and wait until it has stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from shadowmesh.cli.options import ask, config_option, socket_option, socket_path
+from shadowmesh.command import examples
+
+
+@click.command(epilog=examples("sudo shadowmesh-client down", "sudo shadowmesh-client down -c client.yaml"))
+@config_option()
+@socket_option
+@click.option(
+    "--timeout", default=15.0, show_default=True, metavar="SECONDS", help="How long to wait for it."
+)
+def down(config: Path | None, socket: Path | None, timeout: float) -> None:
+    """Stop the running client and wait for it."""
+    ask(socket_path(config, socket), lambda client: client.down(timeout))
+    click.echo("stopped")

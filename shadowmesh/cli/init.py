@@ -1,0 +1,56 @@
+"""`shadowmesh-client init`: make this machine's identity, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from shadowmesh.cli.options import json_option, state_dir_option
+from shadowmesh.command import examples, print_json
+from shadowmesh.config import DEFAULT_STATE_DIR, parse_name
+
+_NEXT = """\
+Next:
+  1. Give the NodeID to the relay's operator, who lists it under admission.nodes.
+  2. Give it to each peer, whose client.yaml lists it under peers:
+       - {{name: {name}, id: {node_id}, addresses: [10.77.0.1]}}
+  3. Write your own client.yaml (examples are in configs/), check and start it:
+       shadowmesh-client up -c client.yaml --check
+       sudo shadowmesh-client up -c client.yaml"""
+
+
+def _name(_context: click.Context, _option: click.Parameter, value: str) -> str:
+    try:
+        return parse_name(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command(
+    epilog=examples(
+        "sudo shadowmesh-client init --name alice",
+        "shadowmesh-client init --name alice --state-dir ./alice --json",
+    )
+)
+@click.option("--name", required=True, metavar="NAME", callback=_name, help="How the other members call it.")
+@state_dir_option
+@json_option
+def init(name: str, state_dir: Path | None, as_json: bool) -> None:
+    """Make this machine's identity and print its NodeID.
+
+    An identity that exists is never replaced: a second call shows the same NodeID.
+    """
+    from shadowmesh.crypto import identity as identities
+
+    folder = state_dir or Path(DEFAULT_STATE_DIR)
+    identity = identities.create(folder, name)
+    node_id = identities.node_id_text(identity.node_id)
+    if as_json:
+        print_json({"node_id": node_id, "name": identity.name, "state_dir": str(folder)})
+        return
+    click.echo(f"The identity of {identity.name} is in {folder}.")
+    click.echo(f"NodeID: {node_id}\n")
+    if identity.name != name:
+        click.echo(f"It was there already, under the name {identity.name}, and was left as it is.\n")
+    click.echo(_NEXT.format(name=identity.name, node_id=node_id))

@@ -1,0 +1,45 @@
+"""Entry point of `shadowmesh-client`: its verbs by name. Does nothing itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from shadowmesh import __version__
+from shadowmesh.command import VerbGroup, examples, run
+
+NAME = "shadowmesh-client"
+
+
+@click.group(
+    cls=VerbGroup,
+    verbs={
+        "init": "shadowmesh.cli.init:init",
+        "up": "shadowmesh.cli.up:up",
+        "down": "shadowmesh.cli.down:down",
+        "status": "shadowmesh.cli.status:status",
+        "ping": "shadowmesh.cli.ping:ping",
+        "id": "shadowmesh.cli.identity:show_id",
+        "version": "shadowmesh.cli.version:version",
+    },
+    epilog=examples(
+        "shadowmesh-client init --name alice       make this machine's identity",
+        "shadowmesh-client up -c client.yaml       join (as root), Ctrl+C leaves",
+        "shadowmesh-client status                  who is reachable, and how",
+        "shadowmesh-client ping bob -c 3           measure through the overlay",
+    ),
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def client() -> None:
+    """Join a ShadowMesh network: an Ethernet of your machines, sealed end to end."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code (docs/cli.md lists them)."""
+    return run(client, NAME, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

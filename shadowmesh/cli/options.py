@@ -1,0 +1,68 @@
+"""Options that several verbs take, and how those verbs reach the running client."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from shadowmesh.api.client import ApiClient, NoReply, NotRunning, UnknownPeer
+from shadowmesh.command import CommandFailed, ExitCode
+from shadowmesh.config import DEFAULT_SOCKET, DEFAULT_STATE_DIR, load_client_config
+
+SOCKET_VARIABLE = "SHADOWMESH_SOCKET"
+
+T = TypeVar("T")
+Decorated = TypeVar("Decorated", bound=Callable[..., object])
+
+_FILE = click.Path(path_type=Path)
+
+
+def config_option(*names: str, required: bool = False) -> Callable[[Decorated], Decorated]:
+    """`-c FILE`; `names` replaces the names where -c means something else."""
+    text = "Configuration of the client." if required else "Find the client by its configuration."
+    return click.option(
+        *(names or ("-c", "--config")), "config", type=_FILE, metavar="FILE", required=required, help=text
+    )
+
+
+def socket_option(function: Decorated) -> Decorated:
+    """`--socket PATH`; None if it isn't given."""
+    text = f"Socket of the running client (default {SOCKET_VARIABLE}, else {DEFAULT_SOCKET})."
+    return click.option("--socket", type=_FILE, metavar="PATH", help=text)(function)
+
+
+def state_dir_option(function: Decorated) -> Decorated:
+    """`--state-dir DIR`."""
+    return click.option(
+        "--state-dir",
+        type=_FILE,
+        metavar="DIR",
+        help=f"Folder of the identity (default {DEFAULT_STATE_DIR}).",
+    )(function)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/cli.md has its schema).")
+
+
+def socket_path(config: Path | None, socket: Path | None) -> Path:
+    """Where the client answers: --socket, else the configuration's, else the environment's or default."""
+    if socket is not None:
+        return socket
+    if config is not None:
+        return load_client_config(config).node.socket
+    return Path(os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET)
+
+
+def ask(path: Path, question: Callable[[ApiClient], T]) -> T:
+    """Put `question` to the client on `path`; its failures become exit codes."""
+    try:
+        return question(ApiClient(path))
+    except NotRunning as error:
+        remedy = "start it with `shadowmesh-client up -c client.yaml`"
+        raise CommandFailed(f"{error}; {remedy}", ExitCode.NOT_RUNNING) from error
+    except (UnknownPeer, NoReply) as error:
+        raise CommandFailed(str(error), ExitCode.NO_PEER) from error

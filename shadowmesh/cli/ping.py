@@ -1,0 +1,96 @@
+"""`shadowmesh-client ping PEER`: measure round trips through the session with a peer."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+
+import click
+import msgspec
+
+from shadowmesh.api.client import ApiClient, NoReply
+from shadowmesh.api.schema import MAX_PING_TIMEOUT, PING_SCHEMA
+from shadowmesh.cli.options import ask, config_option, json_option, socket_option, socket_path
+from shadowmesh.command import ExitCode, examples, print_json
+
+
+@click.command(
+    epilog=examples(
+        "shadowmesh-client ping bob",
+        "shadowmesh-client ping bob -c 10 -i 0.2",
+        "shadowmesh-client ping 10.77.0.2 -c 1 --json",
+    )
+)
+@click.argument("peer")
+@click.option(
+    "-c", "--count", type=click.IntRange(1, 1_000_000), default=4, show_default=True, help="How many."
+)
+@click.option(
+    "-i",
+    "--interval",
+    type=click.FloatRange(0, 3600),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two.",
+)
+@click.option(
+    "-W",
+    "--timeout",
+    type=click.FloatRange(0.001, MAX_PING_TIMEOUT),
+    default=2.0,
+    show_default=True,
+    help="Seconds to wait for each reply.",
+)
+@config_option("--config")
+@socket_option
+@json_option
+def ping(  # one parameter for each option
+    peer: str,
+    count: int,
+    interval: float,
+    timeout: float,
+    config: Path | None,
+    socket: Path | None,
+    as_json: bool,
+) -> int:
+    """Measure round trips to PEER through the overlay.
+
+    PEER is a name, a NodeID or an overlay address. This is not ICMP: the session itself seals the
+    probe, so it also works where ping(8) is filtered, and each line names the path that the probe
+    took. Exits with 6 if no reply came at all.
+    """
+    path = socket_path(config, socket)
+    times: list[float] = []
+    for number in range(count):
+        if number:
+            time.sleep(interval)
+        times += ask(path, lambda client: _ping_once(client, peer, timeout, as_json))
+    if not as_json:
+        click.echo(_summary(count, times))
+    return ExitCode.OK if times else ExitCode.NO_PEER
+
+
+def _ping_once(client: ApiClient, peer: str, timeout: float, as_json: bool) -> list[float]:
+    """Print one line; the round trip time in milliseconds, or nothing if there was no reply."""
+    try:
+        reply = client.ping(peer, timeout)
+    except NoReply as error:
+        if as_json:
+            print_json({"schema": PING_SCHEMA, "peer": peer, "error": "no-reply", "message": str(error)})
+        else:
+            click.echo(f"no reply from {peer}: {error}")
+        return []
+    if as_json:
+        print_json(msgspec.to_builtins(reply))
+    else:
+        click.echo(f"reply from {reply.peer} ({reply.node_id[:10]}…) via {reply.path}: {reply.rtt_ms:.1f} ms")
+    return [reply.rtt_ms]
+
+
+def _summary(sent: int, times: list[float]) -> str:
+    text = f"{sent} sent, {len(times)} answered"
+    if not times:
+        return text
+    middle = statistics.median(times)
+    return f"{text}; fastest {min(times):.1f} ms, median {middle:.1f} ms, slowest {max(times):.1f} ms"

@@ -1,0 +1,96 @@
+"""`shadowmesh-client status`: who is reachable, by which path, and how it is protected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from shadowmesh.api.schema import PeerStatus, RelayStatus, Status
+from shadowmesh.cli.options import ask, config_option, json_option, socket_option, socket_path
+from shadowmesh.cli.output import coloured, duration, milliseconds, size, table
+from shadowmesh.command import examples
+
+SHORT_ID = 10
+"""Characters of a NodeID in tables: enough to tell nodes apart; --json has all 52."""
+
+
+@click.command(
+    epilog=examples(
+        "shadowmesh-client status",
+        "shadowmesh-client status --json | jq '.peers[] | {name, path, rtt_ms}'",
+        "watch shadowmesh-client status",
+    )
+)
+@config_option()
+@socket_option
+@json_option
+def status(config: Path | None, socket: Path | None, as_json: bool) -> None:
+    """Show peers, relays and what was dropped."""
+    data = ask(socket_path(config, socket), lambda client: client.status_json())
+    if as_json:
+        click.echo(data)
+        return
+    for line in render(msgspec.json.decode(data, type=Status)):
+        click.echo(coloured(line))
+
+
+def render(status: Status) -> list[str]:
+    """The status as lines for people."""
+    node = status.node
+    addresses = ", ".join(node.addresses) or "no address"
+    lines = [
+        f"{node.name} ({node.node_id[:SHORT_ID]}…), ShadowMesh {node.version}, up {duration(node.uptime)}",
+        f"interface {node.interface}, {node.mac}, MTU {node.mtu}, {addresses}",
+        f"listening on UDP {node.listen}",
+        "",
+        *(_peers(status.peers) if status.peers else ["No peers are configured."]),
+        "",
+        *_relays(status.relays),
+    ]
+    drops = {reason: count for reason, count in status.drops.items() if count}
+    if drops:
+        rows = [(reason, str(count)) for reason, count in drops.items()]
+        lines += ["", *table(("dropped", "packets"), rows, frozenset(["packets"]))]
+    return lines
+
+
+def _peers(peers: list[PeerStatus]) -> list[str]:
+    head = ("peer", "nodeid", "addresses", "path", "rtt", "sent", "received", "handshake", "epoch", "cipher")
+    rows = [
+        (
+            peer.name,
+            peer.node_id[:SHORT_ID],
+            ", ".join(peer.addresses) or "-",
+            peer.path or peer.state,
+            milliseconds(peer.rtt_ms),
+            size(peer.tx_bytes),
+            size(peer.rx_bytes),
+            "-" if peer.last_handshake is None else f"{duration(peer.last_handshake)} ago",
+            "-" if peer.epoch is None else str(peer.epoch),
+            peer.cipher or "-",
+            peer.key_exchange or "-",
+        )
+        for peer in peers
+    ]
+    notes = [f"  {peer.name}: {peer.last_error}" for peer in peers if peer.last_error]
+    return (
+        table((*head, "key exchange"), rows, frozenset(["rtt", "sent", "received", "handshake", "epoch"]))
+        + notes
+    )
+
+
+def _relays(relays: list[RelayStatus]) -> list[str]:
+    rows = [
+        (
+            relay.address,
+            relay.node_id[:SHORT_ID],
+            relay.state,
+            milliseconds(relay.rtt_ms),
+            relay.observed_address or "-",
+        )
+        for relay in relays
+    ]
+    notes = [f"  {relay.address}: {relay.last_error}" for relay in relays if relay.last_error]
+    return table(("relay", "nodeid", "state", "rtt", "sees us at"), rows, frozenset(["rtt"])) + notes

@@ -1,0 +1,58 @@
+"""`shadowmesh-client up`: run the client. Checks here what can be told before anything is touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from shadowmesh.cli.options import config_option
+from shadowmesh.command import CommandFailed, examples
+from shadowmesh.config import ClientConfig, load_client_config
+
+_CAP_NET_ADMIN = 12
+"""Bit of the capability that making an interface needs (capabilities(7))."""
+
+
+@click.command(
+    epilog=examples(
+        "shadowmesh-client up -c client.yaml --check    only check the file",
+        "sudo shadowmesh-client up -c client.yaml       run here, Ctrl+C stops it",
+        "sudo shadowmesh-client up -c client.yaml --detach && shadowmesh-client status",
+    )
+)
+@config_option(required=True)
+@click.option("--detach", is_flag=True, help="Go to the background once the client is ready.")
+@click.option("--check", is_flag=True, help="Check the configuration and do nothing else.")
+def up(config: Path, detach: bool, check: bool) -> int:
+    """Join the network and stay until stopped.
+
+    Makes the network interface, connects to the relays and meets the peers; keeps trying for ever.
+    SIGTERM, Ctrl+C or the verb down stop it, and interface, addresses and routes go with it.
+    """
+    settings = load_client_config(config)
+    if check:
+        click.echo(f"{config.name} is valid\n{_summary(settings)}")
+        return 0
+    _require_net_admin(config)
+    from shadowmesh import node
+
+    return node.run(settings, detach=detach)
+
+
+def _summary(config: ClientConfig) -> str:
+    addresses = ", ".join(config.interface.addresses) or "no address"
+    relays, peers = len(config.relays), len(config.peers)
+    return (
+        f"{config.node.name} on {config.interface.name} ({addresses}), MTU {config.interface.mtu}, "
+        f"{relays} relay{'s' * (relays != 1)}, {peers} peer{'s' * (peers != 1)}"
+    )
+
+
+def _require_net_admin(config: Path) -> None:
+    """Say it before any work is done, and in words, rather than as EPERM from a system call."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key == "CapEff" and not int(value, 16) >> _CAP_NET_ADMIN & 1:
+            remedy = f"run sudo shadowmesh-client up -c {config}"
+            raise CommandFailed(f"making a network interface needs root (CAP_NET_ADMIN); {remedy}")

@@ -1,0 +1,114 @@
+"""What the commands of this project share: exit codes, how errors look, groups of lazy verbs.
+
+Both `shadowmesh-client` and `shadowmesh-relay` use it. It knows no verb, and imports only click, so that
+`--help` and the quick verbs start fast.
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+import click
+
+from shadowmesh.errors import ConfigError, IdentityError, ShadowMeshError
+
+
+class ExitCode(enum.IntEnum):
+    """Exit codes of both commands; documented in docs/cli.md."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    REFUSED = 3
+    """Configuration or identity refused."""
+    NOT_RUNNING = 4
+    ALREADY_RUNNING = 5
+    NO_PEER = 6
+    """The peer is unknown or did not answer."""
+    CLONED = 7
+    """Stopped: another machine uses the same identity."""
+    INTERRUPTED = 130
+    """128 + SIGINT, as shells count."""
+
+
+class CommandFailed(ShadowMeshError):
+    """Ends a command with `code`; the text is one line, with the remedy where there is one."""
+
+    def __init__(self, text: str, code: ExitCode = ExitCode.FAILED) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class VerbGroup(click.Group):
+    """A group whose verbs are imported when they run; `verbs` maps a name to "module:attribute"."""
+
+    def __init__(self, *, verbs: Mapping[str, str], **attributes: object) -> None:
+        super().__init__(**attributes)  # type: ignore[arg-type]
+        self._verbs = verbs
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._verbs)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._verbs:
+            return None
+        module, _, attribute = self._verbs[cmd_name].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            raise click.NoSuchCommand(args[0], possibilities=list(self._verbs), ctx=ctx) from None
+
+
+def run(group: click.Group, name: str, arguments: Sequence[str] | None = None) -> int:
+    """Run `group` as the command `name`; returns the exit code. Errors go to stderr, one line each."""
+    try:
+        result = group.main(args=arguments, prog_name=name, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return ExitCode.USAGE
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else name
+        return _failed(name, f"{error.format_message().rstrip('.')} (see '{path} --help')", ExitCode.USAGE)
+    except click.ClickException as error:
+        return _failed(name, error.format_message(), ExitCode.FAILED)
+    except CommandFailed as error:
+        return _failed(name, str(error), error.code)
+    except (ConfigError, IdentityError) as error:
+        return _failed(name, str(error), ExitCode.REFUSED)
+    except ShadowMeshError as error:
+        return _failed(name, str(error), ExitCode.FAILED)
+    except (click.Abort, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read us has closed; a second error at the flush on exit helps nobody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+    return result if isinstance(result, int) else ExitCode.OK
+
+
+def examples(*lines: str) -> str:
+    """The closing part of a help page; click keeps the lines apart as they are."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def print_json(value: object) -> None:
+    """One JSON value on one line."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def _failed(name: str, text: str, code: ExitCode) -> ExitCode:
+    for line in text.splitlines() or [""]:
+        click.echo(f"{name}: {line}", err=True)
+    return code

@@ -1,0 +1,330 @@
+"""The client's configuration: `client.yaml` -> frozen structs, and the checks of single values.
+
+Reads a file and nothing else: no identity is loaded, no name resolved, no device touched. The parsers
+of single values (`parse_host_port`, `parse_node_id`, ...) serve the relay's configuration too; each
+raises ValueError with what is wrong, and `document` adds file, line, key and an example.
+Reference for people: docs/configuration.md; examples: configs/.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
+
+import msgspec
+
+from shadowmesh.units import NODE_ID_SIZE, NodeId
+
+if TYPE_CHECKING:
+    from shadowmesh.document import Section
+
+T = TypeVar("T")
+
+DEFAULT_STATE_DIR = "/var/lib/shadowmesh"
+DEFAULT_SOCKET = "/run/shadowmesh/shadowmesh.sock"
+
+MIN_MTU = 576
+"""RFC 791: what every IPv4 host takes."""
+
+MIN_IPV6_MTU = 1280
+"""RFC 8200 section 5: Linux drops IPv6 from a device with less."""
+
+MAX_MTU = 65500
+"""An Ethernet header and an 802.1Q tag more must fit the 65535 bytes of a frame payload."""
+
+MAX_SOCKET_PATH = 107
+"""Bytes of sockaddr_un.sun_path, less its closing NUL (unix(7))."""
+
+EXAMPLE_NODE_ID = "exampleaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+
+
+class NodeSection(msgspec.Struct, frozen=True):
+    """`node:` who this is and where its files are."""
+
+    name: str
+    state_dir: Path
+    socket: Path
+
+
+class Listen(msgspec.Struct, frozen=True):
+    """`listen:` the UDP socket; port 0 lets the kernel choose."""
+
+    address: str
+    port: int
+
+
+class Interface(msgspec.Struct, frozen=True):
+    """`interface:` the TAP device; addresses are "ADDRESS/PREFIX LENGTH"."""
+
+    name: str
+    addresses: tuple[str, ...]
+    mtu: int | Literal["auto"]
+
+
+class RelayPeer(msgspec.Struct, frozen=True):
+    """One of `relays:`; host is a name or a literal address without brackets, id 32 bytes."""
+
+    host: str
+    port: int
+    id: NodeId
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """One of `peers:`; addresses are those it has on the overlay, without prefix length."""
+
+    name: str
+    id: NodeId
+    addresses: tuple[str, ...]
+
+
+class Paths(msgspec.Struct, frozen=True):
+    """`paths:` which paths besides relays may be used."""
+
+    direct: Literal["auto", "never", "static"]
+
+
+class ClientConfig(msgspec.Struct, frozen=True):
+    """All of client.yaml, checked."""
+
+    node: NodeSection
+    listen: Listen
+    interface: Interface
+    relays: tuple[RelayPeer, ...]
+    peers: tuple[Peer, ...]
+    paths: Paths
+
+
+def load_client_config(path: Path) -> ClientConfig:
+    """Read and check client.yaml. Raises ConfigError with a line for each mistake."""
+    from shadowmesh.document import Document  # the YAML parser: verbs that need only our defaults skip it
+
+    document = Document.load(path)
+    top = document.section(("node", "listen", "interface", "relays", "peers", "paths"))
+    interface = top.section("interface", ("name", "addresses", "mtu"))
+    relays = top.sections("relays", ("address", "id"))
+    peers = top.sections("peers", ("name", "id", "addresses"))
+    config = ClientConfig(
+        node=_node(top.section("node", ("name", "state_dir", "socket"))),
+        listen=_listen(top.section("listen", ("address", "port"))),
+        interface=_interface(interface),
+        relays=tuple(_relay(relay) for relay in relays),
+        peers=tuple(_peer(peer) for peer in peers),
+        paths=_paths(top.section("paths", ("direct",))),
+    )
+    document.finish()
+    if not relays:
+        example = f'[{{address: "relay.example.net:4433", id: {EXAMPLE_NODE_ID}}}]'
+        top.refuse("relays", "at least one relay is needed to meet the peers", example)
+    _refuse_small_mtu(config, interface)
+    _refuse_repeats(config, relays, peers)
+    document.finish()
+    return config
+
+
+def _node(section: Section) -> NodeSection:
+    return NodeSection(
+        name=section.text("name", parse_name, "alice"),
+        state_dir=section.text("state_dir", parse_path, DEFAULT_STATE_DIR, Path(DEFAULT_STATE_DIR)),
+        socket=section.text("socket", parse_socket_path, DEFAULT_SOCKET, Path(DEFAULT_SOCKET)),
+    )
+
+
+def _listen(section: Section) -> Listen:
+    return Listen(
+        address=section.text("address", parse_listen_address, '"::"', "::"),
+        port=section.number("port", 0, 65535, default=0),
+    )
+
+
+def _interface(section: Section) -> Interface:
+    return Interface(
+        name=section.text("name", parse_interface_name, "smesh0", "smesh0"),
+        addresses=section.texts("addresses", parse_interface_address, '10.77.0.1/24, "fd77::1/64"'),
+        mtu=cast("int | Literal['auto']", section.number_or_word("mtu", MIN_MTU, MAX_MTU, "auto", "1380")),
+    )
+
+
+def _relay(section: Section) -> RelayPeer:
+    address = section.text("address", parse_host_port, '"relay.example.net:4433"')
+    host, port = after_refusal(address)
+    return RelayPeer(host=host, port=port, id=section.text("id", parse_node_id, EXAMPLE_NODE_ID))
+
+
+def _peer(section: Section) -> Peer:
+    return Peer(
+        name=section.text("name", parse_name, "bob"),
+        id=section.text("id", parse_node_id, EXAMPLE_NODE_ID),
+        addresses=section.texts("addresses", parse_overlay_address, '10.77.0.2, "fd77::2"'),
+    )
+
+
+def _paths(section: Section) -> Paths:
+    direct = section.text("direct", one_of("auto", "never", "static"), "auto", "auto")
+    return Paths(direct=cast("Literal['auto', 'never', 'static']", direct))
+
+
+def after_refusal(host_port: tuple[str, int] | None) -> tuple[str, int]:
+    """A refused value reads as None whatever its type says; this one is about to be taken apart."""
+    return host_port or ("", 0)
+
+
+def _refuse_small_mtu(config: ClientConfig, section: Section) -> None:
+    small = config.interface.mtu != "auto" and config.interface.mtu < MIN_IPV6_MTU
+    if small and any(":" in address for address in config.interface.addresses):
+        section.refuse("mtu", f"an IPv6 address needs at least {MIN_IPV6_MTU}", "1380")
+
+
+def _refuse_repeats(config: ClientConfig, relays: list[Section], peers: list[Section]) -> None:
+    """Names, ids and overlay addresses must each lead to one node."""
+    ids: dict[NodeId, str] = {}
+    names = {config.node.name: "node.name"}
+    addresses = {text.partition("/")[0]: "interface.addresses" for text in config.interface.addresses}
+    for section, relay in zip(relays, config.relays, strict=True):
+        refuse_repeat(section, "id", relay.id, ids)
+    for section, peer in zip(peers, config.peers, strict=True):
+        refuse_repeat(section, "name", peer.name, names)
+        refuse_repeat(section, "id", peer.id, ids)
+        for address in peer.addresses:
+            refuse_repeat(section, "addresses", address, addresses)
+
+
+def refuse_repeat(section: Section, key: str, value: T, seen: dict[T, str]) -> None:
+    """Refuse a value that `seen` (value -> where) has already, else note it there."""
+    if value in seen:
+        shown = f"{value} " if isinstance(value, str) else ""
+        section.refuse(key, f"{shown}is the same as at {seen[value]}; each must be given once")
+    seen.setdefault(value, section.path(key))
+
+
+def parse_name(text: str) -> str:
+    """A host name label (RFC 1123 section 2.1): what may become a DNS name later."""
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", text):
+        raise ValueError(
+            f"{text!r} is not a name; a name is 1 to 63 lower-case letters, digits and inner hyphens"
+        )
+    return text
+
+
+def parse_node_id(text: str) -> NodeId:
+    """A NodeID as people copy it: 52 characters of RFC 4648 base32, in either case."""
+    if len(text) != 52:
+        raise ValueError(f"a NodeID has 52 characters, this has {len(text)}")
+    try:
+        node_id = base64.b32decode(text.upper() + "====")
+    except ValueError:
+        raise ValueError("a NodeID has only the letters a-z and the digits 2-7") from None
+    if len(node_id) != NODE_ID_SIZE or base64.b32encode(node_id)[:52].decode() != text.upper():
+        raise ValueError("the last character of a NodeID is a or q; is this one copied in full?")
+    return node_id
+
+
+def parse_path(text: str) -> Path:
+    """An absolute path, since the daemon's working directory is nobody's choice."""
+    if not text.startswith("/") or "\0" in text:
+        raise ValueError(f"{text!r} is not an absolute path")
+    return Path(text)
+
+
+def parse_socket_path(text: str) -> Path:
+    """An absolute path that fits a Unix socket address."""
+    if len(text.encode()) > MAX_SOCKET_PATH:
+        raise ValueError(f"has {len(text.encode())} bytes, a Unix socket's path at most {MAX_SOCKET_PATH}")
+    return parse_path(text)
+
+
+def parse_interface_name(text: str) -> str:
+    """What Linux takes (dev_valid_name) and its tools understand."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", text) or text in (".", "..", "all", "default", "lo"):
+        raise ValueError(
+            f"{text!r} is not the name of an interface; a name is up to 15 letters, digits, _ . -"
+        )
+    return text
+
+
+def parse_listen_address(text: str) -> str:
+    """A local IPv4 or IPv6 address, `::` for both families."""
+    address = _ip_address(text)
+    if address.is_multicast:
+        raise ValueError(f"{text} is a multicast address")
+    return str(address)
+
+
+def parse_interface_address(text: str) -> str:
+    """An overlay address of this node with its prefix length."""
+    host, slash, prefix = text.partition("/")
+    address = _overlay_address(host)
+    if not slash:
+        raise ValueError(f"{text} lacks its prefix length")
+    if not re.fullmatch(r"[0-9]{1,3}", prefix) or not 1 <= int(prefix) <= address.max_prefixlen:
+        raise ValueError(f"the prefix length of {text} is not between 1 and {address.max_prefixlen}")
+    network = ipaddress.ip_network((address, int(prefix)), strict=False)
+    reserved = [network.network_address] + ([network.broadcast_address] if address.version == 4 else [])
+    if address in reserved and int(prefix) < address.max_prefixlen - 1:
+        raise ValueError(f"{text} names the network itself, not a node in it")
+    return f"{address}/{int(prefix)}"
+
+
+def parse_overlay_address(text: str) -> str:
+    """An overlay address of a peer, without prefix length."""
+    if "/" in text:
+        raise ValueError(f"{text}: peers' addresses have no prefix length")
+    return str(_overlay_address(text))
+
+
+def parse_host_port(text: str) -> tuple[str, int]:
+    """`host:port` or `[IPv6]:port`; the host without brackets, the port from 1."""
+    match = re.fullmatch(r"(?:\[([^\]]*)\]|([^:\[\]]*)):([0-9]{1,5})", text)
+    if not match:
+        form = "host:port" if text.count(":") < 2 else "[IPv6 address]:port"
+        raise ValueError(f"{text!r} has not the form {form}")
+    if not 1 <= int(match[3]) <= 65535:
+        raise ValueError(f"port {match[3]} is not between 1 and 65535")
+    if match[1] is not None:
+        return _ipv6_literal(match[1]), int(match[3])
+    return _host(match[2]), int(match[3])
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """A parser that takes exactly these words."""
+
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"{text!r} is none of {', '.join(words)}")
+        return text
+
+    return parse
+
+
+def _ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not an IPv4 or IPv6 address") from None
+
+
+def _overlay_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    address = _ip_address(text)
+    if address.is_multicast or address.is_loopback or address.is_unspecified or "%" in text:
+        raise ValueError(f"{text} can't be the address of a node on the overlay")
+    return address
+
+
+def _ipv6_literal(text: str) -> str:
+    try:
+        address = ipaddress.IPv6Address(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not an IPv6 address") from None
+    return str(address.ipv4_mapped or address)
+
+
+def _host(text: str) -> str:
+    if re.fullmatch(r"[0-9.]*", text):
+        return str(_ip_address(text))
+    label = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
+    if len(text) > 253 or not re.fullmatch(rf"{label}(\.{label})*\.?", text):
+        raise ValueError(f"{text!r} is neither a host name nor an address")
+    return text

@@ -1,0 +1,197 @@
+"""A whole client, sans-I/O: relays, peers and the datagrams between them.
+
+Call order: after any `handle_*` or command, take `poll_transmit()` and `poll_events()`, then sleep until
+`deadline`.  Tables of the data plane are filled as a side effect, through `Tables`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from shadowmesh.config import ClientConfig
+from shadowmesh.core.peers import PeerClient
+from shadowmesh.core.relays import RelayClient, RelayState
+from shadowmesh.core.shared import CoreEvent, ProbeAnswered, Shared, Tables
+from shadowmesh.crypto.identity import Identity
+from shadowmesh.errors import BadPacket
+from shadowmesh.membership.roster import Member, Roster
+from shadowmesh.session.links import LinkSet
+from shadowmesh.units import ID_SIZE, Address, NodeId
+from shadowmesh.wire.headers import destination_id
+from shadowmesh.wire.messages import MAX_NODES, Absent, Call, Close, Interest, Message, Opened, Present
+
+TICK = 1.0
+"""Seconds between looks at the counters of the data plane."""
+
+
+class Core:
+    """The protocol side of a client.
+
+    :param tables: the data plane.
+    :param random: returns n random bytes.
+    """
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        identity: Identity,
+        tables: Tables,
+        random: Callable[[int], bytes],
+        now: float,
+    ) -> None:
+        self.node_id = identity.node_id
+        self.roster = Roster(Member(peer.name, peer.id, peer.addresses) for peer in config.peers)
+        self.drops: Counter[str] = Counter()
+        self._shared = Shared(
+            identity=identity,
+            tables=tables,
+            random=random,
+            instance=random(ID_SIZE),
+            links=LinkSet(tables.install_control, tables.remove),
+        )
+        self.peers: dict[NodeId, PeerClient] = {
+            member.node_id: PeerClient(member, handle, self._shared)
+            for handle, member in enumerate(self.roster.members, start=1)
+        }
+        self.relays = [
+            RelayClient(
+                index, relay, self._shared, self._relay_up, self._relay_message, self._relay_down, now
+            )
+            for index, relay in enumerate(config.relays)
+        ]
+        self._tick_at = now + TICK
+        self._frames: dict[NodeId, int] = {}
+
+    @property
+    def deadline(self) -> float:
+        """When `handle_timer` wants to be called."""
+        times = [relay.deadline for relay in self.relays]
+        times += [peer.deadline for peer in self.peers.values()]
+        times += [self._shared.links.deadline, self._tick_at]
+        return min(time for time in times if time is not None)
+
+    # Input.
+
+    def handle_datagram(self, data: bytes, channel: bytes, now: float) -> None:
+        """A control datagram, from a relay directly (`channel` empty) or through one of its channels."""
+        try:
+            driver = self._shared.links.find(destination_id(data))
+            if driver is not None:
+                self._shared.links.handle_datagram(driver, data, now)
+            elif channel:
+                self._channel_owner(channel).handle_initial_untrusted(data, now)
+            else:
+                raise BadPacket("unknown_connection")
+        except BadPacket as error:
+            self.drops[error.reason] += 1
+
+    def handle_payload(self, session: int, payload: bytes, now: float) -> None:
+        """An authentic payload, not a frame, that the data plane opened for this session handle."""
+        try:
+            self._serve_payload_untrusted(session, payload, now)
+        except BadPacket as error:
+            self.drops[error.reason] += 1
+
+    def handle_resolved(self, index: int, addresses: Sequence[Address], problem: str, now: float) -> None:
+        """The answer to a ResolveRelay event."""
+        self.relays[index].handle_resolved(addresses, problem, now)
+
+    def handle_timer(self, now: float) -> None:
+        """Call at or after `deadline`."""
+        self._shared.links.handle_timers(now)
+        for relay in self.relays:
+            if relay.deadline is not None and relay.deadline <= now:
+                relay.handle_timer(now)
+        for peer in self.peers.values():
+            if peer.deadline is not None and peer.deadline <= now:
+                peer.handle_timer(now)
+        if now >= self._tick_at:
+            self._tick(now)
+
+    # Commands.
+
+    def probe(self, peer: Member, now: float) -> bytes | None:
+        """Send one probe to `peer`; its nonce comes back in ProbeAnswered. None without session or path."""
+        return self.peers[peer.node_id].probe(now)
+
+    def close(self, now: float) -> None:
+        """Say goodbye to everybody; take `poll_transmit` once more, then stop."""
+        for peer in self.peers.values():
+            peer.close(now)
+        for relay in self.relays:
+            relay.close(now)
+
+    # Output.
+
+    def poll_transmit(self) -> list[tuple[bytes, Address]]:
+        """Datagrams to send now."""
+        outbox, self._shared.outbox = self._shared.outbox, []
+        return outbox
+
+    def poll_events(self) -> list[CoreEvent]:
+        """What happened since the last call."""
+        events = list(self._shared.events)
+        self._shared.events.clear()
+        return events
+
+    # Inside.
+
+    def _serve_payload_untrusted(self, session: int, payload: bytes, now: float) -> None:
+        for relay in self.relays:
+            if relay.handle == session and relay.state is RelayState.CONNECTED:
+                relay.handle_payload_untrusted(payload, now)
+                return
+        for peer in self.peers.values():
+            found = peer.find_session(session)
+            if found is not None:
+                rtt = peer.handle_payload_untrusted(found, payload, now)
+                if rtt is not None:
+                    self._shared.events.append(ProbeAnswered(payload[1:], rtt))
+                return
+        raise BadPacket("unknown_session")
+
+    def _channel_owner(self, channel: bytes) -> PeerClient:
+        for peer in self.peers.values():
+            if peer.owns_channel(channel):
+                return peer
+        raise BadPacket("unknown_channel")
+
+    def _tick(self, now: float) -> None:
+        self._tick_at = now + TICK
+        for node_id, peer in self.peers.items():
+            counters = self._shared.tables.peer_counters(peer.handle)
+            peer.handle_tick(counters["next_number"], counters["failed_opens"], now)
+            frames = counters["tx_frames"] + counters["rx_frames"]
+            if frames != self._frames.get(node_id, 0) and peer.channel is not None:
+                peer.channel.relay.handle_traffic(now)
+            self._frames[node_id] = frames
+
+    def _relay_up(self, relay: RelayClient, now: float) -> None:
+        nodes = list(self.peers)
+        for start in range(0, len(nodes), MAX_NODES):
+            relay.send(Interest(add=nodes[start : start + MAX_NODES]), now)
+
+    def _relay_down(self, relay: RelayClient, now: float) -> None:
+        for peer in self.peers.values():
+            peer.handle_absent(relay, now)
+
+    def _relay_message(self, relay: RelayClient, message: Message, now: float) -> None:
+        if isinstance(message, Opened | Close):
+            for peer in self.peers.values():
+                if isinstance(message, Opened):
+                    peer.handle_opened(relay, message, now)
+                else:
+                    peer.handle_close(relay, message.send, now)
+        elif isinstance(message, Present | Absent | Call):
+            peer_of_message = self.peers.get(message.node)
+            if peer_of_message is None:
+                self.drops["unknown_node"] += 1
+            elif isinstance(message, Present):
+                peer_of_message.handle_present(relay, message.instance, now)
+            elif isinstance(message, Absent):
+                peer_of_message.handle_absent(relay, now)
+            else:
+                peer_of_message.handle_call(relay, message.send, now)
+        else:
+            self.drops["unexpected_message"] += 1

@@ -1,0 +1,212 @@
+"""Our sessions with relays: find, dial, bind, and dial again, for ever.
+
+WAITING -> RESOLVING -> CONNECTING -> CONNECTED -> WAITING ...
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+
+from shadowmesh.config import RelayPeer
+from shadowmesh.core.shared import LEG, Fatal, ResolveRelay, Shared
+from shadowmesh.errors import BadPacket
+from shadowmesh.path.backoff import Backoff
+from shadowmesh.path.binding import Binding
+from shadowmesh.session.lane import ControlLane
+from shadowmesh.session.link import CloseCode, Confirmed, Ended, Link, LinkEvent, Ready, Received
+from shadowmesh.session.links import Driver
+from shadowmesh.session.machine import Agreement
+from shadowmesh.units import Address
+from shadowmesh.wire.headers import through_channel
+from shadowmesh.wire.messages import Message
+from shadowmesh.wire.payload import Kind
+
+SILENCE_TIMEOUT = 3.0
+"""Seconds after which a try that nothing answered is given up; QUIC's own retransmissions grow too rare."""
+RESOLVE_TIMEOUT = 10.0
+"""Seconds after which an unanswered name look-up counts as failed."""
+
+
+class RelayState(enum.Enum):
+    """Where a relay stands; the value is what `status` shows."""
+
+    WAITING = "waiting"
+    RESOLVING = "resolving"
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+
+
+class RelayClient:
+    """One relay of the configuration.
+
+    :param handle_up: called when the relay session stands.
+    :param handle_message: called with each rendezvous message.
+    :param handle_down: called when an established relay session is lost.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        config: RelayPeer,
+        shared: Shared,
+        handle_up: Callable[[RelayClient, float], None],
+        handle_message: Callable[[RelayClient, Message, float], None],
+        handle_down: Callable[[RelayClient, float], None],
+        now: float,
+    ) -> None:
+        self.index = index
+        self.config = config
+        self.state = RelayState.WAITING
+        self.address: Address | None = None
+        self.binding: Binding | None = None
+        self.last_error: str | None = None
+        self.handle = 0
+        self._shared = shared
+        self._handle_up = handle_up
+        self._handle_message = handle_message
+        self._handle_down = handle_down
+        self._backoff = Backoff(shared.random)
+        self._tries = 0
+        self._act_at: float | None = now
+        self._driver: Driver | None = None
+        self._lane: ControlLane | None = None
+
+    @property
+    def name(self) -> str:
+        """`host:port` of the configuration."""
+        return str(Address(self.config.host, self.config.port))
+
+    @property
+    def deadline(self) -> float | None:
+        """When `handle_timer` wants to be called."""
+        times = [self._act_at, self.binding.deadline if self.binding else None]
+        return min((time for time in times if time is not None), default=None)
+
+    def handle_timer(self, now: float) -> None:
+        """Call at or after `deadline`."""
+        if self._act_at is not None and now >= self._act_at:
+            if self.state is RelayState.WAITING:
+                self.state = RelayState.RESOLVING
+                self._act_at = now + RESOLVE_TIMEOUT
+                self._shared.events.append(ResolveRelay(self.index, self.config.host, self.config.port))
+            elif self.state is RelayState.RESOLVING:
+                self._fail("name resolution did not answer", now)
+            elif self.state is RelayState.CONNECTING:
+                self._act_at = None
+                self._give_up_silence(now)
+        if self.binding is not None and self._driver is not None:
+            payload = self.binding.poll(now)
+            if self.binding.failed:
+                self._driver.link.close(CloseCode.TIMEOUT, "the relay stopped answering")
+                self._shared.links.pump(self._driver, now)
+            elif payload is not None:
+                self._send_sealed(payload)
+
+    def handle_resolved(self, addresses: Sequence[Address], problem: str, now: float) -> None:
+        """The answer to ResolveRelay; empty `addresses` mean failure for the reason `problem`."""
+        if self.state is not RelayState.RESOLVING:
+            return
+        if not addresses:
+            self._fail(problem, now)
+            return
+        self.address = addresses[self._tries % len(addresses)]
+        self._tries += 1
+        self._shared.tables.allow_source(self.address)
+        self.state = RelayState.CONNECTING
+        self._act_at = now + SILENCE_TIMEOUT
+        link = Link.initiate(self._shared.identity, self.config.id, self._shared.new_opening(), now)
+        self._driver = self._shared.links.add(link, self.transmit, self._handle_link, now)
+
+    def handle_payload_untrusted(self, payload: bytes, now: float) -> None:
+        """A payload that came, authentic, on our receive lanes of this leg. Raises BadPacket."""
+        if payload[0] != Kind.BOUND or self.binding is None or self._driver is None:
+            raise BadPacket("unexpected_kind")
+        echo = self.binding.handle_bound_untrusted(payload, now)
+        self._driver.link.renew(now)
+        if echo is not None:
+            self._send_sealed(echo)
+
+    def handle_traffic(self, now: float) -> None:
+        """Frames crossed this relay since the last call."""
+        if self.binding is not None:
+            self.binding.handle_traffic(now)
+
+    def transmit(self, datagram: bytes) -> None:
+        """Send a datagram to the relay itself; lost when it has no address just now."""
+        if self.address is not None:
+            self._shared.outbox.append((datagram, self.address))
+
+    def transmit_through(self, channel: bytes, datagram: bytes) -> None:
+        """Send a datagram through a channel of this relay; lost when the relay is."""
+        if self.address is not None:
+            self._shared.outbox.append((through_channel(channel, datagram), self.address))
+
+    def send(self, message: Message, now: float) -> None:
+        """Send a rendezvous message; dropped when the relay is not connected."""
+        if self.state is RelayState.CONNECTED and self._driver is not None:
+            self._driver.link.send(message)
+            self._shared.links.pump(self._driver, now)
+
+    def close(self, now: float) -> None:
+        """Say goodbye and stay down."""
+        self._act_at = None
+        if self._driver is not None:
+            self._driver.link.close(CloseCode.SHUTDOWN, "the client is going down")
+            self._shared.links.pump(self._driver, now)
+        self._act_at = None
+
+    def _give_up_silence(self, now: float) -> None:
+        if self._driver is not None and not self._driver.link.heard:
+            self._driver.link.close(CloseCode.TIMEOUT, "nothing answered")
+            self._shared.links.pump(self._driver, now)
+
+    def _send_sealed(self, payload: bytes) -> None:
+        if self._lane is not None:
+            self.transmit(self._lane.seal(payload))
+
+    def _handle_link(self, driver: Driver, event: LinkEvent, now: float) -> None:
+        if driver is not self._driver:
+            return
+        if isinstance(event, Ready):
+            self._install(event.agreement)
+        elif isinstance(event, Confirmed):
+            self.state = RelayState.CONNECTED
+            self._act_at = None
+            self.binding = Binding(self._shared.random, now)
+            self.last_error = None
+            self._backoff.reset()
+            self._tries = max(0, self._tries - 1)
+            self._shared.tell(f"relay {self.name}", "connected")
+            self._handle_up(self, now)
+        elif isinstance(event, Received):
+            self._handle_message(self, event.message, now)
+        elif isinstance(event, Ended):
+            self._handle_ended(event, now)
+
+    def _install(self, agreement: Agreement) -> None:
+        self.handle = self._shared.new_handle()
+        self._shared.tables.install_receive(self.handle, LEG, agreement.receive_lanes, agreement.receive_keys)
+        self._lane = ControlLane(agreement.send_keys, agreement.send_lanes[0])
+        agreement.wipe()
+
+    def _handle_ended(self, ended: Ended, now: float) -> None:
+        was_connected = self.state is RelayState.CONNECTED
+        if self._lane is not None:
+            self._lane.wipe()
+            self._shared.tables.retire_receive(self.handle)
+        assert self.address is not None
+        self._shared.tables.forbid_source(self.address)
+        self._driver = self._lane = self.binding = self.address = None
+        if ended.by_peer and ended.code == CloseCode.DUPLICATE:
+            self._shared.events.append(Fatal(ended.reason))
+        self._fail(ended.reason or "the connection was lost", now)
+        if was_connected:
+            self._handle_down(self, now)
+
+    def _fail(self, reason: str, now: float) -> None:
+        if reason != self.last_error:
+            self._shared.tell(f"relay {self.name}", f"not connected: {reason}")
+        self.last_error = reason
+        self.state = RelayState.WAITING
+        self._act_at = now + self._backoff.next_delay(now)

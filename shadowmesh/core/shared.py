@@ -1,0 +1,105 @@
+"""What every part of a node shares: its identity, the tables of the data plane, and where output goes."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from shadowmesh.crypto.identity import Identity
+from shadowmesh.session.links import LinkSet
+from shadowmesh.session.machine import Opening
+from shadowmesh.units import ID_SIZE, LANES, Address
+
+LEG = 0
+"""Handle in the data plane of everything that is no peer: lanes of relay legs carry no frames."""
+
+
+class Tables(Protocol):
+    """The data plane as the core sees it: tables to fill (see `shadowmesh._ext.engine.Engine`)."""
+
+    def add_peer(self, peer: int, mac: bytes) -> None: ...
+    def new_send_keys(self, material: bytearray) -> Any: ...
+    def set_lane(self, peer: int, keys: Any, lane: int, receiver_id: bytes) -> None: ...
+    def set_endpoint(self, peer: int, address: Address, channel: bytes) -> None: ...
+    def clear_route(self, peer: int) -> None: ...
+    def install_receive(self, session: int, peer: int, ids: Sequence[bytes], material: bytearray) -> None: ...
+    def retire_receive(self, session: int) -> None: ...
+    def install_channel(self, channel: bytes) -> None: ...
+    def install_control(self, connection_id: bytes) -> None: ...
+    def remove(self, table_id: bytes) -> None: ...
+    def allow_source(self, address: Address) -> None: ...
+    def forbid_source(self, address: Address) -> None: ...
+    def peer_counters(self, peer: int) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class ResolveRelay:
+    """Ask the system for the addresses of this relay and answer with `Core.handle_resolved`."""
+
+    index: int
+    host: str
+    port: int
+
+
+@dataclass(frozen=True)
+class ProbeAnswered:
+    """The probe with this nonce came back after `rtt` seconds."""
+
+    nonce: bytes
+    rtt: float
+
+
+@dataclass(frozen=True)
+class Changed:
+    """Something that an operator wants in the log: `subject` (relay or peer) and what happened to it."""
+
+    subject: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Fatal:
+    """This node must stop, and the reason."""
+
+    reason: str
+
+
+CoreEvent = ResolveRelay | ProbeAnswered | Changed | Fatal
+
+
+@dataclass
+class Shared:
+    """One per node.
+
+    :param random: returns n random bytes.
+    """
+
+    identity: Identity
+    tables: Tables
+    random: Callable[[int], bytes]
+    instance: bytes
+    links: LinkSet
+    outbox: list[tuple[bytes, Address]] = field(default_factory=list)
+    events: deque[CoreEvent] = field(default_factory=deque)
+    _handles: Any = field(default_factory=lambda: itertools.count(1))
+
+    def new_handle(self) -> int:
+        """A number that names a session in the data plane, never used twice."""
+        return int(next(self._handles))
+
+    def new_opening(self, observed: Address | None = None) -> Opening:
+        """Fresh random values for one handshake."""
+        return Opening(
+            nonce=self.random(32),
+            instance=self.instance,
+            lanes=[self.random(ID_SIZE) for _ in range(LANES)],
+            session=self.random(16),
+            observed=observed,
+        )
+
+    def tell(self, subject: str, what: str) -> None:
+        """Put a line into the operator's log."""
+        self.events.append(Changed(subject, what))

@@ -1,0 +1,47 @@
+"""Key schedule of the data plane: from a TLS exporter secret to what seals frame packets.
+
+    exporter secret -> root of epoch 0
+    root of an epoch -> for each direction: key (32) || IV (12) || header key (32)
+
+Labels and sizes stand in docs/protocol.md, section 5.  Secrets live in bytearrays, so that whoever
+used them can wipe them.  Nothing here touches the network.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+ROOT_SIZE = 32
+MATERIAL_SIZE = 32 + 12 + 32
+"""ChaCha20-Poly1305 key and IV (RFC 8439), AES-256 header key (RFC 9001 section 5.4.3)."""
+
+EXPORTER_PROOF = b"EXPORTER-shadowmesh proof"
+EXPORTER_CONFIRM = b"EXPORTER-shadowmesh confirm"
+EXPORTER_ROOT = b"EXPORTER-shadowmesh root"
+"""Labels of the three TLS exporter secrets (RFC 8446 section 7.5), 32 bytes each, empty context."""
+
+
+class Direction(enum.Enum):
+    """Who seals: the side that opened the session (its QUIC client), or the other."""
+
+    INITIATOR = b"initiator"
+    RESPONDER = b"responder"
+
+
+def frame_keys(root: bytes | bytearray, epoch: int, direction: Direction) -> bytearray:
+    """The 76 bytes of key material of one direction of one epoch: key || IV || header key.
+
+    HKDF-Expand (RFC 5869) with info = "shadowmesh/1 frames " || direction || be32(epoch).
+    """
+    if len(root) != ROOT_SIZE:
+        raise ValueError("the root of an epoch has 32 bytes")
+    info = b"shadowmesh/1 frames " + direction.value + epoch.to_bytes(4, "big")
+    return bytearray(HKDFExpand(hashes.SHA256(), MATERIAL_SIZE, info).derive(bytes(root)))
+
+
+def wipe(secret: bytearray) -> None:
+    """Overwrite a secret that is no longer needed."""
+    secret[:] = bytes(len(secret))

@@ -1,0 +1,271 @@
+"""A configuration file as checked sections: YAML in, values out, every refusal with its line.
+
+Knows nothing of any particular key. The YAML taken is a small, safe part: mappings, lists and plain
+scalars; no tags, no anchors or aliases (so no expansion bombs), no duplicate keys, bounded in size
+and depth. Only `true/false`, `null` and decimal numbers are not text, so `name: no` is a name.
+
+Reading is in two steps, so that one run tells every mistake of a file: a `Section` notes what it
+refuses and goes on, `Document.finish` raises all of it as one `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+import yaml
+
+from shadowmesh.errors import ConfigError
+
+T = TypeVar("T")
+
+MAX_FILE_SIZE = 1 << 20
+"""Bytes; a thousand peers with eight addresses each are 200 KiB."""
+
+MAX_DEPTH = 8
+"""Nesting of values; the deepest place of our files is 4 (the addresses of one peer)."""
+
+
+class _Required:
+    """Marks keys without a default."""
+
+
+REQUIRED: Final = _Required()
+
+
+class Document:
+    """One parsed file. `section()` starts the reading, `finish()` ends it."""
+
+    def __init__(self, text: str, file: str) -> None:
+        """`file` is what errors call the file. Raises ConfigError where the YAML itself is broken."""
+        self.file = file
+        self._errors: dict[tuple[int, str], str] = {}
+        self._root = self._compose(text)
+
+    @classmethod
+    def load(cls, path: Path) -> Document:
+        """Read `path`. Raises ConfigError if it can't be read, is too large or is no YAML of ours."""
+        try:
+            with path.open("rb") as stream:
+                data = stream.read(MAX_FILE_SIZE + 1)
+        except OSError as error:
+            raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
+        if len(data) > MAX_FILE_SIZE:
+            raise ConfigError(f"{path}: is larger than {MAX_FILE_SIZE >> 20} MiB; is it the right file?")
+        try:
+            text = data.decode()
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            raise ConfigError(f"{path.name}:{line}: is not UTF-8 text; is it the right file?") from None
+        return cls(text, path.name)
+
+    def section(self, known: Iterable[str]) -> Section:
+        """The top level, whose keys must be among `known`."""
+        return Section(self, "", self._root, known)
+
+    def refuse(self, node: yaml.Node, path: str, problem: str, example: str = "") -> None:
+        """Note a mistake; only the first of each place is kept."""
+        hint = f"; for example: {example}" if example else ""
+        line = node.start_mark.line + 1
+        self._errors.setdefault((line, path), f"{self.file}:{line}: {path}: {problem}{hint}")
+
+    def finish(self) -> None:
+        """Raise ConfigError with every refusal so far, one a line, in the order of the file."""
+        if self._errors:
+            raise ConfigError("\n".join(text for _, text in sorted(self._errors.items())))
+
+    def _compose(self, text: str) -> yaml.Node:
+        try:
+            root = yaml.compose(text, Loader=_Loader)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark
+            line = mark.line + 1 if mark else 1
+            raise ConfigError(f"{self.file}:{line}: {error.problem}") from None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{self.file}: {error}".replace("\n", " ")) from None
+        if root is None:
+            raise ConfigError(f"{self.file}: is empty; see configs/ for a complete example")
+        return root
+
+
+class Section:
+    """One mapping of a document. Each method reads one key; what it returns after a refusal is
+    meaningless until `Document.finish` has passed."""
+
+    def __init__(self, document: Document, path: str, node: yaml.Node, known: Iterable[str]) -> None:
+        self.document = document
+        self.node = node
+        self._path = path
+        self._values: dict[str, yaml.Node] = {}
+        if isinstance(node, yaml.MappingNode):
+            self._take_keys(node, tuple(known))
+        else:
+            keys = ", ".join(known)
+            problem = f"must be a mapping with the keys {keys}, not {_kind(node)}"
+            document.refuse(node, path or "top level", problem)
+
+    def text(self, key: str, parse: Callable[[str], T], example: str, default: T | _Required = REQUIRED) -> T:
+        """The text at `key` as `parse` makes of it; ValueError of `parse` becomes a refusal."""
+        node = self._values.get(key)
+        if node is None:
+            return self._absent(key, example, default)
+        return self._parse(node, self.path(key), parse, f"{key}: {example}")
+
+    def texts(self, key: str, parse: Callable[[str], T], example: str) -> tuple[T, ...]:
+        """The list of texts at `key`, empty by default."""
+        whole = f"{key}: [{example}]"
+        return tuple(
+            self._parse(node, f"{self.path(key)}[{index}]", parse, whole)
+            for index, node in enumerate(self._list(key, whole))
+        )
+
+    def number(self, key: str, low: int, high: int, default: int) -> int:
+        """The whole number at `key`, between `low` and `high`."""
+        value = self._values.get(key)
+        return default if value is None else self._number(value, key, low, high, f"{key}: {default}")
+
+    def number_or_word(self, key: str, low: int, high: int, word: str, example: str) -> int | str:
+        """The whole number at `key`, or `word`, which is the default."""
+        value = self._values.get(key)
+        if value is None or (value.tag == _STR and value.value == word):
+            return word
+        return self._number(value, key, low, high, f"{key}: {example}")
+
+    def flag(self, key: str, default: bool) -> bool:
+        """The `true` or `false` at `key`."""
+        node = self._values.get(key)
+        if node is None:
+            return default
+        if node.tag != _BOOL:
+            self._refuse_type(node, self.path(key), "true or false", f"{key}: {str(default).lower()}")
+        return str(node.value).lower() == "true"
+
+    def section(self, key: str, known: Iterable[str]) -> Section:
+        """The mapping at `key`; one that is left out reads as empty, so its required keys are missed."""
+        empty = yaml.MappingNode(_MAP, [], self.node.start_mark, self.node.end_mark)
+        return Section(self.document, self.path(key), self._values.get(key, empty), known)
+
+    def sections(self, key: str, known: tuple[str, ...]) -> list[Section]:
+        """The list of mappings at `key`, empty by default."""
+        example = f"{key}: [{{{', '.join(f'{name}: …' for name in known)}}}]"
+        return [
+            Section(self.document, f"{self.path(key)}[{index}]", node, known)
+            for index, node in enumerate(self._list(key, example))
+        ]
+
+    def path(self, key: str) -> str:
+        """How errors name `key` of this section."""
+        return f"{self._path}.{key}" if self._path else key
+
+    def refuse(self, key: str, problem: str, example: str = "") -> None:
+        """Note that the value at `key` is wrong for a reason that takes more than this value to see."""
+        hint = f"{key}: {example}" if example else ""
+        self.document.refuse(self._values.get(key, self.node), self.path(key), problem, hint)
+
+    def _take_keys(self, node: yaml.MappingNode, known: tuple[str, ...]) -> None:
+        for key_node, value in node.value:
+            key = str(key_node.value)
+            if key not in known:
+                close = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {close[0]}?" if close else f"the keys here are {', '.join(known)}"
+                self.document.refuse(key_node, self.path(key), f"unknown key; {hint}")
+            elif key in self._values:
+                first = self._values[key].start_mark.line + 1
+                self.document.refuse(key_node, self.path(key), f"is given twice, first on line {first}")
+            else:
+                self._values[key] = value
+
+    def _list(self, key: str, example: str) -> list[yaml.Node]:
+        node = self._values.get(key)
+        if node is None:
+            return []
+        if not isinstance(node, yaml.SequenceNode):
+            self._refuse_type(node, self.path(key), "a list", example)
+            return []
+        return list(node.value)
+
+    def _number(self, node: yaml.Node, key: str, low: int, high: int, example: str) -> int:
+        if node.tag != _INT:
+            self._refuse_type(node, self.path(key), "a whole number", example)
+            return low
+        number = int(node.value)
+        if not low <= number <= high:
+            self.document.refuse(node, self.path(key), f"{number} is not between {low} and {high}", example)
+        return number
+
+    def _parse(self, node: yaml.Node, path: str, parse: Callable[[str], T], example: str) -> T:
+        if node.tag != _STR:
+            self._refuse_type(node, path, "text", example)
+            return cast("T", None)
+        try:
+            return parse(str(node.value))
+        except ValueError as error:
+            self.document.refuse(node, path, str(error), example)
+            return cast("T", None)
+
+    def _absent(self, key: str, example: str, default: T | _Required) -> T:
+        if isinstance(default, _Required):
+            if isinstance(self.node, yaml.MappingNode):
+                self.document.refuse(self.node, self.path(key), "is missing", f"{key}: {example}")
+            return cast("T", None)
+        return default
+
+    def _refuse_type(self, node: yaml.Node, path: str, wanted: str, example: str) -> None:
+        self.document.refuse(node, path, f"must be {wanted}, not {_kind(node)}", example)
+
+
+_TAG = "tag:yaml.org,2002:"
+_MAP, _SEQ, _STR, _INT, _BOOL, _NULL = (_TAG + kind for kind in ("map", "seq", "str", "int", "bool", "null"))
+
+_KINDS = {_MAP: "a mapping", _SEQ: "a list", _NULL: "nothing"}
+
+
+def _kind(node: yaml.Node) -> str:
+    if node.tag in _KINDS:
+        return _KINDS[node.tag]
+    text = str(node.value)
+    shown = text if len(text) <= 40 else text[:40] + "…"
+    return f"the text {shown!r}" if node.tag == _STR else f"{shown} (quote it if it is meant as text)"
+
+
+def _plain_tag(value: str) -> str:
+    """What an unquoted scalar is. 18 digits are far above every limit of ours, and safe for `int`."""
+    if value.lower() in ("true", "false"):
+        return _BOOL
+    if value in ("", "~", "null"):
+        return _NULL
+    return _INT if re.fullmatch(r"[-+]?[0-9]{1,18}", value) else _STR
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes only (nothing is ever constructed), and refuses what our files don't need."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
+        if kind is yaml.ScalarNode:
+            return _plain_tag(value) if implicit[0] else _STR
+        return _SEQ if kind is yaml.SequenceNode else _MAP
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            raise _refusal("anchors (&) and aliases (*) are not taken here; write the value out", event)
+        if event.tag is not None:
+            raise _refusal("tags (!) are not taken here; write plain text", event)
+        if self._depth >= MAX_DEPTH:
+            raise _refusal("is nested too deeply", event)
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+
+def _refusal(problem: str, event: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)

@@ -1,0 +1,40 @@
+"""Every error type of the project.
+
+Network bytes can raise `BadPacket` and nothing else; whoever feeds them in drops the packet and
+counts the reason.  The other types are for people: operators (`ConfigError`, `IdentityError`) and
+programmers (`LocalProtocolError`).
+"""
+
+from __future__ import annotations
+
+
+class ShadowMeshError(Exception):
+    """Base of all errors that this project raises on purpose."""
+
+
+class BadPacket(ShadowMeshError):
+    """Bytes from the network that are refused; `reason` names the counter they go to."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class RemoteProtocolError(ShadowMeshError):
+    """The authenticated peer broke the protocol; the connection to it is closed with this text."""
+
+
+class LocalProtocolError(ShadowMeshError):
+    """We called a state machine in a way that its state does not allow: a bug on our side."""
+
+
+class ConfigError(ShadowMeshError):
+    """A configuration is refused; the text names file, line, key and what would be right."""
+
+
+class IdentityError(ShadowMeshError):
+    """An identity can't be made or loaded; the text says what to do about it."""
+
+
+class DeviceError(ShadowMeshError):
+    """A TAP device, an address or a socket can't be set up; the text says which and why."""

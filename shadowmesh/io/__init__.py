@@ -1,0 +1,1 @@
+"""The edge: UDP socket, TAP device, addresses of the operating system."""

@@ -1,0 +1,158 @@
+"""The TAP device: made, configured and removed. Reads and writes no frame; that is the engine's work.
+
+The device lives exactly as long as its file descriptor (it is not persistent), so a crash of the
+process removes device, addresses and routes with it.
+Source: Linux Documentation/networking/tuntap.rst; netlink by pyroute2.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from shadowmesh.errors import DeviceError
+
+_DEVICE: Final = "/dev/net/tun"
+_TUNSETIFF: Final = 0x400454CA
+_IFF_TAP: Final = 0x0002
+_IFF_NO_PI: Final = 0x1000
+_IFF_TUN_EXCL: Final = 0x8000
+"""Refuse to attach to a device that exists: it would be somebody else's."""
+
+_IFREQ: Final = struct.Struct("16sH22x")
+"""struct ifreq of 40 bytes: name, flags, padding."""
+
+_IFA_F_NODAD: Final = 0x02
+
+_IPV6_SETTINGS: Final = {
+    "accept_ra": "0",  # routers of the overlay are decided by configuration, not by whoever advertises
+    "accept_dad": "0",  # the MAC is derived from the NodeID: the link-local address is usable at once
+}
+
+
+class Tap:
+    """An open TAP device; a context manager that removes it. Made by `open` only."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        self._fd = fd
+        self.name = name
+
+    @classmethod
+    def open(cls, name: str, mac: bytes, mtu: int, addresses: Sequence[str]) -> Tap:
+        """Make device `name`, non-blocking, up, with `mac` (6 bytes) and "ADDRESS/PREFIX" addresses.
+
+        Raises DeviceError with what to do about it; then nothing is left behind. Blocks for a few
+        milliseconds (more at the first call, which imports pyroute2). Safe inside an event loop.
+        """
+        tap = cls(_create(name), name)
+        try:
+            _set_ipv6(name)
+            _in_thread(lambda: _configure(name, mac, mtu, addresses))
+        except BaseException:
+            tap.close()
+            raise
+        return tap
+
+    def fileno(self) -> int:
+        """The descriptor: each read and write is one whole Ethernet frame, without any header."""
+        return self._fd
+
+    def close(self) -> None:
+        """Remove the device with everything that hangs on it. Again is harmless."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _create(name: str) -> int:
+    try:
+        fd = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise DeviceError(_open_problem(error)) from error
+    try:
+        fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_TUN_EXCL))
+    except OSError as error:
+        os.close(fd)
+        raise DeviceError(_create_problem(name, error)) from error
+    return fd
+
+
+def _open_problem(error: OSError) -> str:
+    if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        return f"{_DEVICE} is not there: load the module with `modprobe tun`, or give it to the container"
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return f"may not open {_DEVICE}: run as root, or give the container that device"
+    return f"can't open {_DEVICE}: {error.strerror}"
+
+
+def _create_problem(name: str, error: OSError) -> str:
+    if error.errno in (errno.EBUSY, errno.EINVAL, errno.EEXIST):
+        return f"there is an interface {name} already: set another interface.name, or remove it"
+    if error.errno == errno.EPERM:
+        return f"may not make the interface {name}: that needs root (CAP_NET_ADMIN)"
+    return f"can't make the interface {name}: {error.strerror}"
+
+
+def _set_ipv6(name: str) -> None:
+    """Before the device goes up. A kernel without IPv6 has no such files."""
+    folder = Path("/proc/sys/net/ipv6/conf") / name
+    for key, value in _IPV6_SETTINGS.items():
+        try:
+            (folder / key).write_text(value)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise DeviceError(f"can't set {key} of {name}: {error.strerror}") from error
+
+
+def _configure(name: str, mac: bytes, mtu: int, addresses: Sequence[str]) -> None:
+    from pyroute2 import IPRoute, NetlinkError
+
+    step = "find it"
+    try:
+        with IPRoute() as netlink:
+            index = netlink.link_lookup(ifname=name)[0]
+            step = f"set its MAC address and MTU {mtu}"
+            netlink.link("set", index=index, address=mac.hex(":"), mtu=mtu)
+            for address in addresses:
+                step = f"add {address}"
+                host, _, prefix = address.partition("/")
+                flags = {"flags": _IFA_F_NODAD} if ":" in host else {}
+                netlink.addr("add", index=index, address=host, prefixlen=int(prefix), **flags)
+            step = "set it up"
+            netlink.link("set", index=index, state="up")
+    except (NetlinkError, OSError, IndexError) as error:
+        reason = os.strerror(error.code) if isinstance(error, NetlinkError) else str(error)
+        raise DeviceError(f"interface {name}: can't {step}: {reason}") from error
+
+
+def _in_thread(work: Callable[[], None]) -> None:
+    """pyroute2 runs an event loop of its own, which a thread with a running loop can't have."""
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name="tap set-up")
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]

@@ -1,0 +1,1 @@
+"""Who is a member: today the `peers:` of the configuration; sans-I/O."""

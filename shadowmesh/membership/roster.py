@@ -1,0 +1,44 @@
+"""The members that a node knows by its configuration: pinned NodeIDs with their names and addresses."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from shadowmesh.units import NodeId
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member: its name, NodeID and overlay addresses (textual, without prefix length)."""
+
+    name: str
+    node_id: NodeId
+    addresses: tuple[str, ...]
+
+
+class Roster:
+    """Looks members up by what people and packets call them."""
+
+    def __init__(self, members: Iterable[Member]) -> None:
+        self.members = tuple(members)
+        self._by_node = {member.node_id: member for member in self.members}
+        self._by_label = {member.name: member for member in self.members}
+        for member in self.members:
+            for address in member.addresses:
+                self._by_label[_canonical(address)] = member
+
+    def __contains__(self, node_id: object) -> bool:
+        return node_id in self._by_node
+
+    def find(self, label: str) -> Member | None:
+        """The member with this name or overlay address."""
+        return self._by_label.get(label) or self._by_label.get(_canonical(label))
+
+
+def _canonical(address: str) -> str:
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        return address

@@ -1,0 +1,180 @@
+"""The client as a running process: core, engine, socket and device in one event loop.
+
+It moves datagrams between the core and the socket, wakes the core at its deadline, resolves names for
+it, and answers the local API.  It decides nothing about the protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections import Counter
+
+from shadowmesh._ext.engine import EVENT_LANE_MESSAGE, Engine
+from shadowmesh.api.schema import PingReply, Status
+from shadowmesh.config import ClientConfig
+from shadowmesh.core.node import Core
+from shadowmesh.core.shared import Changed, Fatal, ProbeAnswered, ResolveRelay
+from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.io.udp import send
+from shadowmesh.node import notify
+from shadowmesh.node.report import path_of, report
+from shadowmesh.units import Address
+
+log = logging.getLogger("shadowmesh")
+
+DRAIN = 0.05
+"""Seconds between the goodbyes and the end of the socket."""
+
+
+class Daemon:
+    """Runs inside one event loop, from `start` to `finish`.
+
+    :param udp: the socket that the engine reads; control datagrams are sent on it too.
+    """
+
+    def __init__(
+        self, config: ClientConfig, core: Core, engine: Engine, udp: socket.socket, mtu: int
+    ) -> None:
+        self.fatal: str | None = None
+        self._config = config
+        self._core = core
+        self._engine = engine
+        self._udp = udp
+        self._mtu = mtu
+        self._started_at = time.monotonic()
+        self._stop = asyncio.Event()
+        self._pings: dict[bytes, asyncio.Future[float]] = {}
+        self._lookups: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._unsent: Counter[str] = Counter()
+
+    # The local API.
+
+    def status(self) -> Status:
+        """A snapshot for people and scripts."""
+        uptime = time.monotonic() - self._started_at
+        return report(self._config, self._core, self._engine, self._udp, self._mtu, uptime, self._unsent)
+
+    async def ping(self, peer: str, timeout: float) -> PingReply:  # noqa: ASYNC109
+        """One probe to `peer` and back. Raises LookupError (no such peer), TimeoutError (no answer)."""
+        member = self._core.roster.find(peer)
+        if member is None:
+            raise LookupError(peer)
+        nonce = self._core.probe(member, time.monotonic())
+        state = self._core.peers[member.node_id]
+        if nonce is None:
+            raise TimeoutError(
+                f"there is no session with {member.name}: {state.last_error or 'it is absent'}"
+            )
+        answer = self._pings[nonce] = asyncio.get_running_loop().create_future()
+        path = path_of(state)
+        self._drive()
+        try:
+            rtt = await asyncio.wait_for(answer, timeout)
+        except TimeoutError:
+            raise TimeoutError(f"{member.name} did not answer within {timeout:g} s via {path}") from None
+        finally:
+            del self._pings[nonce]
+        return PingReply(
+            peer=member.name, node_id=node_id_text(member.node_id), path=path or "", rtt_ms=rtt * 1000
+        )
+
+    def request_stop(self) -> None:
+        """Begin to stop; returns at once."""
+        self._stop.set()
+
+    # Life.
+
+    def start(self) -> None:
+        """Begin to serve; the engine runs already."""
+        asyncio.get_running_loop().add_reader(self._engine.fileno(), self._serve_engine)
+        self._core.handle_timer(time.monotonic())
+        self._drive()
+
+    async def wait_stopped(self) -> None:
+        """Returns when somebody asked to stop, or the core says that it must."""
+        await self._stop.wait()
+
+    async def finish(self) -> None:
+        """Say goodbye to everybody and serve no more."""
+        self._core.close(time.monotonic())
+        self._transmit()
+        await asyncio.sleep(DRAIN)
+        asyncio.get_running_loop().remove_reader(self._engine.fileno())
+        if self._timer is not None:
+            self._timer.cancel()
+        for lookup in self._lookups:
+            lookup.cancel()
+
+    # Between core and world.
+
+    def _serve_engine(self) -> None:
+        now = time.monotonic()
+        for kind, handle, via, _, data in self._engine.poll():
+            if kind == EVENT_LANE_MESSAGE:
+                self._core.handle_payload(handle, data, now)
+            else:
+                self._core.handle_datagram(data, via, now)
+        self._drive()
+
+    def _serve_timer(self) -> None:
+        self._timer = None
+        self._core.handle_timer(time.monotonic())
+        self._drive()
+
+    def _drive(self) -> None:
+        """After every touch of the core: its datagrams, its events, its next deadline."""
+        self._transmit()
+        for event in self._core.poll_events():
+            if isinstance(event, ResolveRelay):
+                self._look_up(event)
+            elif isinstance(event, ProbeAnswered):
+                self._answer_ping(event)
+            elif isinstance(event, Fatal):
+                log.error("stopping: %s", event.reason)
+                self.fatal = event.reason
+                self._stop.set()
+            elif isinstance(event, Changed):
+                log.info("%s: %s", event.subject, event.what)
+                notify.status(f"{event.subject}: {event.what}")
+        if self._timer is not None:
+            self._timer.cancel()
+        delay = max(0.0, self._core.deadline - time.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(delay, self._serve_timer)
+
+    def _transmit(self) -> None:
+        for data, address in self._core.poll_transmit():
+            if not send(self._udp, data, address):
+                self._unsent["control_send_failed"] += 1
+
+    def _answer_ping(self, event: ProbeAnswered) -> None:
+        waiting = self._pings.get(event.nonce)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(event.rtt)
+
+    def _look_up(self, event: ResolveRelay) -> None:
+        lookup = asyncio.create_task(self._resolve(event))
+        self._lookups.add(lookup)
+        lookup.add_done_callback(self._lookups.discard)
+
+    async def _resolve(self, event: ResolveRelay) -> None:
+        addresses: list[Address] = []
+        problem = ""
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(
+                event.host, event.port, type=socket.SOCK_DGRAM, flags=socket.AI_ADDRCONFIG
+            )
+            usable = (
+                (socket.AF_INET, socket.AF_INET6)
+                if self._udp.family == socket.AF_INET6
+                else (socket.AF_INET,)
+            )
+            addresses = [Address(*where[:2]) for family, _, _, _, where in found if family in usable]
+            problem = "" if addresses else f"{event.host} has no address of a usable family"
+        except OSError as error:
+            problem = f"can't resolve {event.host}: {error.strerror or error}"
+        self._core.handle_resolved(event.index, addresses, problem, time.monotonic())
+        self._drive()

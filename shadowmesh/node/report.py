@@ -1,0 +1,96 @@
+"""What `status` shows, read from the core and the engine; changes nothing."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Mapping
+
+from shadowmesh import __version__
+from shadowmesh._ext.engine import Engine
+from shadowmesh.api.schema import NodeStatus, PeerStatus, RelayStatus, Status
+from shadowmesh.config import ClientConfig
+from shadowmesh.core.node import Core
+from shadowmesh.core.peers import PeerClient
+from shadowmesh.core.relays import RelayClient
+from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.io.udp import local_address
+from shadowmesh.overlay.mac import mac_of, mac_text
+
+
+def report(
+    config: ClientConfig,
+    core: Core,
+    engine: Engine,
+    udp: socket.socket,
+    mtu: int,
+    uptime: float,
+    unsent: Mapping[str, int],
+) -> Status:
+    """A whole status."""
+    return Status(
+        node=NodeStatus(
+            name=config.node.name,
+            node_id=node_id_text(core.node_id),
+            version=__version__,
+            interface=config.interface.name,
+            mac=mac_text(mac_of(core.node_id)),
+            mtu=mtu,
+            addresses=list(config.interface.addresses),
+            listen=str(local_address(udp)),
+            uptime=uptime,
+        ),
+        relays=[_relay(relay) for relay in core.relays],
+        peers=[_peer(peer, engine) for peer in core.peers.values()],
+        counters=engine.counters(),
+        drops=engine.drops() | dict(core.drops) | dict(unsent),
+    )
+
+
+ABSENT = "no relay knows of it: it is down, or does not list this node, or uses another relay"
+"""Shown for a peer that never came so far as to fail."""
+
+
+def path_of(peer: PeerClient) -> str | None:
+    """The path that frames to this peer take, for people."""
+    return None if peer.channel is None else f"relay {peer.channel.relay.name}"
+
+
+def _relay(relay: RelayClient) -> RelayStatus:
+    binding = relay.binding
+    observed = binding.observed if binding else None
+    return RelayStatus(
+        address=relay.name,
+        node_id=node_id_text(relay.config.id),
+        state=relay.state.value,
+        rtt_ms=_milliseconds(binding.round_trip.smoothed if binding else None),
+        observed_address=str(observed) if observed else None,
+        last_error=relay.last_error,
+    )
+
+
+def _peer(peer: PeerClient, engine: Engine) -> PeerStatus:
+    counters = engine.peer_counters(peer.handle)
+    session = peer.session
+    live = session is not None and peer.channel is not None
+    return PeerStatus(
+        name=peer.member.name,
+        node_id=node_id_text(peer.member.node_id),
+        addresses=list(peer.member.addresses),
+        state="connected" if live else "connecting" if peer.present else "absent",
+        path=path_of(peer) if live else None,
+        rtt_ms=_milliseconds(session.prober.round_trip.smoothed) if session else None,
+        tx_bytes=int(counters["tx_bytes"]),
+        rx_bytes=int(counters["rx_bytes"]),
+        tx_frames=int(counters["tx_frames"]),
+        rx_frames=int(counters["rx_frames"]),
+        last_handshake=time.monotonic() - session.established_at if session else None,
+        epoch=session.epoch if session else None,
+        cipher=session.driver.link.cipher if session else None,
+        key_exchange=session.driver.link.key_exchange if session else None,
+        last_error=peer.last_error or (None if peer.present else ABSENT),
+    )
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)

@@ -1,0 +1,1 @@
+"""Ways to a peer: relay bindings, round-trip times, probing; sans-I/O."""

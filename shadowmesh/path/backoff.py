@@ -1,0 +1,39 @@
+"""When to try again: exponential back-off with jitter, for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+FIRST = 0.25
+"""Seconds before the second try."""
+CAP = 2.0
+"""Seconds at most while the outage is young: a restarted relay is found within 5 s of its return."""
+CAP_LATE = 30.0
+"""Seconds at most once the outage is older than `YOUNG`: easy on batteries and on the relay."""
+YOUNG = 300.0
+
+
+class Backoff:
+    """Delays between tries.
+
+    :param random: returns n random bytes.
+    """
+
+    def __init__(self, random: Callable[[int], bytes]) -> None:
+        self._random = random
+        self._tries = 0
+        self._since: float | None = None
+
+    def next_delay(self, now: float) -> float:
+        """Seconds to wait before the next try: between half of the step and all of it."""
+        if self._since is None:
+            self._since = now
+        cap = CAP if now - self._since < YOUNG else CAP_LATE
+        step = min(cap, FIRST * float(1 << min(self._tries, 16)))
+        self._tries += 1
+        return step * (0.5 + self._random(1)[0] / 512)
+
+    def reset(self) -> None:
+        """A try succeeded."""
+        self._tries = 0
+        self._since = None

@@ -1,0 +1,81 @@
+"""Our side of a relay leg: BIND keeps the relay's record of our address, and shows that it lives.
+
+The relay forwards to where the newest BIND came from.  We bind every second while frames cross the
+relay, every 25 seconds otherwise, and at once when it asks us to echo a challenge.  Three unanswered
+mean that the relay is gone.  Payloads only: sealing and sending is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shadowmesh.path.rtt import RoundTrip
+from shadowmesh.units import Address
+from shadowmesh.wire.payload import NO_CHALLENGE, NONCE_SIZE, encode_bind, parse_bound
+
+BUSY_INTERVAL = 1.0
+IDLE_INTERVAL = 25.0
+"""Below the 30 s after which impatient NATs drop a UDP mapping (RFC 4787 section 4.3 asks for 120 s)."""
+BUSY_FOR = 60.0
+"""Seconds after the last frame during which a leg counts as busy."""
+UNANSWERED_LIMIT = 3
+
+
+class Binding:
+    """The state of one leg. Call `poll(now)` at or after `deadline`.
+
+    :param random: returns n random bytes.
+    """
+
+    def __init__(self, random: Callable[[int], bytes], now: float) -> None:
+        self._random = random
+        self._number = 0
+        self._nonce = b""
+        self._sent_at = now
+        self._unanswered = 0
+        self._busy_until = now
+        self.deadline = now
+        self.observed: Address | None = None
+        self.round_trip = RoundTrip()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the relay has stopped answering."""
+        return self._unanswered > UNANSWERED_LIMIT
+
+    def handle_traffic(self, now: float) -> None:
+        """Frames cross this relay, or are waiting to."""
+        if now >= self._busy_until:
+            self.deadline = min(self.deadline, now)
+        self._busy_until = now + BUSY_FOR
+
+    def handle_bound_untrusted(self, payload: bytes, now: float) -> bytes | None:
+        """Take a BOUND; returns the BIND to send back when the relay wants its challenge echoed.
+
+        Raises BadPacket("malformed").
+        """
+        bound = parse_bound(payload)
+        if bound.nonce != self._nonce:
+            return None
+        if self._unanswered:
+            self.round_trip.measure(now - self._sent_at)
+        self._unanswered = 0
+        self.observed = bound.observed
+        if bound.challenge != NO_CHALLENGE:
+            return self._bind(now, bound.challenge)
+        self.deadline = now + (BUSY_INTERVAL if now < self._busy_until else IDLE_INTERVAL)
+        return None
+
+    def poll(self, now: float) -> bytes | None:
+        """The BIND that is due, if any."""
+        if now < self.deadline:
+            return None
+        return self._bind(now, NO_CHALLENGE)
+
+    def _bind(self, now: float, challenge: bytes) -> bytes:
+        self._number += 1
+        self._unanswered += 1
+        self._nonce = self._random(NONCE_SIZE)
+        self._sent_at = now
+        self.deadline = now + BUSY_INTERVAL
+        return encode_bind(self._number, self._nonce, challenge)

@@ -1,0 +1,1 @@
+"""The session handshake, its keys and the link that carries it; sans-I/O."""

@@ -1,0 +1,32 @@
+"""Lane 0 of an epoch: the sealing lane of asyncio, for probes and BIND. Frames never take it."""
+
+from __future__ import annotations
+
+from shadowmesh._ext.aead import PacketKeys
+from shadowmesh.errors import LocalProtocolError
+from shadowmesh.units import NUMBER_LIMIT
+
+
+class ControlLane:
+    """Seals payloads for lane 0 of the peer, numbered from 0.
+
+    :param material: the 76 bytes of `frame_keys`; copied, not kept.
+    :param receiver_id: the 8-byte id that the peer allotted to its lane 0.
+    """
+
+    def __init__(self, material: bytearray, receiver_id: bytes) -> None:
+        self._keys = PacketKeys(material)
+        self._receiver_id = receiver_id
+        self._number = 0
+
+    def seal(self, payload: bytes) -> bytes:
+        """A frame packet with the next number."""
+        if self._number >= NUMBER_LIMIT:
+            raise LocalProtocolError("lane 0 is used up")
+        packet: bytes = self._keys.seal(0, self._receiver_id, self._number, payload)
+        self._number += 1
+        return packet
+
+    def wipe(self) -> None:
+        """Forget the keys; nothing can be sealed any more."""
+        self._keys.wipe()

@@ -1,0 +1,225 @@
+"""A client in memory: the real core over a slow, obvious data plane in Python, on a `Network`.
+
+The data plane here does what the compiled one does, packet by packet, so that protocol tests carry
+real sealed frames on virtual time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shadowmesh._ext.aead import PacketKeys
+from shadowmesh.config import ClientConfig
+from shadowmesh.core.node import Core
+from shadowmesh.core.shared import CoreEvent, ResolveRelay
+from shadowmesh.crypto.identity import Identity
+from shadowmesh.errors import BadPacket
+from shadowmesh.overlay.mac import mac_of
+from shadowmesh.units import Address
+from shadowmesh.wire.headers import LONG_HEADER, split_channel, through_channel
+from shadowmesh.wire.payload import Kind
+
+
+@dataclass
+class _ReceiveLane:
+    session: int
+    peer: int
+    lane: int
+    keys: PacketKeys
+    seen: set[int]
+
+
+@dataclass
+class _Route:
+    keys: PacketKeys
+    lane: int
+    receiver_id: bytes
+    number: int = 0
+
+
+class MemoryTables:
+    """`shadowmesh.core.shared.Tables` as dictionaries."""
+
+    def __init__(self) -> None:
+        self.macs: dict[int, bytes] = {}
+        self.lanes: dict[bytes, _ReceiveLane] = {}
+        self.channels: set[bytes] = set()
+        self.control: set[bytes] = set()
+        self.sources: Counter[Address] = Counter()
+        self.routes: dict[int, _Route] = {}
+        self.endpoints: dict[int, tuple[Address, bytes]] = {}
+        self.counters: dict[int, Counter[str]] = {}
+        self.material: list[bytes] = []
+        """Copies of all key material that was ever installed, for tests that look for leaks."""
+        self.failed_opens = 0
+        self._used: set[tuple[int, int]] = set()
+
+    def add_peer(self, peer: int, mac: bytes) -> None:
+        self.macs[peer] = mac
+        self.counters[peer] = Counter()
+
+    def new_send_keys(self, material: bytearray) -> Any:
+        self.material.append(bytes(material))
+        return PacketKeys(material)
+
+    def set_lane(self, peer: int, keys: Any, lane: int, receiver_id: bytes) -> None:
+        assert (id(keys), lane) not in self._used, "a lane must never be used twice"
+        self._used.add((id(keys), lane))
+        self.routes[peer] = _Route(keys, lane, receiver_id)
+
+    def set_endpoint(self, peer: int, address: Address, channel: bytes) -> None:
+        self.endpoints[peer] = (address, channel)
+
+    def clear_route(self, peer: int) -> None:
+        self.routes.pop(peer, None)
+        self.endpoints.pop(peer, None)
+
+    def install_receive(self, session: int, peer: int, ids: Sequence[bytes], material: bytearray) -> None:
+        self.material.append(bytes(material))
+        keys = PacketKeys(material)
+        for lane, receiver_id in enumerate(ids):
+            self._claim(receiver_id)
+            self.lanes[receiver_id] = _ReceiveLane(session, peer, lane, keys, set())
+
+    def retire_receive(self, session: int) -> None:
+        mine = [receiver_id for receiver_id, lane in self.lanes.items() if lane.session == session]
+        assert mine, "this session is not installed"
+        for receiver_id in mine:
+            del self.lanes[receiver_id]
+
+    def install_channel(self, channel: bytes) -> None:
+        self._claim(channel)
+        self.channels.add(channel)
+
+    def install_control(self, connection_id: bytes) -> None:
+        self._claim(connection_id)
+        self.control.add(connection_id)
+
+    def remove(self, table_id: bytes) -> None:
+        assert table_id in self.channels or table_id in self.control
+        self.channels.discard(table_id)
+        self.control.discard(table_id)
+
+    def allow_source(self, address: Address) -> None:
+        self.sources[address] += 1
+
+    def forbid_source(self, address: Address) -> None:
+        assert self.sources[address] > 0
+        self.sources[address] -= 1
+
+    def peer_counters(self, peer: int) -> dict[str, Any]:
+        route = self.routes.get(peer)
+        names = ("tx_frames", "rx_frames", "tx_bytes", "rx_bytes")
+        return {name: self.counters[peer][name] for name in names} | {
+            "next_number": route.number if route else 0,
+            "failed_opens": self.failed_opens,
+        }
+
+    def _claim(self, table_id: bytes) -> None:
+        assert len(table_id) == 8
+        assert all(table_id not in table for table in (self.lanes, self.channels, self.control))
+
+
+class MemoryClient:
+    """A station on a `Network` that runs a client.
+
+    :param resolve: gives the addresses of a relay's host; empty when the name is not known.
+    """
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        identity: Identity,
+        address: Address,
+        resolve: Callable[[str, int], list[Address]],
+        now: float,
+        seed: int,
+    ) -> None:
+        self.address = address
+        self.identity = identity
+        self.tables = MemoryTables()
+        self.frames: list[bytes] = []
+        """Frames that would have been written to the TAP."""
+        self.events: list[CoreEvent] = []
+        self.drops: Counter[str] = Counter()
+        self.core = Core(config, identity, self.tables, random.Random(seed).randbytes, now)
+        self._resolve = resolve
+        self._outbox: list[tuple[bytes, Address]] = []
+
+    @property
+    def mac(self) -> bytes:
+        return mac_of(self.identity.node_id)
+
+    def send_frame(self, frame: bytes) -> None:
+        """What the outbound thread does with a frame from the TAP; flush the network afterwards."""
+        group = frame[0] & 1
+        for peer, mac in self.tables.macs.items():
+            if (group or frame[:6] == mac) and peer in self.tables.routes and peer in self.tables.endpoints:
+                self._seal(peer, frame)
+
+    def _seal(self, peer: int, frame: bytes) -> None:
+        route, (address, channel) = self.tables.routes[peer], self.tables.endpoints[peer]
+        packet = route.keys.seal(route.lane, route.receiver_id, route.number, bytes((Kind.FRAME,)) + frame)
+        route.number += 1
+        self.tables.counters[peer]["tx_frames"] += 1
+        self._outbox.append((through_channel(channel, packet) if channel else packet, address))
+
+    def receive(self, data: bytes, source: Address, now: float) -> None:
+        try:
+            self._demultiplex(data, b"", source, now)
+        except BadPacket as error:
+            self.drops[error.reason] += 1
+        self._serve(now)
+
+    def _demultiplex(self, data: bytes, via: bytes, source: Address, now: float) -> None:
+        if data[0] & LONG_HEADER:
+            if not via and not self.tables.sources[source]:
+                raise BadPacket("unexpected_long_header")
+            self.core.handle_datagram(data, via, now)
+            return
+        table_id = data[1:9]
+        if table_id in self.tables.lanes:
+            self._open(self.tables.lanes[table_id], data, now)
+        elif table_id in self.tables.control:
+            self.core.handle_datagram(data, via, now)
+        elif table_id in self.tables.channels and not via:
+            channel, inner = split_channel(data)
+            self._demultiplex(inner, channel, source, now)
+        else:
+            raise BadPacket("unknown_id")
+
+    def _open(self, lane: _ReceiveLane, data: bytes, now: float) -> None:
+        number, payload = lane.keys.open(lane.lane, data)
+        if number in lane.seen:
+            raise BadPacket("duplicate")
+        lane.seen.add(number)
+        if payload[0] == Kind.FRAME and lane.peer:
+            if payload[7:13] != self.tables.macs[lane.peer]:
+                raise BadPacket("spoofed_source")
+            self.tables.counters[lane.peer]["rx_frames"] += 1
+            self.frames.append(payload[1:])
+        else:
+            self.core.handle_payload(lane.session, payload, now)
+
+    def deadline(self) -> float:
+        return self.core.deadline
+
+    def expire(self, now: float) -> None:
+        self.core.handle_timer(now)
+        self._serve(now)
+
+    def transmit(self) -> list[tuple[bytes, Address]]:
+        outbox, self._outbox = self._outbox + self.core.poll_transmit(), []
+        return outbox
+
+    def _serve(self, now: float) -> None:
+        for event in self.core.poll_events():
+            self.events.append(event)
+            if isinstance(event, ResolveRelay):
+                addresses = self._resolve(event.host, event.port)
+                self.core.handle_resolved(event.index, addresses, "" if addresses else "unknown name", now)
+                self._serve(now)

@@ -1,0 +1,140 @@
+"""Traffic for tests and the demo: iperf3 with parsed results, marked payloads over UDP and TCP.
+
+Runs over any addresses of lab hosts, overlay or underlay; knows nothing of ShadowMesh.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from shadowmesh.testing.process import LabError, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from shadowmesh.testing.lab import Host
+
+IPERF_START = 10.0
+IPERF_MARGIN = 20.0
+"""Seconds beyond the test's own duration before iperf3 counts as hung."""
+
+MARKER_PORT = 7007
+MARKER_TIMEOUT = 10.0
+MARKER_REPEATS = 64
+"""The TCP payload repeats its marker, so that at least one copy is never split over two packets."""
+
+
+@dataclass(frozen=True)
+class Iperf:
+    """Result of one iperf3 TCP run, as the receiver counted it."""
+
+    gbit_per_second: float
+    received_bytes: int
+    retransmits: int
+    congestion: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.gbit_per_second:.3f} Gbit/s, {self.received_bytes / 1e6:.1f} MB received, "
+            f"{self.retransmits} retransmits, congestion control {self.congestion}"
+        )
+
+
+@contextlib.contextmanager
+def iperf_server(host: Host, address: str) -> Iterator[None]:
+    """An iperf3 server on `address` of `host` while the body runs."""
+    server = host.spawn(
+        ["iperf3", "-s", "-B", address, "--forceflush"], f"iperf3-{host.name}-{len(host.processes)}.log"
+    )
+    try:
+        server.wait_for_line("listening", IPERF_START)
+        yield
+    finally:
+        server.terminate()
+
+
+def iperf(
+    client: Host, address: str, seconds: int = 3, congestion: str | None = None, reverse: bool = False
+) -> Iperf:
+    """One TCP stream to the server at `address` for `seconds` (whole: iperf3 takes 0 for ever)."""
+    command = ["iperf3", "-c", address, "-t", str(max(1, seconds)), "-J"]
+    command += ["-C", congestion] if congestion else []
+    command += ["-R"] if reverse else []
+    done = client.run(command, check=False, timeout=seconds + IPERF_MARGIN)
+    return parse_iperf(done.stdout, " ".join(command))
+
+
+def parse_iperf(text: str, what: str) -> Iperf:
+    """The figures in iperf3's JSON.  `LabError` with its own error text if it failed."""
+    try:
+        document: dict[str, Any] = json.loads(text)
+        if "error" in document:
+            raise LabError(f"{what}: {document['error']}")
+        end = document["end"]
+        return Iperf(
+            gbit_per_second=end["sum_received"]["bits_per_second"] / 1e9,
+            received_bytes=end["sum_received"]["bytes"],
+            retransmits=end["sum_sent"].get("retransmits", 0),
+            congestion=end.get("sender_tcp_congestion", "unknown"),
+        )
+    except (ValueError, KeyError) as error:
+        raise LabError(f"{what}: unexpected output ({error!r})\n{text[:2000]}") from None
+
+
+def _family(address: str) -> int:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def send_udp(source: Host, target: Host, address: str, payload: bytes) -> None:
+    """Send `payload` to `address` of `target` until it has arrived there, unchanged."""
+    family = _family(address)
+    kind = socket.SOCK_DGRAM
+    with source.socket(family, kind) as sender, target.socket(family, kind) as receiver:
+        receiver.bind((address, MARKER_PORT))
+        receiver.settimeout(0.2)
+
+        def arrived() -> bool:
+            sender.sendto(payload, (address, MARKER_PORT))
+            with contextlib.suppress(TimeoutError):
+                return receiver.recv(65_536) == payload
+            return False
+
+        wait_until(arrived, MARKER_TIMEOUT, f"UDP from {source.name} to {address} of {target.name}")
+
+
+def send_tcp(source: Host, target: Host, address: str, payload: bytes) -> None:
+    """Send `payload` over a TCP connection to `address` of `target` and back, and compare both."""
+    family = _family(address)
+    kind = socket.SOCK_STREAM
+    with source.socket(family, kind) as near, target.socket(family, kind) as listener:
+        # A close by the reset that SO_LINGER 0 sends leaves no TIME_WAIT behind for the next call.
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, MARKER_PORT))
+        listener.listen(1)
+        for side in (near, listener):
+            side.settimeout(MARKER_TIMEOUT)
+        near.connect((address, MARKER_PORT))
+        far, _ = listener.accept()
+        with far:
+            far.settimeout(MARKER_TIMEOUT)
+            near.sendall(payload)
+            echo = _receive(far.recv, len(payload))
+            far.sendall(echo)
+            if _receive(near.recv, len(payload)) != payload:
+                raise LabError(f"TCP from {source.name} to {target.name}: the payload came back changed")
+
+
+def _receive(receive: Callable[[int], bytes], size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        piece = receive(size - len(data))
+        if not piece:
+            raise LabError(f"TCP: the stream ended after {len(data)} of {size} bytes")
+        data += piece
+    return bytes(data)

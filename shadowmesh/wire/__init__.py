@@ -1,0 +1,1 @@
+"""Codecs of every message and header, with pictures of bytes; nothing else."""

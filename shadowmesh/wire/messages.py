@@ -1,0 +1,232 @@
+"""The registry of control messages: every message that travels on stream 0 of a session.
+
+    message   type (1) | length (3, big-endian) | body (length)
+    body      MessagePack map of the fields below; the proof of a handshake message follows the map
+              at the body's end (64-byte signature, or 32-byte MAC) and is no part of the map
+
+Unknown fields of a map are ignored; an unknown name in `critical` of HELLO and CHALLENGE refuses the
+session.  Sizes are bounded before anything is decoded.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Any
+
+import msgspec
+
+from shadowmesh.errors import BadPacket
+from shadowmesh.units import LANES
+
+HEADER_SIZE = 4
+MAX_HANDSHAKE_MESSAGE = 16384
+"""Room for a membership certificate with two signatures (ML-DSA-87: 4,627 bytes) three times over."""
+MAX_MESSAGE = 65536
+"""Bound of a message after the handshake: 1,900 NodeIDs in one Interest."""
+MAX_NODES = 1024
+"""NodeIDs in one Interest; a larger set takes several messages."""
+
+Bytes8 = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
+Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Text = Annotated[str, msgspec.Meta(max_length=200)]
+
+
+class MessageType(enum.IntEnum):
+    """Type byte of a message: 0x01-0x0f handshake, 0x20-0x3f rendezvous at a relay."""
+
+    HELLO = 0x01
+    CHALLENGE = 0x02
+    RESPONSE = 0x03
+    ESTABLISHED = 0x04
+    INTEREST = 0x20
+    PRESENT = 0x21
+    ABSENT = 0x22
+    OPEN = 0x23
+    CALL = 0x24
+    ANSWER = 0x25
+    OPENED = 0x26
+    CLOSE = 0x27
+
+
+class Introduction(msgspec.Struct, kw_only=True, frozen=True):
+    """What a side says of itself, in HELLO and in CHALLENGE."""
+
+    capabilities: Annotated[list[Text], msgspec.Meta(max_length=32)] = []
+    critical: Annotated[list[Text], msgspec.Meta(max_length=32)] = []
+    key: Bytes32
+    """Ed25519 public key."""
+    nonce: Bytes32
+    instance: Bytes8
+    """Random per process start: tells a restarted node from a second holder of its identity."""
+    lanes: Annotated[list[Bytes8], msgspec.Meta(min_length=LANES, max_length=LANES)]
+    """Receiver ids of epoch 0, lane 0 first."""
+    membership: Annotated[bytes, msgspec.Meta(max_length=MAX_HANDSHAKE_MESSAGE)] = b""
+
+
+class Hello(msgspec.Struct, kw_only=True, frozen=True):
+    """Initiator -> responder; a 64-byte signature follows the map."""
+
+    versions: Annotated[list[int], msgspec.Meta(min_length=1, max_length=8)]
+    node: Introduction
+
+
+class Challenge(msgspec.Struct, kw_only=True, frozen=True):
+    """Responder -> initiator; a 64-byte signature follows the map."""
+
+    version: int
+    node: Introduction
+
+
+class Response(msgspec.Struct, frozen=True):
+    """Initiator -> responder; a 32-byte MAC over the transcript follows the (empty) map."""
+
+
+class Established(msgspec.Struct, kw_only=True, frozen=True):
+    """Responder -> initiator; a 32-byte MAC over the transcript follows the map."""
+
+    session: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    observed_host: Text = ""
+    observed_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    supports_direct: bool = False
+
+
+class Interest(msgspec.Struct, kw_only=True, frozen=True):
+    """Client -> relay: nodes that it wants to know of, and no longer wants to."""
+
+    add: Annotated[list[Bytes32], msgspec.Meta(max_length=MAX_NODES)] = []
+    remove: Annotated[list[Bytes32], msgspec.Meta(max_length=MAX_NODES)] = []
+
+
+class Present(msgspec.Struct, frozen=True):
+    """Relay -> client: this node is here and is interested in you too."""
+
+    node: Bytes32
+    instance: Bytes8
+
+
+class Absent(msgspec.Struct, frozen=True):
+    """Relay -> client: this node is gone, or no longer interested in you."""
+
+    node: Bytes32
+
+
+class Open(msgspec.Struct, frozen=True):
+    """Client -> relay: a channel to `node`, please; I receive it under `receive`."""
+
+    node: Bytes32
+    receive: Bytes8
+
+
+class Call(msgspec.Struct, frozen=True):
+    """Relay -> callee: `node` (authenticated) wants a channel; answer it under `send`."""
+
+    node: Bytes32
+    send: Bytes8
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Callee -> relay: I take the call `send` and receive it under `receive`; empty refuses."""
+
+    send: Bytes8
+    receive: Annotated[bytes, msgspec.Meta(max_length=8)] = b""
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """Relay -> caller: the channel whose `receive` you allotted stands; send on `send`, or see `refused`."""
+
+    receive: Bytes8
+    send: Annotated[bytes, msgspec.Meta(max_length=8)] = b""
+    refused: Text = ""
+
+
+class Close(msgspec.Struct, frozen=True):
+    """Either way: the channel whose relay-side id at the client is `send` is no more."""
+
+    send: Bytes8
+
+
+Message = (
+    Hello | Challenge | Response | Established
+    | Interest | Present | Absent | Open | Call | Answer | Opened | Close
+)  # fmt: skip
+
+REGISTRY: dict[MessageType, type[Any]] = {
+    MessageType.HELLO: Hello,
+    MessageType.CHALLENGE: Challenge,
+    MessageType.RESPONSE: Response,
+    MessageType.ESTABLISHED: Established,
+    MessageType.INTEREST: Interest,
+    MessageType.PRESENT: Present,
+    MessageType.ABSENT: Absent,
+    MessageType.OPEN: Open,
+    MessageType.CALL: Call,
+    MessageType.ANSWER: Answer,
+    MessageType.OPENED: Opened,
+    MessageType.CLOSE: Close,
+}
+PROOF_SIZE: dict[MessageType, int] = {
+    MessageType.HELLO: 64,
+    MessageType.CHALLENGE: 64,
+    MessageType.RESPONSE: 32,
+    MessageType.ESTABLISHED: 32,
+}
+_TYPE_OF = {struct: message_type for message_type, struct in REGISTRY.items()}
+_DECODERS = {message_type: msgspec.msgpack.Decoder(struct) for message_type, struct in REGISTRY.items()}
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode_body(message: Message) -> bytes:
+    """The MessagePack map of a message, without header and proof."""
+    return _encoder.encode(message)
+
+
+def encode(message: Message, proof: bytes = b"") -> bytes:
+    """A whole message: header, map and, for the handshake, its proof."""
+    return frame(_TYPE_OF[type(message)], encode_body(message) + proof)
+
+
+def frame(message_type: MessageType, body: bytes) -> bytes:
+    """Header and body of a message."""
+    return bytes((message_type,)) + len(body).to_bytes(3, "big") + body
+
+
+def decode(message_type: MessageType, body: bytes) -> tuple[Message, bytes]:
+    """The message and its proof (empty where it has none). Raises BadPacket("malformed_message")."""
+    proof_size = PROOF_SIZE.get(message_type, 0)
+    if len(body) < proof_size:
+        raise BadPacket("malformed_message")
+    split = len(body) - proof_size
+    try:
+        message: Message = _DECODERS[message_type].decode(body[:split])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise BadPacket("malformed_message") from None
+    return message, body[split:]
+
+
+class Reassembler:
+    """Cuts the bytes of a stream into messages; holds at most one incomplete message."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self.limit = MAX_HANDSHAKE_MESSAGE
+
+    def feed_untrusted(self, data: bytes) -> list[tuple[MessageType, bytes]]:
+        """Types and bodies of the messages that `data` completes.
+
+        Raises BadPacket("oversized_message" | "unknown_message") as soon as a header shows it.
+        """
+        self._buffer += data
+        complete = []
+        while len(self._buffer) >= HEADER_SIZE:
+            size = int.from_bytes(self._buffer[1:HEADER_SIZE], "big")
+            if size > self.limit:
+                raise BadPacket("oversized_message")
+            try:
+                message_type = MessageType(self._buffer[0])
+            except ValueError:
+                raise BadPacket("unknown_message") from None
+            if len(self._buffer) < HEADER_SIZE + size:
+                break
+            complete.append((message_type, bytes(self._buffer[HEADER_SIZE : HEADER_SIZE + size])))
+            del self._buffer[: HEADER_SIZE + size]
+        return complete

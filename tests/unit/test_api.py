@@ -1,0 +1,262 @@
+"""The local control API: a real server on a real socket, asked by the real client."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from shadowmesh.api.client import ApiClient, ApiFailed, NoReply, NotRunning, UnknownPeer
+from shadowmesh.api.schema import NodeStatus, PeerStatus, PingReply, RelayStatus, Status
+from shadowmesh.api.server import MAX_BODY, SocketInUse, bind_socket, serve_api
+
+
+def make_status() -> Status:
+    """A status with every kind of entry; also what the tests of the command line show."""
+    return Status(
+        node=NodeStatus(
+            name="alice",
+            node_id="a" * 52,
+            version="0.1.0",
+            interface="smesh0",
+            mac="02:00:00:00:00:01",
+            mtu=1380,
+            addresses=["10.77.0.1/24"],
+            listen="[::]:40000",
+            uptime=3725.0,
+        ),
+        relays=[
+            RelayStatus(address="192.0.2.1:4433", node_id="r" * 52, state="connected", rtt_ms=0.4),
+            RelayStatus(
+                address="relay.example.net:1", node_id="s" * 52, state="resolving", last_error="no name"
+            ),
+        ],
+        peers=[
+            PeerStatus(
+                name="bob",
+                node_id="b" * 52,
+                addresses=["10.77.0.2", "fd77::2"],
+                state="connected",
+                path="relay 192.0.2.1:4433",
+                rtt_ms=1.94,
+                tx_bytes=1536,
+                rx_bytes=10,
+                tx_frames=2,
+                rx_frames=1,
+                last_handshake=75.0,
+                epoch=0,
+                cipher="CHACHA20-POLY1305",
+                key_exchange="X25519+ML-KEM-1024",
+            ),
+            PeerStatus(name="carol", node_id="c" * 52, addresses=["10.77.0.3"], state="absent"),
+        ],
+        counters={"tx_frames": 2},
+        drops={"replayed": 3, "authentication": 0},
+    )
+
+
+class FakeControl:
+    """A daemon with two peers: bob answers, carol does not."""
+
+    def __init__(self) -> None:
+        self.stopped = asyncio.Event()
+
+    def status(self) -> Status:
+        return make_status()
+
+    async def ping(self, peer: str, timeout: float) -> PingReply:  # noqa: ASYNC109
+        if peer == "bob":
+            return PingReply(peer="bob", node_id="b" * 52, path="relay 192.0.2.1:4433", rtt_ms=1.94)
+        if peer == "carol":
+            raise TimeoutError
+        if peer == "bug":
+            raise RuntimeError("secret detail")
+        raise LookupError(peer)
+
+    def request_stop(self) -> None:
+        self.stopped.set()
+
+
+async def raw(path: Path, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    writer.write(request)
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return answer
+
+
+async def test_status_arrives_as_it_was_made(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "api.sock"
+    async with serve_api(path, FakeControl()):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        data = await asyncio.to_thread(ApiClient(path).status_json)
+    assert msgspec.json.decode(data, type=Status) == make_status()
+    assert not path.exists()
+
+
+async def test_ping_and_its_failures(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    client = ApiClient(path)
+    async with serve_api(path, FakeControl()):
+        reply = await asyncio.to_thread(client.ping, "bob", 1.0)
+        assert (reply.peer, reply.path, reply.rtt_ms) == ("bob", "relay 192.0.2.1:4433", 1.94)
+        with pytest.raises(UnknownPeer, match="no peer 'eve'"):
+            await asyncio.to_thread(client.ping, "eve", 1.0)
+        with pytest.raises(NoReply, match=r"no reply within 0\.5 s"):
+            await asyncio.to_thread(client.ping, "carol", 0.5)
+        with pytest.raises(ApiFailed, match="timeout"):
+            await asyncio.to_thread(client.ping, "bob", 3600.0)
+
+
+async def test_a_bug_is_logged_and_not_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "api.sock"
+    async with serve_api(path, FakeControl()):
+        with pytest.raises(ApiFailed) as caught:
+            await asyncio.to_thread(ApiClient(path).ping, "bug", 1.0)
+    assert "secret" not in str(caught.value)
+    assert "secret detail" in caplog.text
+
+
+async def test_down_waits_until_the_socket_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    control = FakeControl()
+
+    async def daemon() -> None:
+        async with serve_api(path, control):
+            await control.stopped.wait()
+
+    running = asyncio.create_task(daemon())
+    await asyncio.sleep(0)
+    await asyncio.to_thread(ApiClient(path).down, 10.0)
+    assert not path.exists()
+    await running
+
+
+SLOW_CLIENT = """
+import asyncio, sys, time
+from pathlib import Path
+from shadowmesh.api.server import serve_api
+from tests.unit.test_api import FakeControl
+async def main():
+    control = FakeControl()
+    async with serve_api(Path(sys.argv[1]), control):
+        print("ready", flush=True)
+        await control.stopped.wait()
+asyncio.run(main())
+time.sleep(0.3)  # giving back what is not the socket
+"""
+
+
+def test_down_waits_until_the_process_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW_CLIENT, str(path)], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    ) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"ready\n"
+        ApiClient(path).down(10.0)
+        assert client.poll() == 0
+
+
+def test_down_gives_up_on_a_client_that_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "api.sock"
+    path.touch()
+    client = ApiClient(path)
+    monkeypatch.setattr(client, "_request", lambda *_: b"")
+    with pytest.raises(ApiFailed, match="has not stopped within 0 s"):
+        client.down(0.0)
+
+
+@pytest.mark.parametrize(
+    ("request_text", "status"),
+    [
+        (b"GET /v2/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"404"),
+        (b"GET /v1/down HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"405"),
+        (b"POST /v1/ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{]", b"400"),
+        (
+            b'POST /v1/ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 7\r\n\r\n{"a":1}',
+            b"400",
+        ),
+        (
+            b"POST /v1/ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5000\r\n\r\n"
+            + b" " * (MAX_BODY + 904),
+            b"413",
+        ),
+    ],
+)
+async def test_wrong_requests_get_json_errors(tmp_path: Path, request_text: bytes, status: bytes) -> None:
+    path = tmp_path / "api.sock"
+    async with serve_api(path, FakeControl()):
+        answer = await raw(path, request_text)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 " + status)
+    assert b"application/json" in head
+    assert set(msgspec.json.decode(body)) == {"error", "message"}
+
+
+async def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    async with serve_api(path, FakeControl()):
+        with pytest.raises(SocketInUse):
+            bind_socket(path)
+        assert await asyncio.to_thread(ApiClient(path).status_json)
+
+
+def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    path.write_text("precious")
+    with pytest.raises(OSError, match="not a socket"):
+        bind_socket(path)
+    assert path.read_text() == "precious"
+
+
+async def test_the_socket_of_a_successor_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    async with serve_api(path, FakeControl()):
+        path.rename(tmp_path / "moved.sock")
+        path.touch()
+    assert path.exists()
+
+
+def test_asking_without_a_client(tmp_path: Path) -> None:
+    with pytest.raises(NotRunning, match="nothing answers on"):
+        ApiClient(tmp_path / "absent.sock").status_json()
+    stale = tmp_path / "stale.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(stale))
+    with pytest.raises(NotRunning):
+        ApiClient(stale).status_json()
+
+
+def test_what_answers_may_be_no_client_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "other.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(1)
+        client = socket.socket(socket.AF_UNIX)
+        client.close()
+        listener.setblocking(False)
+
+        def answer() -> bytes:
+            return ApiClient(path).status_json()
+
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(answer)
+            listener.settimeout(5)
+            connection, _ = listener.accept()
+            connection.recv(4096)
+            connection.sendall(b"220 smtp ready\r\n")
+            connection.close()
+            with pytest.raises(ApiFailed, match="does not answer"):
+                asked.result(5)

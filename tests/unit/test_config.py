@@ -1,0 +1,290 @@
+"""client.yaml and relay.yaml: the examples load, and every mistake is told with its line and a cure."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+
+import pytest
+
+from shadowmesh.config import ClientConfig, load_client_config, parse_host_port, parse_node_id
+from shadowmesh.document import MAX_FILE_SIZE
+from shadowmesh.errors import ConfigError
+from shadowmesh_relay.config import load_relay_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def example_id(name: str) -> str:
+    return f"{name}example".ljust(52, "a")
+
+
+MINIMAL = f"""\
+node: {{name: alice}}
+interface: {{addresses: [10.77.0.1/24]}}
+relays:
+  - {{address: "192.0.2.1:4433", id: {example_id("relay")}}}
+peers:
+  - {{name: bob, id: {example_id("bob")}, addresses: [10.77.0.2]}}
+  - {{name: carol, id: {example_id("carol")}, addresses: [10.77.0.3]}}
+"""
+
+
+def load(tmp_path: Path, text: str) -> ClientConfig:
+    path = tmp_path / "client.yaml"
+    path.write_text(text)
+    return load_client_config(path)
+
+
+def refusal(tmp_path: Path, text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    return str(caught.value)
+
+
+def test_the_minimal_example_gets_the_documented_defaults() -> None:
+    config = load_client_config(CONFIGS / "client.yaml")
+    assert config.node.name == "alice"
+    assert config.node.state_dir == Path("/var/lib/shadowmesh")
+    assert config.node.socket == Path("/run/shadowmesh/shadowmesh.sock")
+    assert (config.listen.address, config.listen.port) == ("::", 0)
+    assert (config.interface.name, config.interface.mtu) == ("smesh0", "auto")
+    assert config.paths.direct == "auto"
+    assert config.peers[0].id == base64.b32decode(example_id("bob").upper() + "====")
+
+
+def test_the_full_example_loads_every_key() -> None:
+    config = load_client_config(CONFIGS / "client-full.yaml")
+    assert [(relay.host, relay.port) for relay in config.relays] == [
+        ("relay.example.net", 4433),
+        ("2001:db8::53", 4433),
+    ]
+    assert [peer.name for peer in config.peers] == ["alice", "carol"]
+    assert config.interface.addresses == ("10.77.0.2/24", "fd77::2/64")
+
+
+def test_the_relay_example_loads() -> None:
+    config = load_relay_config(CONFIGS / "relay.yaml")
+    assert (config.relay.name, config.relay.host, config.relay.port) == ("relay1", "::", 4433)
+    assert not config.admission.open
+    assert parse_node_id(example_id("bob")) in config.admission.nodes
+
+
+def test_structs_are_frozen(tmp_path: Path) -> None:
+    config = load(tmp_path, MINIMAL)
+    with pytest.raises(AttributeError):
+        config.node.name = "mallory"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("interface:", "interfaces:", "client.yaml:2: interfaces: unknown key; did you mean interface?"),
+        ("name: bob", "nmae: bob", "client.yaml:6: peers[0].nmae: unknown key; did you mean name?"),
+        ("name: bob", "colour: red", "unknown key; the keys here are name, id, addresses"),
+        ("name: bob", "name: 42", "client.yaml:6: peers[0].name: must be text, not 42"),
+        ("name: bob", "name: Bob", "peers[0].name: 'Bob' is not a name"),
+        ("name: bob", "name: carol", "client.yaml:7: peers[1].name: carol is the same as at peers[0].name"),
+        ("name: bob", "name: alice", "client.yaml:6: peers[0].name: alice is the same as at node.name"),
+        (example_id("bob"), example_id("carol"), "client.yaml:7: peers[1].id: is the same as at peers[0].id"),
+        (
+            example_id("bob"),
+            example_id("relay"),
+            "client.yaml:6: peers[0].id: is the same as at relays[0].id",
+        ),
+        (example_id("bob"), "bob", "peers[0].id: a NodeID has 52 characters, this has 3; for example: id: "),
+        (example_id("bob"), "0" * 52, "a NodeID has only the letters"),
+        (example_id("bob"), "b0" * 26, "a NodeID has only the letters a-z and the digits 2-7"),
+        (example_id("bob"), "b" * 52, "peers[0].id: the last character of a NodeID is a or q"),
+        ("[10.77.0.2]", "[10.77.0.3]", "peers[1].addresses: 10.77.0.3 is the same as at peers[0].addresses"),
+        ("[10.77.0.2]", "[10.77.0.1]", "peers[0].addresses: 10.77.0.1 is the same as at interface.addresses"),
+        ("[10.77.0.2]", "[10.77.0.2/24]", "peers[0].addresses[0]: 10.77.0.2/24: peers' addresses have no"),
+        ("[10.77.0.2]", "10.77.0.2", "peers[0].addresses: must be a list, not the text '10.77.0.2'"),
+        (
+            "[10.77.0.2]",
+            "[10.77.0.256]",
+            "peers[0].addresses[0]: '10.77.0.256' is not an IPv4 or IPv6 address",
+        ),
+        ("[10.77.0.2]", "[224.0.0.1]", "can't be the address of a node"),
+        ("10.77.0.1/24", "10.77.0.1", "interface.addresses[0]: 10.77.0.1 lacks its prefix length"),
+        ("10.77.0.1/24", "10.77.0.1/33", "the prefix length of 10.77.0.1/33 is not between 1 and 32"),
+        ("10.77.0.1/24", "10.77.0.0/24", "10.77.0.0/24 names the network itself"),
+        ("192.0.2.1:4433", "192.0.2.1", "relays[0].address: '192.0.2.1' has not the form host:port"),
+        ("192.0.2.1:4433", "192.0.2.1:0", "relays[0].address: port 0 is not between 1 and 65535"),
+        (
+            "192.0.2.1:4433",
+            "192.0.2.300:1",
+            "relays[0].address: '192.0.2.300' is not an IPv4 or IPv6 address",
+        ),
+        ("192.0.2.1:4433", "2001:db8::1:1", "has not the form [IPv6 address]:port"),
+        ("192.0.2.1:4433", "-bad-.net:1", "is neither a host name nor an address"),
+        ("interface: {", "interface: {name: a/b, ", "interface.name: 'a/b' is not the name of an interface"),
+        ("interface: {", "interface: {name: all, ", "interface.name: 'all' is not the name of an interface"),
+        ("interface: {", "interface: {name: sixteen-letters-, ", "is not the name of an interface"),
+        ("interface: {", "interface: {mtu: 500, ", "interface.mtu: 500 is not between 576 and 65500"),
+        (
+            "interface: {",
+            "interface: {mtu: large, ",
+            "interface.mtu: must be a whole number, not the text 'large'",
+        ),
+        ("interface: {", "interface: {mtu: '1380', ", "interface.mtu: must be a whole number"),
+        ("[10.77.0.1/24]", '["fd77::1/64"], mtu: 1000', "interface.mtu: an IPv6 address needs at least 1280"),
+        ("node: {", "node: {state_dir: var, ", "node.state_dir: 'var' is not an absolute path"),
+        ("node: {", f"node: {{socket: /{'x' * 110}, ", "node.socket: has 111 bytes"),
+        ("node: {name: alice}", "node: {}", "client.yaml:1: node.name: is missing; for example: name: alice"),
+        ("node: {name: alice}", "listen: {port: 70000}", "listen.port: 70000 is not between 0 and 65535"),
+        ("node: {name: alice}", "node: alice", "client.yaml:1: node: must be a mapping with the keys name,"),
+        (
+            "peers:",
+            "paths: {direct: always}\npeers:",
+            "paths.direct: 'always' is none of auto, never, static",
+        ),
+        (
+            "node: {name: alice}",
+            "node: {name: alice, name: eve}",
+            "node.name: is given twice, first on line 1",
+        ),
+        ("interface:", "node:", "client.yaml:2: node: is given twice, first on line 1"),
+    ],
+)
+def test_a_mistake_is_refused_with_its_place(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert MINIMAL.count(old) >= 1
+    assert expected in refusal(tmp_path, MINIMAL.replace(old, new, 1))
+
+
+def test_every_mistake_is_told_in_one_run(tmp_path: Path) -> None:
+    text = (
+        MINIMAL.replace("name: bob", "name: 1").replace("[10.77.0.3]", "[x]").replace("10.77.0.1/24", "y/24")
+    )
+    lines = refusal(tmp_path, text).splitlines()
+    assert [line.split(": ")[1] for line in lines] == [
+        "interface.addresses[0]",
+        "peers[0].name",
+        "peers[1].addresses[0]",
+    ]
+    assert all("; for example: " in line for line in lines)
+
+
+def test_a_client_needs_a_relay(tmp_path: Path) -> None:
+    text = MINIMAL.replace("relays:\n", "relays: []\n").replace(MINIMAL.splitlines()[3] + "\n", "")
+    assert "client.yaml:3: relays: at least one relay is needed" in refusal(tmp_path, text)
+
+
+def test_a_client_may_start_without_peers(tmp_path: Path) -> None:
+    assert load(tmp_path, MINIMAL.partition("peers:")[0]).peers == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "client.yaml: is empty"),
+        ("- a\n- b\n", "client.yaml:1: top level: must be a mapping"),
+        ("node: {name: [}\n", "client.yaml:1: "),
+        ("node: *a\n", "client.yaml:1: anchors (&) and aliases (*)"),
+        ("a: &a [x]\nb: [*a, *a]\n", "client.yaml:1: anchors (&) and aliases (*)"),
+        ("node: !!python/object/apply:os.system [id]\n", "client.yaml:1: tags (!)"),
+        ("node: " + "[" * 2000 + "]" * 2000, "client.yaml:1: is nested too deeply"),
+        ("node: {}\n---\nnode: {}\n", "client.yaml:2: "),
+        ("node: {name: \t\x00}\n", "client.yaml: "),
+        ("? [a]\n: b\n", "unknown key"),
+    ],
+)
+def test_what_is_no_yaml_of_ours_is_refused(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in refusal(tmp_path, text)
+
+
+def test_files_that_can_not_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load_client_config(tmp_path / "absent.yaml")
+    with pytest.raises(ConfigError, match="Is a directory"):
+        load_client_config(tmp_path)
+    large = tmp_path / "large.yaml"
+    large.write_bytes(b"#" * (MAX_FILE_SIZE + 1))
+    with pytest.raises(ConfigError, match="larger than 1 MiB"):
+        load_client_config(large)
+    large.write_bytes(b"node:\n  name: \xff\n")
+    with pytest.raises(ConfigError, match=r"large\.yaml:2: is not UTF-8"):
+        load_client_config(large)
+
+
+def test_words_that_yaml_1_1_would_turn_into_something_else_stay_text(tmp_path: Path) -> None:
+    config = load(tmp_path, MINIMAL.replace("name: bob", "name: no"))
+    assert config.peers[0].name == "no"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("relay.example.net:1", ("relay.example.net", 1)),
+        ("[fe80::1%eth0]:65535", ("fe80::1%eth0", 65535)),
+        ("[::ffff:192.0.2.1]:9", ("192.0.2.1", 9)),
+    ],
+)
+def test_host_and_port(text: str, expected: tuple[str, int]) -> None:
+    assert parse_host_port(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("relay: {name: r}\nadmission: {open: maybe}\n", "admission.open: must be true or false"),
+        ("relay: {name: r}\n", "admission.nodes: nobody may connect"),
+        ("relay: {name: r, listen: 'localhost:1'}\nadmission: {open: true}\n", "'localhost' is not an IPv4"),
+        ("relay: {}\nadmission: {open: true}\n", "relay.yaml:1: relay.name: is missing"),
+        (
+            f"relay: {{name: r}}\nadmission: {{nodes: [{example_id('bob')}, {example_id('bob')}]}}\n",
+            "relay.yaml:2: admission.nodes: has a NodeID twice",
+        ),
+    ],
+)
+def test_a_mistake_in_relay_yaml(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "relay.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_relay_config(path)
+    assert expected in str(caught.value)
+
+
+def test_an_open_relay_needs_no_list(tmp_path: Path) -> None:
+    path = tmp_path / "relay.yaml"
+    path.write_text("relay: {name: r}\nadmission: {open: true}\n")
+    assert load_relay_config(path).admission.nodes == frozenset()
+
+
+def documented_keys(text: str) -> list[str]:
+    return re.findall(r"^\| `([a-z_.\[\]]+)` \|", text, re.MULTILINE)
+
+
+def test_documented_keys_are_the_keys_there_are(tmp_path: Path) -> None:
+    """An unknown key is answered with the known ones: those, and no others, are in the reference."""
+    text = (CONFIGS.parent / "docs/configuration.md").read_text()
+    path = tmp_path / "x.yaml"
+    known = set()
+    for section, load_config in (
+        ("node", load_client_config),
+        ("listen", load_client_config),
+        ("interface", load_client_config),
+        ("paths", load_client_config),
+        ("relay", load_relay_config),
+        ("admission", load_relay_config),
+        ("relays[]", load_client_config),
+        ("peers[]", load_client_config),
+    ):
+        value = "[{zzz: 1}]" if section.endswith("[]") else "{zzz: 1}"
+        path.write_text(f"{section.removesuffix('[]')}: {value}\n")
+        with pytest.raises(ConfigError) as caught:
+            load_config(path)
+        names = re.search(r"the keys here are (.*)", str(caught.value))
+        assert names
+        known |= {f"{section}.{name}" for name in names[1].split(", ")}
+    assert {key for key in documented_keys(text) if "." in key} == known
+
+
+def test_the_examples_in_the_reference_load(tmp_path: Path) -> None:
+    text = (CONFIGS.parent / "docs/configuration.md").read_text()
+    client, relay = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert load(tmp_path, client).node.name == "alice"
+    path = tmp_path / "relay.yaml"
+    path.write_text(relay)
+    assert load_relay_config(path).relay.port == 4433

@@ -1,0 +1,125 @@
+"""The TAP device, made for real in a network namespace of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shadowmesh.errors import DeviceError
+from shadowmesh.io.tap import Tap
+
+MAC = bytes.fromhex("020000000001")
+ADDRESSES = ["10.77.0.1/24", "fd77::1/64"]
+
+
+def in_namespace(code: str) -> object:
+    """Run `code` in a fresh network namespace; what it assigns to `result` comes back."""
+    program = f"""
+import asyncio, json, subprocess, socket
+from shadowmesh.errors import DeviceError
+from shadowmesh.io.tap import Tap
+MAC = bytes.fromhex("020000000001")
+ADDRESSES = {ADDRESSES!r}
+def ip(*words):
+    return json.loads(subprocess.run(["ip", "-j", *words], check=True, capture_output=True).stdout)
+{code}
+print(json.dumps(result))
+"""
+    done = subprocess.run(
+        ["unshare", "--net", sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.root
+def test_a_device_with_addresses_that_goes_with_its_descriptor() -> None:
+    result = in_namespace("""
+with Tap.open("smesh0", MAC, 1380, ADDRESSES) as tap:
+    link = ip("addr", "show", "dev", "smesh0")[0]
+    ra = open("/proc/sys/net/ipv6/conf/smesh0/accept_ra").read().strip()
+    blocking = __import__("os").get_blocking(tap.fileno())
+tap.close()
+result = [link, ra, blocking, [name for _, name in socket.if_nameindex()]]
+""")
+    assert isinstance(result, list)
+    link, accept_ra, blocking, names = result
+    assert (link["address"], link["mtu"]) == (MAC.hex(":"), 1380)
+    assert "UP" in link["flags"]
+    shown = [f"{entry['local']}/{entry['prefixlen']}" for entry in link["addr_info"]]
+    assert shown[:2] == ADDRESSES
+    assert not any(entry.get("tentative") for entry in link["addr_info"])
+    assert (accept_ra, blocking) == ("0", False)
+    assert "smesh0" not in names
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("runner", ["asyncio.run", "__import__('uvloop').run"])
+def test_a_device_made_inside_an_event_loop(runner: str) -> None:
+    result = in_namespace(f"""
+async def main():
+    with Tap.open("smesh0", MAC, 1380, ADDRESSES) as tap:
+        return ip("link", "show", "dev", tap.name)[0]["mtu"]
+result = {runner}(main())
+""")
+    assert result == 1380
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("name", "addresses", "mtu", "expected"),
+    [
+        ("lo", [], 1380, "there is an interface lo already"),
+        ("smesh0", ["10.77.0.1/24", "10.77.0.1/24"], 1380, "interface smesh0: can't add 10.77.0.1/24"),
+        ("smesh0", [], 10, "interface smesh0: can't set its MAC address and MTU 10"),
+    ],
+)
+def test_a_failure_leaves_nothing_behind(name: str, addresses: list[str], mtu: int, expected: str) -> None:
+    result = in_namespace(f"""
+before = len(__import__("os").listdir("/proc/self/fd"))
+try:
+    Tap.open({name!r}, MAC, {mtu}, {addresses!r})
+except DeviceError as error:
+    result = [str(error), [name for _, name in socket.if_nameindex()],
+              len(__import__("os").listdir("/proc/self/fd")) - before]
+""")
+    assert isinstance(result, list)
+    text, names, leaked = result
+    assert expected in text
+    assert names == ["lo"]
+    assert leaked == 0
+
+
+@pytest.mark.root
+def test_a_name_that_is_in_use() -> None:
+    result = in_namespace("""
+with Tap.open("smesh0", MAC, 1380, []):
+    try:
+        Tap.open("smesh0", MAC, 1380, [])
+    except DeviceError as error:
+        result = str(error)
+""")
+    assert result == "there is an interface smesh0 already: set another interface.name, or remove it"
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"), [(2, "modprobe tun"), (13, "run as root"), (24, "Too many open files")]
+)
+def test_a_device_file_that_can_not_be_opened(
+    code: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(DeviceError, match=expected):
+        Tap.open("smesh0", MAC, 1380, [])

@@ -1,0 +1,110 @@
+"""The product against the vectors of every protocol version that it speaks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
+
+from shadowmesh._ext.aead import PacketKeys
+from shadowmesh.crypto.identity import Identity, _self_signed, node_id_text
+from shadowmesh.crypto.keys import Direction, frame_keys
+from shadowmesh.overlay.mac import mac_of
+from shadowmesh.session.machine import Machine, Opening, Secrets
+from shadowmesh.units import PROTOCOL_VERSIONS, Address
+from shadowmesh.wire.headers import split_channel, through_channel
+from shadowmesh.wire.messages import MessageType
+
+FOLDER = Path(__file__).parents[1] / "vectors"
+
+
+def load(version: int) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((FOLDER / f"protocol-{version}.json").read_text())
+    return loaded
+
+
+VECTORS = load(1)
+
+
+def unhex(value: str) -> bytes:
+    return bytes.fromhex(value)
+
+
+def identity_of(name: str) -> Identity:
+    ed25519 = Ed25519PrivateKey.from_private_bytes(unhex(VECTORS[name]["ed25519_seed"]))
+    mldsa = MLDSA87PrivateKey.from_seed_bytes(unhex(VECTORS[name]["mldsa_seed"]))
+    return Identity._of(name, ed25519, mldsa, _self_signed(mldsa))
+
+
+def opening_of(name: str) -> Opening:
+    side = VECTORS[name]
+    session = unhex(VECTORS["handshake"]["session"])
+    lanes = [unhex(lane) for lane in side["lanes"]]
+    return Opening(unhex(side["nonce"]), unhex(side["instance"]), lanes, session, Address("192.0.2.7", 40000))
+
+
+def secrets_with(peer: Identity) -> Secrets:
+    exporters = VECTORS["handshake"]["exporters"]
+    proof, confirm, root = (bytearray(unhex(exporters[name])) for name in ("proof", "confirm", "root"))
+    return Secrets(proof, confirm, root, peer.mldsa.public_key().public_bytes_raw())
+
+
+def test_there_are_vectors_for_every_version() -> None:
+    assert all((FOLDER / f"protocol-{version}.json").exists() for version in PROTOCOL_VERSIONS)
+
+
+@pytest.mark.parametrize("name", ["alice", "bob"])
+def test_identity(name: str) -> None:
+    identity = identity_of(name)
+    assert identity.node_id == unhex(VECTORS[name]["node_id"])
+    assert node_id_text(identity.node_id) == VECTORS[name]["node_id_text"]
+    assert identity.ed25519_public == unhex(VECTORS[name]["ed25519_public"])
+    assert mac_of(identity.node_id) == unhex(VECTORS[name]["mac"])
+
+
+def test_handshake_byte_for_byte() -> None:
+    alice, bob = identity_of("alice"), identity_of("bob")
+    initiator = Machine(Direction.INITIATOR, alice, bob.node_id, opening_of("alice"))
+    responder = Machine(Direction.RESPONDER, bob, None, opening_of("bob"))
+    to_alice, to_bob = secrets_with(bob), secrets_with(alice)
+    expected = {
+        name: unhex(VECTORS["handshake"][name]) for name in ("hello", "challenge", "response", "established")
+    }
+
+    hello = initiator.begin(to_alice)
+    assert hello == expected["hello"]
+    challenge = responder.handle(MessageType.HELLO, hello[4:], to_bob)
+    assert challenge == expected["challenge"]
+    response = initiator.handle(MessageType.CHALLENGE, challenge[4:], to_alice)
+    assert response == expected["response"]
+    established = responder.handle(MessageType.RESPONSE, response[4:], to_bob)
+    assert established == expected["established"]
+    initiator.handle(MessageType.ESTABLISHED, established[4:], to_alice)
+    assert initiator.agreement is not None
+    assert initiator.agreement.send_keys.hex() == VECTORS["handshake"]["keys_epoch_0"]["initiator"]
+    assert initiator.agreement.receive_keys.hex() == VECTORS["handshake"]["keys_epoch_0"]["responder"]
+
+
+def test_key_schedule() -> None:
+    root = unhex(VECTORS["handshake"]["exporters"]["root"])
+    assert frame_keys(root, 7, Direction.INITIATOR).hex() == VECTORS["handshake"]["keys_initiator_epoch_7"]
+
+
+@pytest.mark.parametrize("vector", VECTORS["packets_of_alice"], ids=lambda vector: f"lane {vector['lane']}")
+def test_packets(vector: dict[str, Any]) -> None:
+    keys = PacketKeys(unhex(VECTORS["handshake"]["keys_epoch_0"]["initiator"]))
+    payload, packet = unhex(vector["payload"]), unhex(vector["packet"])
+    sealed = keys.seal(vector["lane"], unhex(vector["receiver_id"]), vector["number"], payload)
+    assert sealed.hex() == vector["packet"]
+    assert keys.open(vector["lane"], packet) == (vector["number"], payload)
+
+
+def test_channel_header() -> None:
+    channel = VECTORS["channel"]
+    datagram = through_channel(unhex(channel["id"]), unhex(channel["inner"]))
+    assert datagram.hex() == channel["datagram"]
+    assert split_channel(datagram) == (unhex(channel["id"]), unhex(channel["inner"]))

@@ -1,0 +1,159 @@
+"""Codecs: what is encoded comes back, and bytes from the network raise BadPacket only."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shadowmesh.errors import BadPacket
+from shadowmesh.units import Address
+from shadowmesh.wire import headers, messages, payload
+from shadowmesh.wire.messages import (
+    Absent,
+    Answer,
+    Call,
+    Close,
+    Established,
+    Interest,
+    Message,
+    MessageType,
+    Open,
+    Opened,
+    Present,
+    Reassembler,
+    Response,
+)
+
+NODE, ID = b"n" * 32, b"i" * 8
+EXAMPLES: list[Message] = [
+    Response(),
+    Established(session=b"s" * 16, observed_host="192.0.2.1", observed_port=7),
+    Interest(add=[NODE], remove=[NODE, NODE]),
+    Present(NODE, ID),
+    Absent(NODE),
+    Open(NODE, ID),
+    Call(NODE, ID),
+    Answer(ID, ID),
+    Answer(ID),
+    Opened(ID, ID),
+    Opened(ID, refused="no"),
+    Close(ID),
+]
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
+def test_messages_come_back(message: Message) -> None:
+    message_type = MessageType(messages.encode(message)[0])
+    proof = bytes(messages.PROOF_SIZE.get(message_type, 0))
+    [(decoded_type, body)] = Reassembler().feed_untrusted(messages.encode(message, proof))
+    assert messages.decode(decoded_type, body) == (message, proof)
+
+
+def test_registry_is_whole() -> None:
+    assert set(messages.REGISTRY) == set(MessageType)
+    assert len(set(messages.REGISTRY.values())) == len(messages.REGISTRY)
+
+
+@given(st.lists(st.sampled_from(EXAMPLES), max_size=6), st.integers(1, 50))
+def test_reassembly_in_pieces_of_any_size(sent: list[Message], step: int) -> None:
+    stream = b"".join(messages.encode(message) for message in sent)
+    reassembler, got = Reassembler(), []
+    for start in range(0, len(stream), step):
+        got += reassembler.feed_untrusted(stream[start : start + step])
+    assert [messages.frame(*one) for one in got] == [messages.encode(message) for message in sent]
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_give_messages_or_badpacket(data: bytes) -> None:
+    with contextlib.suppress(BadPacket):
+        for message_type, body in Reassembler().feed_untrusted(data):
+            messages.decode(message_type, body)
+
+
+@pytest.mark.parametrize("message_type", MessageType)
+@given(body=st.binary(max_size=200))
+def test_any_body_gives_a_message_or_badpacket(message_type: MessageType, body: bytes) -> None:
+    with contextlib.suppress(BadPacket):
+        messages.decode(message_type, body)
+
+
+def test_oversized_message_is_refused_before_it_is_stored() -> None:
+    reassembler = Reassembler()
+    header = bytes((MessageType.INTEREST,)) + (messages.MAX_HANDSHAKE_MESSAGE + 1).to_bytes(3, "big")
+    with pytest.raises(BadPacket, match="oversized"):
+        reassembler.feed_untrusted(header)
+
+
+def test_deeply_nested_body_is_refused() -> None:
+    with pytest.raises(BadPacket, match="malformed"):
+        messages.decode(MessageType.CLOSE, b"\x81\xa4more" + b"\x91" * 60_000 + b"\xc0")
+
+
+def test_unknown_fields_are_ignored() -> None:
+    import msgspec
+
+    body = msgspec.msgpack.encode({"node": NODE, "instance": ID, "colour": "blue"})
+    assert messages.decode(MessageType.PRESENT, body)[0] == Present(NODE, ID)
+
+
+def test_wrong_sizes_are_refused() -> None:
+    import msgspec
+
+    for fields in ({"node": NODE[1:], "instance": ID}, {"node": NODE, "instance": ID + b"x"}):
+        with pytest.raises(BadPacket):
+            messages.decode(MessageType.PRESENT, msgspec.msgpack.encode(fields))
+
+
+def test_destination_ids() -> None:
+    long = b"\xc0\0\0\0\1\x08" + ID + b"\0"
+    assert headers.destination_id(long) == ID
+    assert headers.destination_id(b"\x43" + ID) == ID
+    for bad in (b"", b"\x43" + ID[1:], long[:5], long[:9], b"\x23" + ID, b"\x83\0\0\0\1\x08" + ID):
+        with pytest.raises(BadPacket):
+            headers.destination_id(bad)
+
+
+def test_initials_are_recognised() -> None:
+    initial = (b"\xc3\0\0\0\1\x08" + ID).ljust(1200, b"\0")
+    assert headers.is_initial(initial)
+    assert not headers.is_initial(initial[:-1])
+    assert not headers.is_initial(b"\xe3" + initial[1:])
+    assert not headers.is_initial(initial[:4] + b"\2" + initial[5:])
+
+
+def test_channel_headers() -> None:
+    inner = b"\xc7 and more"
+    datagram = headers.through_channel(ID, inner)
+    assert datagram[0] == 0x47
+    assert headers.split_channel(datagram) == (ID, inner)
+    with pytest.raises(BadPacket):
+        headers.split_channel(datagram[:9])
+
+
+def test_probe_and_bind_sizes() -> None:
+    """A relay must never answer with more than it received."""
+    bind = payload.encode_bind(7, ID)
+    assert len(bind) == 35
+    probe = payload.encode_probe(payload.Kind.PROBE_REQUEST, ID)
+    assert payload.parse_probe(probe) == ID
+    for bad in (probe[:-1], probe + b"x", b""):
+        with pytest.raises(BadPacket):
+            payload.parse_probe(bad)
+
+
+@pytest.mark.parametrize(
+    ("packed", "host"),
+    [
+        (bytes(10) + b"\xff\xff\xc0\x00\x02\x01", "192.0.2.1"),
+        (b"\x20\x01\x0d\xb8" + bytes(11) + b"\1", "2001:db8::1"),
+    ],
+)
+def test_bound(packed: bytes, host: str) -> None:
+    body = b"\x11" + ID + bytes(8) + packed + b"\x11\x51"
+    assert payload.parse_bound(body) == payload.Bound(ID, bytes(8), Address(host, 4433))
+    for bad in (body[:-1], body + b"x", b"\x10" + body[1:]):
+        with pytest.raises(BadPacket):
+            payload.parse_bound(bad)

@@ -1,0 +1,198 @@
+"""Makes protocol-1.json, the test vectors of protocol version 1, without any code of the product.
+
+Only Python's standard library and the `cryptography` package are used, so that the vectors check the
+product instead of repeating it.  Run it from this folder; its output is the same in every run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+
+def stretch(text: str, size: int) -> bytes:
+    """Bytes that look random and are the same in every run."""
+    return hashlib.shake_128(text.encode()).digest(size)
+
+
+def expand(secret: bytes, info: bytes, size: int) -> bytes:
+    """HKDF-Expand of RFC 5869 with SHA-256."""
+    output, block, counter = b"", b"", 1
+    while len(output) < size:
+        block = hmac.digest(secret, block + info + bytes((counter,)), "sha256")
+        output += block
+        counter += 1
+    return output[:size]
+
+
+def text_map(entries: list[tuple[str, object]]) -> bytes:
+    """A MessagePack map with short string keys."""
+    return bytes((0x80 | len(entries),)) + b"".join(pack(key) + pack(value) for key, value in entries)
+
+
+def pack(value: object) -> bytes:
+    """The shortest MessagePack form of a value."""
+    if isinstance(value, bool):
+        return b"\xc3" if value else b"\xc2"
+    if isinstance(value, int):
+        return bytes((value,)) if value < 128 else b"\xcd" + value.to_bytes(2, "big")
+    if isinstance(value, str):
+        return bytes((0xA0 | len(value),)) + value.encode()
+    if isinstance(value, bytes):
+        return b"\xc4" + bytes((len(value),)) + value
+    if isinstance(value, list):
+        return bytes((0x90 | len(value),)) + b"".join(map(pack, value))
+    assert isinstance(value, dict)
+    return text_map(list(value.items()))
+
+
+def node(name: str) -> dict[str, object]:
+    """A node with all its keys."""
+    ed25519 = Ed25519PrivateKey.from_private_bytes(stretch(f"{name} ed25519", 32))
+    mldsa = MLDSA87PrivateKey.from_seed_bytes(stretch(f"{name} mldsa", 32)).public_key().public_bytes_raw()
+    public = ed25519.public_key().public_bytes_raw()
+    node_id = hashlib.sha256(b"shadowmesh node" + public + mldsa).digest()
+    mac = bytearray(hashlib.sha256(b"shadowmesh mac" + node_id).digest()[:6])
+    mac[0] = mac[0] & 0xFC | 2
+    return {
+        "ed25519_seed": stretch(f"{name} ed25519", 32),
+        "mldsa_seed": stretch(f"{name} mldsa", 32),
+        "ed25519_public": public,
+        "node_id": node_id,
+        "node_id_text": base64.b32encode(node_id).decode().rstrip("=").lower(),
+        "mac": bytes(mac),
+        "nonce": stretch(f"{name} nonce", 32),
+        "instance": stretch(f"{name} instance", 8),
+        "lanes": [stretch(f"{name} lane {lane}", 8) for lane in range(8)],
+    }
+
+
+def packet(material: bytes, lane: int, receiver_id: bytes, number: int, payload: bytes) -> bytes:
+    """A frame packet (docs/protocol.md, section 6)."""
+    key, iv, header_key = material[:32], material[32:44], material[44:]
+    n = lane.to_bytes(4, "big") + number.to_bytes(4, "big")
+    nonce = bytes(a ^ b for a, b in zip(iv, bytes(4) + n, strict=True))
+    aad = n + b"\x43\0\0" + len(payload).to_bytes(2, "big")
+    sealed = ChaCha20Poly1305(key).encrypt(nonce, payload, aad)
+    ecb = Cipher(algorithms.AES(header_key), modes.ECB()).encryptor()
+    mask = ecb.update(sealed[:16])
+    first = 0x43 ^ mask[0] & 0x1F
+    protected = bytes(a ^ b for a, b in zip(number.to_bytes(4, "big"), mask[1:5], strict=True))
+    return bytes((first,)) + receiver_id + protected + sealed
+
+
+def header(message_type: int, size: int) -> bytes:
+    return bytes((message_type,)) + size.to_bytes(3, "big")
+
+
+def handshake(alice: dict, bob: dict) -> dict[str, object]:  # type: ignore[type-arg]
+    """All four messages of a session between alice (initiator) and bob."""
+    secrets = {name: stretch(f"exporter {name}", 32) for name in ("proof", "confirm", "root")}
+    ids = alice["node_id"] + bob["node_id"]
+    transcript = b""
+
+    def said_by(side: dict) -> dict[str, object]:  # type: ignore[type-arg]
+        return {
+            "capabilities": [],
+            "critical": [],
+            "key": side["ed25519_public"],
+            "nonce": side["nonce"],
+            "instance": side["instance"],
+            "lanes": side["lanes"],
+            "membership": b"",
+        }
+
+    def signed(message_type: int, role: bytes, side: dict, body: bytes) -> bytes:  # type: ignore[type-arg]
+        head = header(message_type, len(body) + 64)
+        digest = hashlib.sha256(transcript + head + body).digest()
+        key = Ed25519PrivateKey.from_private_bytes(side["ed25519_seed"])
+        return head + body + key.sign(b"shadowmesh/1 " + role + secrets["proof"] + digest + ids)
+
+    def confirmed(message_type: int, role: bytes, body: bytes) -> bytes:
+        head = header(message_type, len(body) + 32)
+        digest = hashlib.sha256(transcript + head + body).digest()
+        return head + body + hmac.digest(secrets["confirm"], role + digest, "sha256")
+
+    hello = signed(1, b"initiator", alice, text_map([("versions", [1]), ("node", said_by(alice))]))
+    transcript += hello
+    challenge = signed(2, b"responder", bob, text_map([("version", 1), ("node", said_by(bob))]))
+    transcript += challenge
+    response = confirmed(3, b"initiator", text_map([]))
+    transcript += response
+    session = stretch("session", 16)
+    body = text_map(
+        [
+            ("session", session),
+            ("observed_host", "192.0.2.7"),
+            ("observed_port", 40000),
+            ("supports_direct", False),
+        ]
+    )
+    established = confirmed(4, b"responder", body)
+    keys = {
+        role: expand(secrets["root"], b"shadowmesh/1 frames " + role.encode() + bytes(4), 76)
+        for role in ("initiator", "responder")
+    }
+    return {
+        "exporters": secrets,
+        "session": session,
+        "hello": hello,
+        "challenge": challenge,
+        "response": response,
+        "established": established,
+        "keys_epoch_0": keys,
+        "keys_initiator_epoch_7": expand(secrets["root"], b"shadowmesh/1 frames initiator\0\0\0\7", 76),
+    }
+
+
+def packets(material: bytes, lanes: list[bytes]) -> list[dict[str, object]]:
+    """Frame packets of several lanes, numbers and payloads."""
+    chosen = [
+        (0, 0, b"\x04" + stretch("probe", 8)),
+        (1, 0, b"\x01" + stretch("frame", 60)),
+        (1, 1, b"\x03"),
+        (7, 0x7FFFFFFF, b"\x01" + stretch("large frame", 1394)),
+    ]
+    return [
+        {
+            "lane": lane,
+            "number": number,
+            "receiver_id": lanes[lane],
+            "payload": payload,
+            "packet": packet(material, lane, lanes[lane], number, payload),
+        }
+        for lane, number, payload in chosen
+    ]
+
+
+def main() -> None:
+    """Write protocol-1.json beside this file."""
+    alice, bob = node("alice"), node("bob")
+    session = handshake(alice, bob)
+    material = session["keys_epoch_0"]["initiator"]  # type: ignore[index]
+    vectors = {
+        "description": "ShadowMesh protocol 1; bytes in hexadecimal; alice is the initiator",
+        "alice": alice,
+        "bob": bob,
+        "handshake": session,
+        "packets_of_alice": packets(material, bob["lanes"]),  # type: ignore[arg-type]
+        "channel": {
+            "id": stretch("channel", 8),
+            "inner": b"\xc3" + stretch("inner", 20),
+            "datagram": b"\x43" + stretch("channel", 8) + b"\xc3" + stretch("inner", 20),
+        },
+    }
+    text = json.dumps(vectors, indent=1, default=lambda value: value.hex())
+    Path(__file__).with_name("protocol-1.json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
