@@ -121,9 +121,10 @@ cdef class Engine:
         plane_wire(self.plane, self.udp_fd, self.tap_fd, self.event_fd, load48(&address[0]))
 
     def __dealloc__(self):
-        # The threads never need the GIL, so waiting for them with it can't deadlock.
+        # Without the GIL, because in a build with line tracing the threads take it for every line.
         if self.plane != NULL and self.started and not self.stopped:
-            plane_join(self.plane)
+            with nogil:
+                plane_join(self.plane)
         plane_free(self.plane)
         self._close()
 

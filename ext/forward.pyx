@@ -174,9 +174,10 @@ cdef class Forwarder:
             raise MemoryError("no memory for the data plane")
 
     def __dealloc__(self):
-        # The thread never needs the GIL, so waiting for it with the GIL can't deadlock.
+        # Without the GIL, because in a build with line tracing the threads take it for every line.
         if self.plane != NULL and self.started and not self.stopped:
-            plane_join(self.plane)
+            with nogil:
+                plane_join(self.plane)
         plane_free(self.plane)
         self._close()
 

@@ -24,11 +24,9 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from shadowmesh.crypto.identity import Identity, node_id_of
 from shadowmesh.crypto.keys import Direction, frame_keys, wipe
+from shadowmesh.crypto.provider import DEFAULT_PROVIDER
 from shadowmesh.errors import LocalProtocolError, RemoteProtocolError
 from shadowmesh.units import PROTOCOL_VERSIONS, Address, NodeId
 from shadowmesh.wire import messages
@@ -280,13 +278,11 @@ class Machine:
         if unknown:
             raise RemoteProtocolError(f"the peer demands what this release does not know: {sorted(unknown)}")
         signed = self._to_sign(message_type, body[: -len(proof)], len(body), peer, secrets, mine=False)
-        try:
-            Ed25519PublicKey.from_public_bytes(shown.key).verify(proof, signed)
-        except (InvalidSignature, ValueError):
+        if not DEFAULT_PROVIDER.ed25519_verify(shown.key, proof, signed):
             # The signature covers both NodeIDs: a peer that pins another NodeID for us fails here.
             raise RemoteProtocolError(
                 f"the proof in {message_type.name} does not hold; is my NodeID the one that you pinned?"
-            ) from None
+            )
         self.peer = peer
         self._transcript.update(messages.frame(message_type, body))
 

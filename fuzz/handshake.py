@@ -1,0 +1,36 @@
+"""A handshake that met an altered message ends FAILED with one of two errors, and agrees on no keys."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from fuzz.mutation import main
+from fuzz.traffic import ALICE, BOB, handshake_messages, machines, secrets_with
+from shadowmesh.errors import BadPacket, RemoteProtocolError
+from shadowmesh.session.machine import State
+from shadowmesh.wire.messages import Reassembler
+
+SEEDS = list(handshake_messages())
+
+
+def target(data: bytes) -> None:
+    """The same bytes to both roles, each where it waits for its first message."""
+    initiator, responder = machines()
+    to_initiator, to_responder = secrets_with(BOB), secrets_with(ALICE)
+    initiator.begin(to_initiator)
+    for machine, secrets in ((initiator, to_initiator), (responder, to_responder)):
+        try:
+            for message_type, body in Reassembler().feed_untrusted(data):
+                machine.handle(message_type, body, secrets)
+        except (BadPacket, RemoteProtocolError):
+            assert machine.state is not State.ESTABLISHED
+        if machine.agreement is not None:
+            genuine = SEEDS[0] if machine is responder else SEEDS[1]
+            assert data.startswith(genuine), "keys were agreed on with an altered message"
+
+
+if __name__ == "__main__":
+    sys.exit(main(target, SEEDS))
