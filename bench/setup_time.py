@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 CASES = ("join", "both")
 PROBE_PORT = 7009
-PROBE_INTERVAL = 0.002
+PROBE_INTERVAL = 0.005
 BROADCAST = "10.77.0.255"
 FRAME_TIMEOUT = 30.0
 
@@ -67,6 +67,7 @@ class Probes:
             link.setblocking(False)
             link.bind(("", PROBE_PORT))
         self.arrived: dict[str, float] = {}
+        self._next_send = 0.0
 
     def close(self) -> None:
         """Close the sockets."""
@@ -74,11 +75,13 @@ class Probes:
             link.close()
 
     def step(self) -> bool:
-        """Send once from everywhere, look for `PROBE_INTERVAL`; True when all have received."""
-        for name, link in self._links.items():
-            # Until the interface has its address there is no route to the broadcast address.
-            with contextlib.suppress(OSError):
-                link.sendto(name.encode(), (BROADCAST, PROBE_PORT))
+        """Send from everywhere, at most once per `PROBE_INTERVAL`, and look; True when all have received."""
+        if time.monotonic() >= self._next_send:
+            self._next_send = time.monotonic() + PROBE_INTERVAL
+            for name, link in self._links.items():
+                # Until the interface has its address there is no route to the broadcast address.
+                with contextlib.suppress(OSError):
+                    link.sendto(name.encode(), (BROADCAST, PROBE_PORT))
         ready, _, _ = select.select(list(self._links.values()), [], [], PROBE_INTERVAL)
         now = time.monotonic()
         for name, link in self._links.items():

@@ -71,6 +71,7 @@ class Engine:
     def install_receive(self, session: int, peer: int, ids: Iterable[Buffer], material: Buffer) -> None:
         """Accept packets of lanes 0..len(ids)-1 (1..64).  `session`: a new number, 0..2^64-1.
 
+        `peer` 0 stands for a relay: such a session carries messages, but never a frame.
         `material`: 76 bytes.  ValueError if the session or any id is installed already; nothing is
         changed then.
         """

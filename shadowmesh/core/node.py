@@ -21,6 +21,8 @@ from shadowmesh.units import ID_SIZE, Address, NodeId
 from shadowmesh.wire.headers import destination_id
 from shadowmesh.wire.messages import MAX_NODES, Absent, Call, Close, Interest, Message, Opened, Present
 
+CALLS_AT_ONCE = 8
+"""Peers that are called without knowing that they are there: below a relay's 10 openings per second."""
 TICK = 1.0
 """Seconds between looks at the counters of the data plane."""
 
@@ -171,18 +173,21 @@ class Core:
         nodes = list(self.peers)
         for start in range(0, len(nodes), MAX_NODES):
             relay.send(Interest(add=nodes[start : start + MAX_NODES]), now)
+        # Sessions that wait for a path come first.
+        waiting = sorted(self.peers.values(), key=lambda peer: peer.session is None)
+        for peer in waiting[:CALLS_AT_ONCE]:
+            peer.handle_relay_up(relay, now)
 
     def _relay_down(self, relay: RelayClient, now: float) -> None:
         for peer in self.peers.values():
             peer.handle_absent(relay, now)
 
     def _relay_message(self, relay: RelayClient, message: Message, now: float) -> None:
-        if isinstance(message, Opened | Close):
+        if isinstance(message, Opened):
+            self._handle_opened(relay, message, now)
+        elif isinstance(message, Close):
             for peer in self.peers.values():
-                if isinstance(message, Opened):
-                    peer.handle_opened(relay, message, now)
-                else:
-                    peer.handle_close(relay, message.send, now)
+                peer.handle_close(relay, message.send, now)
         elif isinstance(message, Present | Absent | Call):
             peer_of_message = self.peers.get(message.node)
             if peer_of_message is None:
@@ -195,3 +200,11 @@ class Core:
                 peer_of_message.handle_call(relay, message.send, now)
         else:
             self.drops["unexpected_message"] += 1
+
+    def _handle_opened(self, relay: RelayClient, opened: Opened, now: float) -> None:
+        for peer in self.peers.values():
+            if peer.awaits(relay, opened.receive):
+                peer.handle_opened(relay, opened, now)
+                return
+        if opened.send:
+            relay.send(Close(opened.send), now)  # too late: we have given up and asked again

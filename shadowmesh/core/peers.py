@@ -1,9 +1,12 @@
 """One peer: its presence at relays, the channel to it, the handshakes under way, and the session.
 
-The node with the smaller NodeID calls: it opens the channel and dials.  The other only answers, unless
-nothing happens for `PATIENCE`.  A session outlives its channel: when a relay returns, a new channel
-carries on the old session.  A new session of the same peer replaces the old one, whose receive lanes
-live `GRACE` longer, so that no frame under way is lost.
+Who comes to a relay calls whom it finds there: it opens the channel and dials, in three round trips
+without waiting to be told.  Who was there only answers; if nothing happens for `PATIENCE`, the node with
+the smaller NodeID calls, and later the other.
+
+A session outlives its channel: when a relay returns, a new channel carries on the old session.  A new
+session of the same peer replaces the old one, whose receive lanes live `GRACE` longer, so that no frame
+under way is lost.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from shadowmesh.wire.messages import Answer, Close, Open, Opened
 from shadowmesh.wire.payload import Kind, encode_probe, parse_probe
 
 PATIENCE = 1.5
-"""Seconds that the node with the larger NodeID waits before it calls itself."""
+"""Seconds that the node with the smaller NodeID waits to be called before it calls; the other waits twice."""
 OPEN_TIMEOUT = 5.0
 """Seconds after which an unanswered Open is tried again."""
 GRACE = 10.0
@@ -68,6 +71,7 @@ class PeerClient:
         self.deadline: float | None = None
         self._shared = shared
         self._caller = shared.identity.node_id < member.node_id
+        self._patience = PATIENCE if self._caller else 2 * PATIENCE
         self._present: dict[RelayClient, bytes] = {}
         self._opening: Channel | None = None
         self._initiated: Driver | None = None
@@ -92,12 +96,18 @@ class PeerClient:
 
     # What relays tell.
 
+    def handle_relay_up(self, relay: RelayClient, now: float) -> None:
+        """We came to this relay and told it of our interest: call the peer, it may be there already."""
+        if self.channel is None and self._opening is None:
+            self._open(relay, now)
+
     def handle_present(self, relay: RelayClient, instance: bytes, now: float) -> None:
         """The peer is at this relay, as this instance."""
         if instance not in self._present.values():
             self._abandon_handshakes(now)
         self._present[relay] = instance
-        self._schedule(now if self._caller else now + PATIENCE)
+        if self._opening is None:
+            self._schedule(now + self._patience)
 
     def handle_absent(self, relay: RelayClient, now: float) -> None:
         """The peer has left this relay, or the relay has left us."""
@@ -118,13 +128,19 @@ class PeerClient:
         self._shared.tables.install_channel(receive)
         relay.send(Answer(send, receive), now)
         self._set_channel(Channel(relay, send, receive), now)
-        if not self._caller:
-            self._schedule(now + PATIENCE)
+        self._schedule(now + self._patience)
+
+    def awaits(self, relay: RelayClient, receive: bytes) -> bool:
+        """Whether an Open with this id is unanswered."""
+        opening = self._opening
+        return opening is not None and opening.receive == receive and opening.relay is relay
 
     def handle_opened(self, relay: RelayClient, opened: Opened, now: float) -> None:
-        """The answer to our Open."""
+        """The answer to the Open that this peer `awaits`."""
         opening = self._opening
-        if opening is None or opening.receive != opened.receive or opening.relay is not relay:
+        assert opening is not None
+        if not self._present:
+            self._drop_opening()
             return
         if opened.refused or len(opened.send) != ID_SIZE:
             self.last_error = f"no channel: {opened.refused or 'the relay gave no id'}"
@@ -139,7 +155,7 @@ class PeerClient:
         """The relay or the peer has taken a channel away."""
         if self.channel is not None and self.channel.relay is relay and self.channel.send == send:
             self._set_channel(None, now)
-            self._schedule(now if self._caller else now + PATIENCE)
+            self._schedule(now + self._patience)
 
     # What the peer sends.
 
@@ -249,7 +265,7 @@ class PeerClient:
         if not self._present:
             return
         if self.channel is None:
-            self._open(now)
+            self._open(next(iter(self._present)), now)
         elif not self._session_is_current() and self._initiated is None and not self._accepted:
             self._dial(now)
         self._update_deadline()
@@ -259,8 +275,7 @@ class PeerClient:
             not self._present or self.session.instance in self._present.values()
         )
 
-    def _open(self, now: float) -> None:
-        relay = next(iter(self._present))
+    def _open(self, relay: RelayClient, now: float) -> None:
         receive = self._shared.random(ID_SIZE)
         self._shared.tables.install_channel(receive)
         self._opening = Channel(relay, b"", receive)

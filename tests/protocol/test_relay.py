@@ -144,3 +144,16 @@ def test_client_keeps_nothing_of_a_closed_relay(mesh: Mesh) -> None:
     tables = client.tables
     assert (tables.lanes, tables.channels, tables.control, tables.routes) == ({}, set(), set(), {})
     assert not any(tables.sources.values())
+
+
+def test_channel_that_nobody_waits_for_any_more_is_closed(mesh: Mesh) -> None:
+    mesh.start_client(0, (1,))
+    mesh.start_client(1, (0,))
+    mesh.pair_up()
+    mesh.network.run_for(5)
+    mesh.clients[0].core.relays[0].send(Open(IDENTITIES[1].node_id, b"unwanted"), mesh.network.now)
+    mesh.network.flush(mesh.clients[0])
+    mesh.network.run_for(10)
+    assert mesh.relay is not None
+    assert len(mesh.relay.tables.channels) == 2, "one channel, two ends"
+    mesh.exchange(0, 1)

@@ -332,3 +332,27 @@ def test_source_is_the_whole_address() -> None:
         assert node.event().source == raw_sockaddr(other)
         peer.mark()
         assert node.drops() == {"unexpected_long_header": 1}
+
+
+def test_sessions_of_a_relay_carry_messages_but_no_frames() -> None:
+    """Number 0 owns them: it has no MAC, so that even a frame from 00:00:00:00:00:00 is refused."""
+    ids = [wire_id(0x900 + lane) for lane in range(8)]
+    with node_and_peer() as (node, peer):
+        node.engine.install_receive(900, 0, ids, material(90))
+
+        def send(number: int, payload: bytes) -> None:
+            peer.send(frame_packet.seal(material(90), 1, ids[1], number, payload))
+
+        send(0, b"\x11" + bytes(34))
+        assert node.event()[:2] == (EVENT_LANE_MESSAGE, 900)
+        for number, source in enumerate((bytes(6), peer.mac, mac(1)), start=1):
+            send(number, b"\x01" + frame(BROADCAST, source))
+        peer.mark()
+        assert node.drops() == {"unknown_kind": 3}
+        node.engine.retire_receive(900)
+        send(9, b"\x11" + bytes(34))
+        peer.mark()
+        assert node.drops() == {"unknown_kind": 3, "unknown_id": 1}
+        for action in (node.engine.clear_route, node.engine.remove_peer):
+            with pytest.raises(KeyError):
+                action(0)
