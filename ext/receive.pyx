@@ -39,7 +39,7 @@ from shadowmesh._ext.ring cimport (
 )
 from shadowmesh._ext.system cimport MSG_TRUNC, monotonic_ns, write
 from shadowmesh._ext.tables cimport grace_step, table_find
-from shadowmesh._ext.udp cimport BATCH, receive_fetch, receive_free, receive_new
+from shadowmesh._ext.udp cimport BATCH, drain_errors, receive_fetch, receive_free, receive_new
 from shadowmesh._ext.workers cimport stopping, wait_readable
 
 
@@ -81,6 +81,8 @@ cdef void receiver_run(Receiver *receiver) noexcept nogil:
             grace_step(receiver.grace, receiver.reader, 2)
         if fetched < BATCH:
             wait_readable(receiver.stop, receiver.udp_fd, receiver.grace, receiver.reader, &receiver.trouble)
+            if receiver.trouble > 0 and drain_errors(receiver.udp_fd):
+                receiver.trouble = 0
     grace_step(receiver.grace, receiver.reader, 1)
 
 

@@ -71,12 +71,18 @@ cdef int receive_fetch(ReceiveBatch *batch, int fd) noexcept nogil:
     return fetched
 
 
-cdef void drain_errors(int fd) noexcept nogil:
-    """Empty the error queue (only sockets with IP_RECVERR have one): a full one keeps poll awake."""
+cdef bint drain_errors(int fd) noexcept nogil:
+    """Take errors out of the error queue (only sockets with IP_RECVERR have one): they keep poll awake.
+
+    At most BATCH of them: whoever makes them faster must not keep the thread here.  False: there was none.
+    """
     cdef msghdr message
+    cdef int i
     memset(&message, 0, sizeof(message))
-    while recvmsg(fd, &message, MSG_ERRQUEUE | MSG_DONTWAIT) >= 0:
-        pass
+    for i in range(BATCH):
+        if recvmsg(fd, &message, MSG_ERRQUEUE | MSG_DONTWAIT) < 0:
+            return i > 0
+    return True
 
 
 # ---- send ------------------------------------------------------------------------------------

@@ -34,7 +34,6 @@ from shadowmesh._ext.system cimport (
     write,
 )
 from shadowmesh._ext.tables cimport grace_step
-from shadowmesh._ext.udp cimport drain_errors
 
 
 cdef enum:
@@ -98,7 +97,6 @@ cdef void wait_readable(Stop *stop, int fd, Grace *grace, size_t reader,
         poll(fds, 1, TROUBLE_PAUSE_MS)
     poll(fds, 2, -1)
     if fds[1].revents & (POLLERR | POLLHUP | POLLNVAL):
-        drain_errors(fd)
         trouble[0] += 1
     grace_step(grace, reader, 1)
 

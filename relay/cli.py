@@ -13,15 +13,15 @@ from pathlib import Path
 import click
 
 from shadowmesh import __version__
-from shadowmesh.command import examples, print_json, run
+from shadowmesh.command import VerbGroup, examples, print_json, run
 from shadowmesh.config import parse_name
 from shadowmesh.units import PROTOCOL_VERSIONS
 
-from .config import DEFAULT_STATE_DIR, RelayConfig, load_relay_config
+from .config import DEFAULT_STATE_DIR, RelayConfig, admits, load_relay_config
 
 NAME = "shadowmesh-relay"
 
-_NEXT = """\
+_NEXT = """
 Next:
   1. Write relay.yaml (an example is in configs/) with the NodeIDs of the members, check and start it:
        shadowmesh-relay serve -c relay.yaml --check
@@ -29,7 +29,8 @@ Next:
   2. Give the members this line for relays: in their client.yaml:
        - {{address: "THIS-HOST:4433", id: {node_id}}}"""
 
-_FILE = click.Path(path_type=Path)
+_FILE = click.Path(path_type=Path, readable=False)
+"""Not checked by click: our own errors say what to do."""
 _json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON (docs/cli.md has its schema)."
 )
@@ -44,6 +45,13 @@ _state_dir_option = click.option(
 
 
 @click.group(
+    cls=VerbGroup,
+    verbs={
+        "init": f"{__name__}:init",
+        "serve": f"{__name__}:serve",
+        "id": f"{__name__}:show_id",
+        "version": f"{__name__}:version",
+    },
     epilog=examples(
         "shadowmesh-relay init --name relay1             make the relay's identity",
         "shadowmesh-relay serve -c relay.yaml --check    only check the file",
@@ -52,7 +60,10 @@ _state_dir_option = click.option(
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def relay() -> None:
-    """Run a ShadowMesh relay: it forwards sealed packets between members and can open none of them."""
+    """Run a ShadowMesh relay: it forwards sealed packets between members and can open none of them.
+
+    Run it as root, or as any user with a state_dir and --state-dir of its own.
+    """
 
 
 def _name(_context: click.Context, _option: click.Parameter, value: str) -> str:
@@ -62,7 +73,7 @@ def _name(_context: click.Context, _option: click.Parameter, value: str) -> str:
         raise click.BadParameter(str(error)) from None
 
 
-@relay.command(
+@click.command(
     epilog=examples(
         "shadowmesh-relay init --name relay1",
         "shadowmesh-relay init --name relay1 --state-dir ./relay --json",
@@ -78,35 +89,38 @@ def init(name: str, state_dir: Path, as_json: bool) -> None:
     """
     from shadowmesh.crypto import identity as identities
 
+    known = identities.exists(state_dir)
     identity = identities.create(state_dir, name)
     node_id = identities.node_id_text(identity.node_id)
     if as_json:
         print_json({"node_id": node_id, "name": identity.name, "state_dir": str(state_dir)})
         return
-    click.echo(f"The identity of {identity.name} is in {state_dir}.")
-    click.echo(f"NodeID: {node_id}\n")
-    if identity.name != name:
-        click.echo(f"It was there already, under the name {identity.name}, and was left as it is.\n")
-    click.echo(_NEXT.format(node_id=node_id))
+    was = " already, and was left as it is" if known else ""
+    click.echo(f"The identity of {identity.name} is in {state_dir}{was}.\nNodeID: {node_id}")
+    if not known:
+        click.echo(_NEXT.format(node_id=node_id))
 
 
-@relay.command(
+@click.command(
     epilog=examples("shadowmesh-relay serve -c relay.yaml --check", "shadowmesh-relay serve -c relay.yaml")
 )
 @click.option("-c", "--config", type=_FILE, metavar="FILE", required=True, help="Configuration of the relay.")
 @click.option("--check", is_flag=True, help="Check the configuration and do nothing else.")
 def serve(config: Path, check: bool) -> int:
-    """Serve until SIGTERM or SIGINT. Needs no root for ports from 1024."""
+    """Serve until SIGTERM or SIGINT.
+
+    Needs no root for ports from 1024. SIGUSR1 writes the totals of what was carried into the log.
+    """
     settings = load_relay_config(config)
     if check:
-        click.echo(f"{config.name} is valid\n{_summary(settings)}")
+        click.echo(f"{config} is valid\n{_summary(settings)}")
         return 0
     from .server import run as serve_relay
 
     return serve_relay(settings)
 
 
-@relay.command("id", epilog=examples("shadowmesh-relay id", "shadowmesh-relay id --state-dir ./relay --json"))
+@click.command("id", epilog=examples("shadowmesh-relay id", "shadowmesh-relay id --state-dir ./relay --json"))
 @click.option("-c", "--config", type=_FILE, metavar="FILE", help="Take the folder from this configuration.")
 @_state_dir_option
 @_json_option
@@ -122,7 +136,7 @@ def show_id(config: Path | None, state_dir: Path, as_json: bool) -> None:
         click.echo(node_id)
 
 
-@relay.command(epilog=examples("shadowmesh-relay version", "shadowmesh-relay --version"))
+@click.command(epilog=examples("shadowmesh-relay version", "shadowmesh-relay --version"))
 def version() -> None:
     """Print the version and the protocols it speaks."""
     protocols = ", ".join(map(str, PROTOCOL_VERSIONS))
@@ -136,8 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _summary(config: RelayConfig) -> str:
     host = f"[{config.relay.host}]" if ":" in config.relay.host else config.relay.host
-    members = "everybody" if config.admission.open else f"{len(config.admission.nodes)} members"
-    return f"{config.relay.name} on UDP {host}:{config.relay.port}, admits {members}"
+    return f"{config.relay.name} on UDP {host}:{config.relay.port}, {admits(config.admission)}"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 
 from shadowmesh.crypto.identity import node_id_text
@@ -10,6 +11,22 @@ from shadowmesh.units import Address, NodeId
 
 FLIP_WINDOW = 60.0
 """Seconds within which the return of a displaced instance shows that two machines hold one identity."""
+
+
+@dataclass(eq=False)
+class Knock:
+    """A handshake under way."""
+
+    source: Address
+    greeting: int = 0
+
+    @property
+    def network(self) -> str:
+        """What one party holds at most, for limits: an IPv4 address, or an IPv6 /64."""
+        address = ipaddress.ip_address(self.source.host.partition("%")[0])
+        if address.version == 4:
+            return self.source.host
+        return str(ipaddress.ip_network((address, 64), strict=False))
 
 
 @dataclass(eq=False)
@@ -22,6 +39,8 @@ class Client:
     driver: Driver
     address: Address
     heard_at: float
+    greeting: int
+    """Number of its HELLO among all; the newest handshake of a NodeID wins."""
     interests: set[NodeId] = field(default_factory=set)
     opened: list[float] = field(default_factory=list)
     """When it opened channels, within the last second."""

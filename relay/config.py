@@ -49,6 +49,12 @@ class RelayConfig(msgspec.Struct, frozen=True):
     admission: Admission
 
 
+def admits(admission: Admission) -> str:
+    """Who may connect, for people: "admits everybody", "admits 1 member"."""
+    count = len(admission.nodes)
+    return "admits everybody" if admission.open else f"admits {count} member{'s' * (count != 1)}"
+
+
 def load_relay_config(path: Path) -> RelayConfig:
     """Read and check relay.yaml. Raises ConfigError with a line for each mistake."""
     document = Document.load(path)

@@ -20,13 +20,14 @@ from shadowmesh.crypto.retry import Admit, Drop, Reply, TokenGate
 from shadowmesh.errors import BadPacket
 from shadowmesh.session.link import CloseCode, Ended, LinkEvent, Ready, Received, accept
 from shadowmesh.session.links import Driver, LinkSet
-from shadowmesh.session.machine import Opening, Refused
+from shadowmesh.session.machine import Agreement, Opening, Refused
 from shadowmesh.units import ID_SIZE, LANES, Address, NodeId
 from shadowmesh.wire.headers import destination_id
 from shadowmesh.wire.messages import Answer, Close, Interest, Message, Open
 
 from .admission import Admission
-from .clients import Client, Duplicates
+from .clients import Client, Duplicates, Knock
+from .notes import Notes
 from .rendezvous import Rendezvous
 
 MAX_HALF_OPEN = 256
@@ -78,12 +79,16 @@ class RelayCore:
         self._links = LinkSet(tables.install_control, tables.remove)
         self._rendezvous = Rendezvous(self.clients, tables, random, self._send)
         self._duplicates = Duplicates()
-        self._half_open: dict[Driver, Address] = {}
+        self._half_open: dict[Driver, Knock] = {}
         self._by_handle: dict[int, Client] = {}
         self._handles = itertools.count(1)
         self._instance = random(ID_SIZE)
         self._outbox: list[tuple[bytes, Address]] = []
         self._events: deque[str] = deque()
+        self._greetings = 0
+        """Authenticated HELLOs so far: their order tells a newer handshake from a delayed one."""
+        self._strangers = Notes()
+        self._pairs = Notes()
         self._sweep_at = now + SWEEP
 
     @property
@@ -146,19 +151,20 @@ class RelayCore:
             return
         if isinstance(verdict, Drop):
             raise BadPacket(verdict.reason)
-        same_host = sum(address.host == source.host for address in self._half_open.values())
+        knock = Knock(source)
+        same_host = sum(other.network == knock.network for other in self._half_open.values())
         full = len(self._half_open) >= MAX_HALF_OPEN or len(self.clients) >= MAX_CLIENTS
         if full or same_host >= MAX_HALF_OPEN_PER_HOST:
             raise BadPacket("too_many_handshakes")
-        self._accept(verdict, data, source, now)
+        self._accept(verdict, data, knock, now)
 
-    def _accept(self, admit: Admit, data: bytes, source: Address, now: float) -> None:
+    def _accept(self, admit: Admit, data: bytes, knock: Knock, now: float) -> None:
         opening = Opening(
             nonce=self._random(32),
             instance=self._instance,
             lanes=[self._random(ID_SIZE) for _ in range(LANES)],
             session=self._random(16),
-            observed=source,
+            observed=knock.source,
         )
         link = accept(
             self._identity,
@@ -167,25 +173,24 @@ class RelayCore:
             now,
             admit.original_destination_connection_id,
             admit.retry_source_connection_id,
-            admit=partial(self._admit, source=source, now=now),
+            admit=partial(self._admit, knock=knock, now=now),
         )
         first_id = destination_id(data)
-        driver = self._links.add(link, partial(self._transmit, source), self._handle_link, now, first_id)
-        self._half_open[driver] = source
+        driver = self._links.add(
+            link, partial(self._transmit, knock.source), self._handle_link, now, first_id
+        )
+        self._half_open[driver] = knock
         self._links.handle_datagram(driver, data, now)
+        if not driver.link.begun:
+            self._close(driver, CloseCode.TIMEOUT, "its first packet does not open", now)
 
-    def _admit(self, node: NodeId, instance: bytes, source: Address, now: float) -> None:
+    def _admit(self, node: NodeId, instance: bytes, knock: Knock, now: float) -> None:
         if not self._admission.allows(node):
-            self._events.append(f"refused {node_id_text(node)} at {source}: not admitted")
-            raise Refused(CloseCode.REFUSED, "this relay does not admit your NodeID")
-        holder = self.clients.get(node)
-        if holder is not None and self._duplicates.returns(node, instance, now):
-            reason = (
-                f"two machines use the identity {node_id_text(node)}: at {holder.address} and at {source}"
-            )
-            self._events.append(reason)
-            self._close(holder.driver, CloseCode.DUPLICATE, reason, now)
-            raise Refused(CloseCode.DUPLICATE, reason)
+            if self._strangers.due(node, now):
+                self._events.append(f"refused {node_id_text(node)} at {knock.source}: not admitted")
+            raise Refused(CloseCode.REFUSED, f"this relay does not admit your NodeID {node_id_text(node)}")
+        self._greetings += 1
+        knock.greeting = self._greetings
 
     def _handle_link(self, driver: Driver, event: LinkEvent, now: float) -> None:
         client = self.clients.get(driver.link.peer or b"")
@@ -196,7 +201,9 @@ class RelayCore:
         elif isinstance(event, Received) and client is not None:
             self._handle_message(client, event.message, now)
         elif isinstance(event, Ended):
-            self._half_open.pop(driver, None)
+            knock = self._half_open.pop(driver, None)
+            if knock is not None and self._strangers.due(knock.network, now):
+                self._events.append(f"handshake with {knock.source} failed: {event.reason}")
             if client is not None:
                 self._events.append(f"{client} left: {event.reason or 'connection lost'}")
                 self._forget(client, now)
@@ -204,21 +211,47 @@ class RelayCore:
     def _welcome(self, driver: Driver, ready: Ready, now: float) -> None:
         """A handshake is complete: the newest of a NodeID wins."""
         agreement = ready.agreement
-        address = self._half_open.pop(driver)
+        knock = self._half_open.pop(driver)
         holder = self.clients.get(agreement.peer)
-        if holder is not None:
-            if holder.instance != agreement.instance:
-                self._duplicates.displaced(agreement.peer, holder.instance, now)
-            self._close(holder.driver, CloseCode.REPLACED, f"your identity connected from {address}", now)
-        client = Client(next(self._handles), agreement.peer, agreement.instance, driver, address, now)
+        if holder is not None and not self._displace(holder, driver, agreement, knock, now):
+            agreement.wipe()
+            return
+        client = Client(
+            handle=next(self._handles),
+            node=agreement.peer,
+            instance=agreement.instance,
+            driver=driver,
+            address=knock.source,
+            heard_at=now,
+            greeting=knock.greeting,
+        )
         self.clients[client.node] = self._by_handle[client.handle] = client
         driver.send = partial(self._transmit_to, client)
-        self._tables.add_client(client.handle, address)
+        self._tables.add_client(client.handle, client.address)
         self._tables.install_receive(client.handle, agreement.receive_lanes, agreement.receive_keys)
         keys = self._tables.new_send_keys(agreement.send_keys)
         self._tables.set_lane(client.handle, keys, 1, agreement.send_lanes[1])
         agreement.wipe()
-        self._events.append(f"{client} joined from {address}")
+        self._events.append(f"{client} joined from {client.address}")
+
+    def _displace(
+        self, holder: Client, driver: Driver, agreement: Agreement, knock: Knock, now: float
+    ) -> bool:
+        """Make room for a new session of a NodeID that has one; False if it is not to be had."""
+        if holder.greeting > knock.greeting:
+            self._close(driver, CloseCode.REPLACED, "your identity has connected since", now)
+            return False
+        if self._duplicates.returns(agreement.peer, agreement.instance, now):
+            reason = f"two machines use the identity {node_id_text(agreement.peer)}: "
+            reason += f"at {holder.address} and at {knock.source}"
+            self._events.append(reason)
+            for one in (holder.driver, driver):
+                self._close(one, CloseCode.DUPLICATE, reason, now)
+            return False
+        if holder.instance != agreement.instance:
+            self._duplicates.displaced(agreement.peer, holder.instance, now)
+        self._close(holder.driver, CloseCode.REPLACED, f"your identity connected from {knock.source}", now)
+        return True
 
     # Clients.
 
@@ -229,7 +262,11 @@ class RelayCore:
         elif isinstance(message, Open):
             rendezvous.handle_open(client, message, now)
         elif isinstance(message, Answer):
-            rendezvous.handle_answer(client, message, now)
+            opened = rendezvous.handle_answer(client, message, now)
+            if opened is not None:
+                pair = (opened.caller.node, opened.callee.node)
+                if self._pairs.due(pair, now):
+                    self._events.append(f"{opened.caller} and {opened.callee} have a channel")
         elif isinstance(message, Close):
             rendezvous.handle_close(client, message, now)
         else:

@@ -94,17 +94,20 @@ class Rendezvous:
         self._calls[call.callee_send] = call
         self._send(callee, Call(client.node, call.callee_send), now)
 
-    def handle_answer(self, client: Client, message: Answer, now: float) -> None:
-        """The callee accepts under an id of its own, or refuses with none."""
+    def handle_answer(self, client: Client, message: Answer, now: float) -> Channel | None:
+        """The callee accepts under an id of its own, or refuses with none; returns what is open now."""
         call = self._calls.get(message.send)
         if call is None or call.callee is not client:
-            return
+            return None
+        if call.expires_at <= now:
+            self._end_call(call, "the node did not answer", now)
+            return None
         del self._calls[message.send]
         if len(message.receive) != ID_SIZE:
             self._send(
                 call.caller, Opened(call.caller_receive, refused="the node did not take the call"), now
             )
-            return
+            return None
         caller, callee = call.caller.handle, client.handle
         self._tables.install_channel(call.caller_send, caller, callee, message.receive)
         self._tables.install_channel(call.callee_send, callee, caller, call.caller_receive)
@@ -112,6 +115,7 @@ class Rendezvous:
         self._of_client[call.caller].add(call)
         self._of_client[client].add(call)
         self._send(call.caller, Opened(call.caller_receive, call.caller_send), now)
+        return call
 
     def handle_close(self, client: Client, message: Close, now: float) -> None:
         """One end gives a channel up."""

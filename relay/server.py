@@ -11,20 +11,25 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import uvloop
 
+from shadowmesh import __version__
 from shadowmesh._ext.forward import EVENT_ENDPOINT, Forwarder
 from shadowmesh._ext.lanes import SendKeys
 from shadowmesh.crypto import identity as identities
 from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.io import notify
+from shadowmesh.io.logs import log_to
+from shadowmesh.io.shield import PAUSE, survives
 from shadowmesh.io.udp import from_sockaddr, local_address, open_udp, send, to_sockaddr
 from shadowmesh.units import Address
 
 from .admission import Admission
-from .config import RelayConfig
+from .config import RelayConfig, admits
 from .protocol import RelayCore
 
 log = logging.getLogger("shadowmesh.relay")
@@ -68,16 +73,24 @@ class Server:
         self._forwarder = forwarder
         self._udp = udp
         self._timer: asyncio.TimerHandle | None = None
+        self._unsent = 0
 
-    async def serve(self) -> None:
-        """Serve until SIGTERM or SIGINT, then say goodbye."""
+    async def serve(self, up: str) -> None:
+        """Serve until SIGTERM or SIGINT, then say goodbye; SIGUSR1 asks for a line with the totals.
+
+        :param up: the line that says that the relay serves.
+        """
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGUSR1, lambda: log.info("%s", self.totals()))
         loop.add_reader(self._forwarder.fileno(), self._serve_forwarder)
         self._drive()
+        log.info("%s", up)
+        notify.ready(up)
         await stop.wait()
+        notify.stopping()
         loop.remove_reader(self._forwarder.fileno())
         if self._timer is not None:
             self._timer.cancel()
@@ -85,29 +98,36 @@ class Server:
         self._flush()
         await asyncio.sleep(DRAIN)
 
+    def totals(self) -> str:
+        """What was carried and what was dropped since the start, in one line."""
+        drops = Counter(self._forwarder.drops())
+        drops.update(self._core.drops)
+        drops["control_send_failed"] += self._unsent
+        return totals(len(self._core.clients), self._forwarder.counters(), drops)
+
     def _serve_forwarder(self) -> None:
         now = time.monotonic()
         for kind, handle, _, source, data in self._forwarder.poll():
             if kind == EVENT_ENDPOINT:
-                self._core.handle_endpoint(handle, from_sockaddr(source))
+                survives(self._core.handle_endpoint, handle, from_sockaddr(source))
             else:
-                self._core.handle_datagram(data, from_sockaddr(source), now)
+                survives(self._core.handle_datagram, data, from_sockaddr(source), now)
         self._drive()
 
     def _serve_timer(self) -> None:
-        self._core.handle_timer(time.monotonic())
-        self._drive()
+        healthy = survives(self._core.handle_timer, time.monotonic())
+        self._drive(0.0 if healthy else PAUSE)
 
-    def _drive(self) -> None:
+    def _drive(self, at_least: float = 0.0) -> None:
         self._flush()
         if self._timer is not None:
             self._timer.cancel()
-        delay = max(0.0, self._core.deadline - time.monotonic())
+        delay = max(at_least, self._core.deadline - time.monotonic())
         self._timer = asyncio.get_running_loop().call_later(delay, self._serve_timer)
 
     def _flush(self) -> None:
         for data, address in self._core.poll_transmit():
-            send(self._udp, data, address)
+            self._unsent += not send(self._udp, data, address)
         for line in self._core.poll_events():
             log.info("%s", line)
 
@@ -115,9 +135,7 @@ class Server:
 def run(config: RelayConfig) -> int:
     """Run a relay until it is told to stop; returns the exit code of the command."""
     identity = identities.load(config.relay.state_dir)
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("shadowmesh").setLevel(logging.INFO)
-    logging.getLogger("quic").setLevel(logging.ERROR)
+    log_to(sys.stderr.fileno())
     with contextlib.ExitStack() as stack:
         udp = stack.enter_context(open_udp(config.relay.host, config.relay.port))
         event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -132,19 +150,21 @@ def run(config: RelayConfig) -> int:
         )
         forwarder.start()
         stack.callback(forwarder.stop)
-        log.info(
-            "%s (%s) serves on UDP %s, admits %s",
-            config.relay.name,
-            node_id_text(identity.node_id),
-            local_address(udp),
-            "everybody" if config.admission.open else f"{len(config.admission.nodes)} nodes",
+        up = (
+            f"{config.relay.name} ({node_id_text(identity.node_id)}) serves on UDP {local_address(udp)}, "
+            f"{admits(config.admission)}, ShadowMesh {__version__}"
         )
+        server = Server(core, forwarder, udp)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(Server(core, forwarder, udp).serve())
-        log.info("stopped; %s", _totals(forwarder))
+            runner.run(server.serve(up))
+        log.info("stopped; %s", server.totals())
     return 0
 
 
-def _totals(forwarder: Forwarder) -> str:
-    counted = forwarder.counters() | {name: count for name, count in forwarder.drops().items() if count}
-    return ", ".join(f"{name} {count}" for name, count in counted.items())
+def totals(clients: int, counters: Mapping[str, int], drops: Mapping[str, int]) -> str:
+    """One line; drops that did not happen, and what only a client with its TAP counts, are left out."""
+    counted = {name: count for name, count in counters.items() if not name.startswith("tap_")}
+    dropped = {name: count for name, count in drops.items() if count}
+    parts = [f"{name} {count}" for name, count in counted.items()]
+    parts += [f"dropped {name} {count}" for name, count in dropped.items()]
+    return ", ".join([f"clients {clients}", *parts])

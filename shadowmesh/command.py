@@ -11,11 +11,15 @@ import importlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 
 import click
 
 from shadowmesh.errors import ConfigError, IdentityError, ShadowMeshError
+
+DEBUG_VARIABLE = "SHADOWMESH_DEBUG"
+"""Set to 1, it makes the commands print tracebacks of what they did not expect."""
 
 
 class ExitCode(enum.IntEnum):
@@ -83,19 +87,30 @@ def run(group: click.Group, name: str, arguments: Sequence[str] | None = None) -
         return _failed(name, f"{error.format_message().rstrip('.')} (see '{path} --help')", ExitCode.USAGE)
     except click.ClickException as error:
         return _failed(name, error.format_message(), ExitCode.FAILED)
-    except CommandFailed as error:
-        return _failed(name, str(error), error.code)
-    except (ConfigError, IdentityError) as error:
-        return _failed(name, str(error), ExitCode.REFUSED)
-    except ShadowMeshError as error:
-        return _failed(name, str(error), ExitCode.FAILED)
     except (click.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # Whoever read us has closed; a second error at the flush on exit helps nobody.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILED
+    except Exception as error:
+        code, text = explain(error)
+        return _failed(name, text, code)
     return result if isinstance(result, int) else ExitCode.OK
+
+
+def explain(error: Exception) -> tuple[ExitCode, str]:
+    """Exit code and text for what ended a command; what nobody foresaw is one line too."""
+    if isinstance(error, CommandFailed):
+        return error.code, str(error)
+    if isinstance(error, ShadowMeshError):
+        refused = isinstance(error, ConfigError | IdentityError)
+        return ExitCode.REFUSED if refused else ExitCode.FAILED, str(error)
+    if os.environ.get(DEBUG_VARIABLE) == "1":
+        traceback.print_exception(error)
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    remedy = f"please report it, with the traceback that {DEBUG_VARIABLE}=1 prints"
+    return ExitCode.FAILED, f"internal error: {what}; {remedy}"
 
 
 def examples(*lines: str) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import msgspec
 
+from shadowmesh.errors import ConfigError
 from shadowmesh.units import NODE_ID_SIZE, NodeId
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class ClientConfig(msgspec.Struct, frozen=True):
     relays: tuple[RelayPeer, ...]
     peers: tuple[Peer, ...]
     paths: Paths
+    file: str = "the configuration"
+    """What errors call it: the path as it was given."""
 
 
 def load_client_config(path: Path) -> ClientConfig:
@@ -114,6 +117,7 @@ def load_client_config(path: Path) -> ClientConfig:
         relays=tuple(_relay(relay) for relay in relays),
         peers=tuple(_peer(peer) for peer in peers),
         paths=_paths(top.section("paths", ("direct",))),
+        file=document.file,
     )
     document.finish()
     if not relays:
@@ -123,6 +127,39 @@ def load_client_config(path: Path) -> ClientConfig:
     _refuse_repeats(config, relays, peers)
     document.finish()
     return config
+
+
+def refuse_own_id(config: ClientConfig, own: NodeId) -> None:
+    """Raise ConfigError if this machine is among its own relays or peers."""
+    relays = [("relays", index, "relay", relay.id) for index, relay in enumerate(config.relays)]
+    peers = [("peers", index, "peer", peer.id) for index, peer in enumerate(config.peers)]
+    for key, index, whose, node_id in relays + peers:
+        if node_id == own:
+            problem = f"is this machine's own NodeID; put that of the {whose} there"
+            raise ConfigError(f"{config.file}: {key}[{index}].id: {problem}")
+
+
+def doubts(config: ClientConfig, identity_name: str | None = None) -> list[str]:
+    """What is allowed and yet looks like a mistake, one line each.
+
+    :param identity_name: the name that the identity was made with, None if that isn't known.
+    """
+    found = []
+    if identity_name not in (None, config.node.name):
+        found.append(
+            f"{config.file}: node.name: is {config.node.name}, but the identity in "
+            f"{config.node.state_dir} was made for {identity_name}; is it the right one?"
+        )
+    networks = [ipaddress.ip_interface(text).network for text in config.interface.addresses]
+    for index, peer in enumerate(config.peers):
+        for address in peer.addresses:
+            ip = ipaddress.ip_address(address)
+            if networks and not ip.is_link_local and not any(ip in network for network in networks):
+                found.append(
+                    f"{config.file}: peers[{index}].addresses: {address} is in no network of "
+                    f"interface.addresses, so it needs a route of its own to be reached"
+                )
+    return found
 
 
 def _node(section: Section) -> NodeSection:

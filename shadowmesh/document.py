@@ -59,8 +59,8 @@ class Document:
             text = data.decode()
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
-            raise ConfigError(f"{path.name}:{line}: is not UTF-8 text; is it the right file?") from None
-        return cls(text, path.name)
+            raise ConfigError(f"{path}:{line}: is not UTF-8 text; is it the right file?") from None
+        return cls(text, str(path))
 
     def section(self, known: Iterable[str]) -> Section:
         """The top level, whose keys must be among `known`."""
@@ -83,7 +83,8 @@ class Document:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark
             line = mark.line + 1 if mark else 1
-            raise ConfigError(f"{self.file}:{line}: {error.problem}") from None
+            hint = _quoting_hint(error, text)
+            raise ConfigError(f"{self.file}:{line}: {error.problem}{hint}") from None
         except yaml.YAMLError as error:
             raise ConfigError(f"{self.file}: {error}".replace("\n", " ")) from None
         if root is None:
@@ -238,6 +239,15 @@ def _plain_tag(value: str) -> str:
     if value in ("", "~", "null"):
         return _NULL
     return _INT if re.fullmatch(r"[-+]?[0-9]{1,18}", value) else _STR
+
+
+def _quoting_hint(error: yaml.MarkedYAMLError, text: str) -> str:
+    """For the commonest mistake: an IPv6 address without quotes, whose marks YAML takes for its own."""
+    lines = text.splitlines()
+    for mark in (error.problem_mark, error.context_mark):
+        if mark is not None and mark.line < len(lines) and re.search(r"::|\]:", lines[mark.line]):
+            return '; put quotes around addresses with colons or brackets: "[2001:db8::1]:4433"'
+    return ""
 
 
 class _Loader(yaml.SafeLoader):

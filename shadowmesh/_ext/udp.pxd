@@ -42,7 +42,7 @@ cdef struct SendBatch:
 cdef ReceiveBatch *receive_new() noexcept nogil
 cdef void receive_free(ReceiveBatch *batch) noexcept nogil
 cdef int receive_fetch(ReceiveBatch *batch, int fd) noexcept nogil
-cdef void drain_errors(int fd) noexcept nogil
+cdef bint drain_errors(int fd) noexcept nogil
 
 cdef SendBatch *send_new(size_t buffer_size) noexcept nogil
 cdef void send_free(SendBatch *batch) noexcept nogil

@@ -91,8 +91,10 @@ class ApiClient:
             connection.request(method, target, body)
             answer = connection.getresponse()
             data = answer.read()
-        except (FileNotFoundError, ConnectionRefusedError):
-            raise NotRunning(f"no client runs here (nothing answers on {self.path})") from None
+        except FileNotFoundError:
+            raise NotRunning(f"no client runs here: there is no socket {self.path}") from None
+        except ConnectionRefusedError:
+            raise NotRunning(f"no client runs here: nobody answers on {self.path}") from None
         except PermissionError:
             raise ApiFailed(f"may not open {self.path}; the socket belongs to root: use sudo") from None
         except (OSError, http.client.HTTPException) as error:

@@ -78,7 +78,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PingRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of POST /v1/ping. `peer` is a name, a NodeID or one of its overlay addresses."""
+    """Body of POST /v1/ping. `peer` is a name, an overlay address, or 10 or more characters of a NodeID."""
 
     peer: Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
     timeout: Annotated[float, msgspec.Meta(gt=0, le=MAX_PING_TIMEOUT)] = 2.0

@@ -10,7 +10,7 @@ from shadowmesh.cli.options import ask, config_option, socket_option, socket_pat
 from shadowmesh.command import examples
 
 
-@click.command(epilog=examples("sudo shadowmesh-client down", "sudo shadowmesh-client down -c client.yaml"))
+@click.command(epilog=examples("shadowmesh-client down", "shadowmesh-client down -c client.yaml"))
 @config_option()
 @socket_option
 @click.option(

@@ -13,7 +13,7 @@ from shadowmesh.config import DEFAULT_STATE_DIR, load_client_config
 
 @click.command(
     "id",
-    epilog=examples("sudo shadowmesh-client id", "shadowmesh-client id --state-dir ./alice --json"),
+    epilog=examples("shadowmesh-client id", "shadowmesh-client id --state-dir ./alice --json"),
 )
 @config_option()
 @state_dir_option

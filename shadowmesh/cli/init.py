@@ -10,14 +10,14 @@ from shadowmesh.cli.options import json_option, state_dir_option
 from shadowmesh.command import examples, print_json
 from shadowmesh.config import DEFAULT_STATE_DIR, parse_name
 
-_NEXT = """\
+_NEXT = """
 Next:
   1. Give the NodeID to the relay's operator, who lists it under admission.nodes.
   2. Give it to each peer, whose client.yaml lists it under peers:
-       - {{name: {name}, id: {node_id}, addresses: [10.77.0.1]}}
+       - {{name: {name}, id: {node_id}, addresses: [ITS-OVERLAY-ADDRESS]}}
   3. Write your own client.yaml (examples are in configs/), check and start it:
        shadowmesh-client up -c client.yaml --check
-       sudo shadowmesh-client up -c client.yaml"""
+       shadowmesh-client up -c client.yaml"""
 
 
 def _name(_context: click.Context, _option: click.Parameter, value: str) -> str:
@@ -29,7 +29,7 @@ def _name(_context: click.Context, _option: click.Parameter, value: str) -> str:
 
 @click.command(
     epilog=examples(
-        "sudo shadowmesh-client init --name alice",
+        "shadowmesh-client init --name alice",
         "shadowmesh-client init --name alice --state-dir ./alice --json",
     )
 )
@@ -44,13 +44,13 @@ def init(name: str, state_dir: Path | None, as_json: bool) -> None:
     from shadowmesh.crypto import identity as identities
 
     folder = state_dir or Path(DEFAULT_STATE_DIR)
+    known = identities.exists(folder)
     identity = identities.create(folder, name)
     node_id = identities.node_id_text(identity.node_id)
     if as_json:
         print_json({"node_id": node_id, "name": identity.name, "state_dir": str(folder)})
         return
-    click.echo(f"The identity of {identity.name} is in {folder}.")
-    click.echo(f"NodeID: {node_id}\n")
-    if identity.name != name:
-        click.echo(f"It was there already, under the name {identity.name}, and was left as it is.\n")
-    click.echo(_NEXT.format(name=identity.name, node_id=node_id))
+    was = " already, and was left as it is" if known else ""
+    click.echo(f"The identity of {identity.name} is in {folder}{was}.\nNodeID: {node_id}")
+    if not known:
+        click.echo(_NEXT.format(name=identity.name, node_id=node_id))

@@ -26,14 +26,17 @@ NAME = "shadowmesh-client"
     },
     epilog=examples(
         "shadowmesh-client init --name alice       make this machine's identity",
-        "shadowmesh-client up -c client.yaml       join (as root), Ctrl+C leaves",
+        "shadowmesh-client up -c client.yaml       join, Ctrl+C leaves",
         "shadowmesh-client status                  who is reachable, and how",
         "shadowmesh-client ping bob -c 3           measure through the overlay",
     ),
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def client() -> None:
-    """Join a ShadowMesh network: an Ethernet of your machines, sealed end to end."""
+    """Join a ShadowMesh network: an Ethernet of your machines, sealed end to end.
+
+    Run it as root: the interface, and by default the identity and the client's socket, belong to it.
+    """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

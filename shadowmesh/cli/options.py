@@ -14,11 +14,13 @@ from shadowmesh.command import CommandFailed, ExitCode
 from shadowmesh.config import DEFAULT_SOCKET, DEFAULT_STATE_DIR, load_client_config
 
 SOCKET_VARIABLE = "SHADOWMESH_SOCKET"
+START = "start it with `shadowmesh-client up -c client.yaml`"
 
 T = TypeVar("T")
 Decorated = TypeVar("Decorated", bound=Callable[..., object])
 
-_FILE = click.Path(path_type=Path)
+_FILE = click.Path(path_type=Path, readable=False)
+"""Not checked by click: our own errors say what to do."""
 
 
 def config_option(*names: str, required: bool = False) -> Callable[[Decorated], Decorated]:
@@ -57,12 +59,20 @@ def socket_path(config: Path | None, socket: Path | None) -> Path:
     return Path(os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET)
 
 
-def ask(path: Path, question: Callable[[ApiClient], T]) -> T:
-    """Put `question` to the client on `path`; its failures become exit codes."""
+def start_advice(socket: Path | None) -> str:
+    """What to do if no client answers; whoever names a --socket knows that, and has likely misspelt it."""
+    return "" if socket else START
+
+
+def ask(path: Path, question: Callable[[ApiClient], T], remedy: str = "") -> T:
+    """Put `question` to the client on `path`; its failures become exit codes.
+
+    :param remedy: what to do if there is no client.
+    """
     try:
         return question(ApiClient(path))
     except NotRunning as error:
-        remedy = "start it with `shadowmesh-client up -c client.yaml`"
-        raise CommandFailed(f"{error}; {remedy}", ExitCode.NOT_RUNNING) from error
+        text = f"{error}; {remedy}" if remedy else str(error)
+        raise CommandFailed(text, ExitCode.NOT_RUNNING) from error
     except (UnknownPeer, NoReply) as error:
         raise CommandFailed(str(error), ExitCode.NO_PEER) from error

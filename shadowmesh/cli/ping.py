@@ -5,14 +5,34 @@ from __future__ import annotations
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
 
-from shadowmesh.api.client import ApiClient, NoReply
-from shadowmesh.api.schema import MAX_PING_TIMEOUT, PING_SCHEMA
-from shadowmesh.cli.options import ask, config_option, json_option, socket_option, socket_path
+from shadowmesh.api.client import ApiClient, NoReply, UnknownPeer
+from shadowmesh.api.schema import MAX_PING_TIMEOUT, PING_SCHEMA, ErrorKind
+from shadowmesh.cli.options import (
+    ask,
+    config_option,
+    json_option,
+    socket_option,
+    socket_path,
+    start_advice,
+)
 from shadowmesh.command import ExitCode, examples, print_json
+
+
+class _Count(click.IntRange):
+    """A number of probes. The other verbs have taught that -c takes the file, so say it where it doesn't."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            int(value)
+        except ValueError:
+            text = f"{value!r} is not a number; here -c is the count, the file is --config"
+            self.fail(text, param, ctx)
+        return int(super().convert(value, param, ctx))
 
 
 @click.command(
@@ -24,23 +44,25 @@ from shadowmesh.command import ExitCode, examples, print_json
 )
 @click.argument("peer")
 @click.option(
-    "-c", "--count", type=click.IntRange(1, 1_000_000), default=4, show_default=True, help="How many."
+    "-c", "--count", type=_Count(1, 1_000_000), metavar="N", default=4, show_default=True, help="How many."
 )
 @click.option(
     "-i",
     "--interval",
     type=click.FloatRange(0, 3600),
+    metavar="SECONDS",
     default=1.0,
     show_default=True,
-    help="Seconds between two.",
+    help="Time between two.",
 )
 @click.option(
     "-W",
     "--timeout",
     type=click.FloatRange(0.001, MAX_PING_TIMEOUT),
+    metavar="SECONDS",
     default=2.0,
     show_default=True,
-    help="Seconds to wait for each reply.",
+    help="Time to wait for each reply.",
 )
 @config_option("--config")
 @socket_option
@@ -56,16 +78,17 @@ def ping(  # one parameter for each option
 ) -> int:
     """Measure round trips to PEER through the overlay.
 
-    PEER is a name, a NodeID or an overlay address. This is not ICMP: the session itself seals the
-    probe, so it also works where ping(8) is filtered, and each line names the path that the probe
-    took. Exits with 6 if no reply came at all.
+    PEER is a name, an overlay address, a NodeID or its first 10 or more characters. This is not ICMP:
+    the session itself seals the probe, so it also works where ping(8) is filtered, and each line names
+    the path that the probe took. Exits with 6 if no reply came at all.
     """
     path = socket_path(config, socket)
     times: list[float] = []
     for number in range(count):
         if number:
             time.sleep(interval)
-        times += ask(path, lambda client: _ping_once(client, peer, timeout, as_json))
+        once = ask(path, lambda client: _ping_once(client, peer, timeout, as_json), start_advice(socket))
+        times += once
     if not as_json:
         click.echo(_summary(count, times))
     return ExitCode.OK if times else ExitCode.NO_PEER
@@ -73,14 +96,22 @@ def ping(  # one parameter for each option
 
 def _ping_once(client: ApiClient, peer: str, timeout: float, as_json: bool) -> list[float]:
     """Print one line; the round trip time in milliseconds, or nothing if there was no reply."""
+
+    def print_problem(kind: ErrorKind, error: Exception) -> None:
+        print_json({"schema": PING_SCHEMA, "peer": peer, "error": kind, "message": str(error)})
+
     try:
         reply = client.ping(peer, timeout)
     except NoReply as error:
         if as_json:
-            print_json({"schema": PING_SCHEMA, "peer": peer, "error": "no-reply", "message": str(error)})
+            print_problem("no-reply", error)
         else:
             click.echo(f"no reply from {peer}: {error}")
         return []
+    except UnknownPeer as error:
+        if as_json:
+            print_problem("unknown-peer", error)
+        raise
     if as_json:
         print_json(msgspec.to_builtins(reply))
     else:

@@ -8,7 +8,14 @@ import click
 import msgspec
 
 from shadowmesh.api.schema import PeerStatus, RelayStatus, Status
-from shadowmesh.cli.options import ask, config_option, json_option, socket_option, socket_path
+from shadowmesh.cli.options import (
+    ask,
+    config_option,
+    json_option,
+    socket_option,
+    socket_path,
+    start_advice,
+)
 from shadowmesh.cli.output import coloured, duration, milliseconds, size, table
 from shadowmesh.command import examples
 
@@ -28,7 +35,7 @@ SHORT_ID = 10
 @json_option
 def status(config: Path | None, socket: Path | None, as_json: bool) -> None:
     """Show peers, relays and what was dropped."""
-    data = ask(socket_path(config, socket), lambda client: client.status_json())
+    data = ask(socket_path(config, socket), lambda client: client.status_json(), start_advice(socket))
     if as_json:
         click.echo(data)
         return
@@ -57,28 +64,35 @@ def render(status: Status) -> list[str]:
 
 
 def _peers(peers: list[PeerStatus]) -> list[str]:
-    head = ("peer", "nodeid", "addresses", "path", "rtt", "sent", "received", "handshake", "epoch", "cipher")
+    head = ("peer", "nodeid", "addresses", "state", "path", "rtt", "sent", "received", "handshake", "epoch")
     rows = [
         (
             peer.name,
             peer.node_id[:SHORT_ID],
             ", ".join(peer.addresses) or "-",
-            peer.path or peer.state,
+            peer.state,
+            peer.path or "-",
             milliseconds(peer.rtt_ms),
             size(peer.tx_bytes),
             size(peer.rx_bytes),
-            "-" if peer.last_handshake is None else f"{duration(peer.last_handshake)} ago",
+            "-" if peer.last_handshake is None else duration(peer.last_handshake),
             "-" if peer.epoch is None else str(peer.epoch),
-            peer.cipher or "-",
+            _short_cipher(peer.cipher),
             peer.key_exchange or "-",
         )
         for peer in peers
     ]
     notes = [f"  {peer.name}: {peer.last_error}" for peer in peers if peer.last_error]
-    return (
-        table((*head, "key exchange"), rows, frozenset(["rtt", "sent", "received", "handshake", "epoch"]))
-        + notes
-    )
+    right = frozenset(["rtt", "sent", "received", "handshake", "epoch"])
+    return table((*head, "cipher", "key exchange"), rows, right) + notes
+
+
+def _short_cipher(name: str | None) -> str:
+    """The cipher of a suite of TLS 1.3 as people know it; --json has the suite's own name."""
+    if name is None:
+        return "-"
+    short = name.removeprefix("TLS_").removesuffix("_SHA256").replace("_", "-")
+    return "ChaCha20-Poly1305" if short.upper() == "CHACHA20-POLY1305" else short
 
 
 def _relays(relays: list[RelayStatus]) -> list[str]:

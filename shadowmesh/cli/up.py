@@ -8,7 +8,8 @@ import click
 
 from shadowmesh.cli.options import config_option
 from shadowmesh.command import CommandFailed, examples
-from shadowmesh.config import ClientConfig, load_client_config
+from shadowmesh.config import ClientConfig, doubts, load_client_config, refuse_own_id
+from shadowmesh.errors import IdentityError
 
 _CAP_NET_ADMIN = 12
 """Bit of the capability that making an interface needs (capabilities(7))."""
@@ -17,13 +18,13 @@ _CAP_NET_ADMIN = 12
 @click.command(
     epilog=examples(
         "shadowmesh-client up -c client.yaml --check    only check the file",
-        "sudo shadowmesh-client up -c client.yaml       run here, Ctrl+C stops it",
-        "sudo shadowmesh-client up -c client.yaml --detach && shadowmesh-client status",
+        "shadowmesh-client up -c client.yaml            run here, Ctrl+C stops it",
+        "shadowmesh-client up -c client.yaml --detach && shadowmesh-client status",
     )
 )
 @config_option(required=True)
 @click.option("--detach", is_flag=True, help="Go to the background once the client is ready.")
-@click.option("--check", is_flag=True, help="Check the configuration and do nothing else.")
+@click.option("--check", is_flag=True, help="Check the configuration and do nothing else; needs no root.")
 def up(config: Path, detach: bool, check: bool) -> int:
     """Join the network and stay until stopped.
 
@@ -32,12 +33,27 @@ def up(config: Path, detach: bool, check: bool) -> int:
     """
     settings = load_client_config(config)
     if check:
-        click.echo(f"{config.name} is valid\n{_summary(settings)}")
+        identity_name = _check_identity(settings)
+        click.echo(f"{config} is valid\n{_summary(settings)}")
+        for doubt in doubts(settings, identity_name):
+            click.echo(f"warning: {doubt}", err=True)
         return 0
     _require_net_admin(config)
     from shadowmesh import node
 
     return node.run(settings, detach=detach)
+
+
+def _check_identity(config: ClientConfig) -> str | None:
+    """Name of the identity that the file belongs to, if it can be read by whoever checks the file."""
+    from shadowmesh.crypto import identity as identities
+
+    try:
+        identity = identities.load(config.node.state_dir)
+    except IdentityError:
+        return None
+    refuse_own_id(config, identity.node_id)
+    return identity.name
 
 
 def _summary(config: ClientConfig) -> str:

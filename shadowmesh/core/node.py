@@ -75,14 +75,14 @@ class Core:
 
     # Input.
 
-    def handle_datagram(self, data: bytes, channel: bytes, now: float) -> None:
+    def handle_datagram(self, data: bytes, channel: bytes, source: Address, now: float) -> None:
         """A control datagram, from a relay directly (`channel` empty) or through one of its channels."""
         try:
             driver = self._shared.links.find(destination_id(data))
             if driver is not None:
                 self._shared.links.handle_datagram(driver, data, now)
             elif channel:
-                self._channel_owner(channel).handle_initial_untrusted(data, now)
+                self._channel_owner(channel, source).handle_initial_untrusted(data, now)
             else:
                 raise BadPacket("unknown_connection")
         except BadPacket as error:
@@ -153,9 +153,10 @@ class Core:
                 return
         raise BadPacket("unknown_session")
 
-    def _channel_owner(self, channel: bytes) -> PeerClient:
+    def _channel_owner(self, channel: bytes, source: Address) -> PeerClient:
+        """Who a new connection in this channel is from, if it was the channel's relay that sent it."""
         for peer in self.peers.values():
-            if peer.owns_channel(channel):
+            if peer.owns_channel(channel, source):
                 return peer
         raise BadPacket("unknown_channel")
 

@@ -11,6 +11,7 @@ under way is lost.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 from shadowmesh.core.relays import RelayClient
@@ -23,7 +24,7 @@ from shadowmesh.path.backoff import Backoff
 from shadowmesh.session.link import CloseCode, Confirmed, Ended, Link, LinkEvent, Ready, accept
 from shadowmesh.session.links import Driver
 from shadowmesh.session.machine import Refused
-from shadowmesh.units import ID_SIZE, NUMBER_LIMIT, NodeId
+from shadowmesh.units import ID_SIZE, NUMBER_LIMIT, Address, NodeId
 from shadowmesh.wire.headers import destination_id, is_initial
 from shadowmesh.wire.messages import Answer, Close, Open, Opened
 from shadowmesh.wire.payload import Kind, encode_probe, parse_probe
@@ -37,7 +38,9 @@ GRACE = 10.0
 FORGET_AFTER = 120.0
 """Seconds without any path after which a session is dropped."""
 RENEW_AFTER = 3600.0
-"""Seconds after which the caller replaces a session, so that keys are not used for ever."""
+"""Seconds after which the node with the smaller NodeID replaces a session, and with it its keys."""
+RENEW_GRACE = 60.0
+"""Seconds that the other side leaves the caller to do so."""
 LANE_MARGIN = 1 << 26
 """Packets before the limit of a lane at which the next one is taken: 30 s at 2 million packets per second."""
 FAILED_OPENS_LIMIT = 1 << 36
@@ -76,6 +79,8 @@ class PeerClient:
         self._opening: Channel | None = None
         self._initiated: Driver | None = None
         self._accepted: list[Driver] = []
+        self._first_ids: deque[bytes] = deque(maxlen=16)
+        """Of the latest Initials, so that a late duplicate of one starts nothing."""
         self._unconfirmed: Session | None = None
         self._retired: list[tuple[float, Session]] = []
         self._pathless_since: float | None = None
@@ -90,9 +95,12 @@ class PeerClient:
         """Whether a relay has told us that this peer is there."""
         return bool(self._present)
 
-    def owns_channel(self, receive: bytes) -> bool:
-        """Whether datagrams of this channel id come from this peer."""
-        return any(way is not None and way.receive == receive for way in (self.channel, self._opening))
+    def owns_channel(self, receive: bytes, source: Address) -> bool:
+        """Whether datagrams of this channel id, sent by the relay at `source`, come from this peer."""
+        return any(
+            way is not None and way.receive == receive and way.relay.address == source
+            for way in (self.channel, self._opening)
+        )
 
     # What relays tell.
 
@@ -103,7 +111,8 @@ class PeerClient:
 
     def handle_present(self, relay: RelayClient, instance: bytes, now: float) -> None:
         """The peer is at this relay, as this instance."""
-        if instance not in self._present.values():
+        elsewhere = self.channel is not None and self.channel.relay is not relay
+        if instance not in self._present.values() and not elsewhere:
             self._abandon_handshakes(now)
         self._present[relay] = instance
         if self._opening is None:
@@ -115,11 +124,13 @@ class PeerClient:
         if self._opening is not None and self._opening.relay is relay:
             self._drop_opening()
         if self.channel is not None and self.channel.relay is relay:
-            self._set_channel(None, now)
+            self._set_channel(None, now, f"relay {relay.name} lost it, or is lost itself")
+            if self._present:
+                self._schedule(now + self._patience)
 
     def handle_call(self, relay: RelayClient, send: bytes, now: float) -> None:
         """The peer wants a channel; while we call it ourselves, the smaller NodeID keeps its own call."""
-        if self._opening is not None and self._caller:
+        if (self._opening is not None and self._caller) or self._path_works_without(relay, now):
             relay.send(Answer(send), now)
             return
         if self._opening is not None:
@@ -129,6 +140,15 @@ class PeerClient:
         relay.send(Answer(send, receive), now)
         self._set_channel(Channel(relay, send, receive), now)
         self._schedule(now + self._patience)
+
+    def _path_works_without(self, relay: RelayClient, now: float) -> bool:
+        """A relay must not take a peer away from another relay whose path works; probed on the spot."""
+        if self.session is None or self.channel is None or self.channel.relay is relay:
+            return False
+        works = self.session.prober.answers
+        self.session.prober.hurry(now)
+        self._update_deadline()
+        return works
 
     def awaits(self, relay: RelayClient, receive: bytes) -> bool:
         """Whether an Open with this id is unanswered."""
@@ -141,9 +161,12 @@ class PeerClient:
         assert opening is not None
         if not self._present:
             self._drop_opening()
+            if opened.send:
+                relay.send(Close(opened.send), now)
             return
         if opened.refused or len(opened.send) != ID_SIZE:
             self.last_error = f"no channel: {opened.refused or 'the relay gave no id'}"
+            self._put_last(relay)
             self._drop_opening()
             self._schedule(now + self._backoff.next_delay(now))
             return
@@ -154,7 +177,7 @@ class PeerClient:
     def handle_close(self, relay: RelayClient, send: bytes, now: float) -> None:
         """The relay or the peer has taken a channel away."""
         if self.channel is not None and self.channel.relay is relay and self.channel.send == send:
-            self._set_channel(None, now)
+            self._set_channel(None, now, f"its channel through relay {relay.name} is closed")
             self._schedule(now + self._patience)
 
     # What the peer sends.
@@ -166,6 +189,9 @@ class PeerClient:
         if len(self._accepted) >= MAX_HALF_OPEN:
             raise BadPacket("too_many_handshakes")
         first_id = destination_id(datagram)
+        if first_id in self._first_ids:
+            raise BadPacket("late_initial")
+        self._first_ids.append(first_id)
         link = accept(
             self._shared.identity,
             self.member.node_id,
@@ -241,7 +267,7 @@ class PeerClient:
         if worn and session.lanes_left:
             session.take_lane()
             worn = False
-        aged = self._caller and now - session.established_at > RENEW_AFTER
+        aged = now - session.established_at > RENEW_AFTER + (0 if self._caller else RENEW_GRACE)
         if (worn or aged) and self._initiated is None and self.channel is not None:
             self._dial(now)
 
@@ -261,6 +287,7 @@ class PeerClient:
         """Do what is missing: a channel first, then a session over it."""
         self._act_at = None
         if self._opening is not None:
+            self._put_last(self._opening.relay)
             self._drop_opening()
         if not self._present:
             return
@@ -270,9 +297,15 @@ class PeerClient:
             self._dial(now)
         self._update_deadline()
 
+    def _put_last(self, relay: RelayClient) -> None:
+        if relay in self._present:
+            self._present[relay] = self._present.pop(relay)
+
     def _session_is_current(self) -> bool:
-        return self.session is not None and (
-            not self._present or self.session.instance in self._present.values()
+        return (
+            self.session is not None
+            and not self.session.spent
+            and (not self._present or self.session.instance in self._present.values())
         )
 
     def _open(self, relay: RelayClient, now: float) -> None:
@@ -296,6 +329,7 @@ class PeerClient:
             if self._caller:
                 raise Refused(CloseCode.COLLISION, "my own connection to you is under way")
             self._initiated.link.close(CloseCode.COLLISION, "your connection to me is under way")
+            self._shared.links.wake(self._initiated)
 
     def _abandon_handshakes(self, now: float) -> None:
         """The process at the other end is gone, and with it its half of what is under way."""
@@ -311,8 +345,11 @@ class PeerClient:
             self._shared.tables.remove(self._opening.receive)
             self._opening = None
 
-    def _set_channel(self, channel: Channel | None, now: float) -> None:
+    def _set_channel(self, channel: Channel | None, now: float, why: str = "") -> None:
+        """Take a channel, or none for the reason `why`."""
         old, self.channel = self.channel, channel
+        if self.session is not None and (old is None) != (channel is None):
+            self._tell(f"unreachable: {why}" if channel is None else "reachable again")
         if old is not None:
             self._shared.tables.remove(old.receive)
             old.relay.send(Close(old.send), now)
@@ -333,6 +370,8 @@ class PeerClient:
         if channel is None or session is None or channel.relay.address is None:
             return
         session.take_lane()
+        if session.spent:
+            self._schedule(now)
         self._shared.tables.set_endpoint(self.handle, channel.relay.address, channel.send)
         session.prober.resume(now)
 
@@ -370,33 +409,37 @@ class PeerClient:
         if old is not None:
             self._retired.append((now + GRACE, old))
             old.close(CloseCode.REPLACED, "replaced by a newer session", now)
-        self._shared.tell(f"peer {self.member.name}", "connected" if old is None else "session renewed")
+        self._tell("connected" if old is None else "session renewed")
 
     def _handle_ended(self, driver: Driver, ended: Ended, now: float) -> None:
         if driver in self._accepted:
             self._accepted.remove(driver)
+        orphaned = False
         if self._unconfirmed is not None and self._unconfirmed.driver is driver:
             self._unconfirmed.retire()
             self._unconfirmed = None
+            orphaned = self.session is not None and self.session.driver.link.ended
         failed = driver is self._initiated
         if failed:
             self._initiated = None
-        lost = self.session is not None and self.session.driver is driver
+        lost = orphaned or (self.session is not None and self.session.driver is driver)
         if lost and ended.code == CloseCode.REPLACED and self._unconfirmed is not None:
             return  # its successor is about to be confirmed; until then its lanes still receive
         if lost and self.session is not None:
             session, self.session = self.session, None
             session.retire()
             self._shared.tables.clear_route(self.handle)
-            self._shared.tell(f"peer {self.member.name}", f"disconnected: {ended.reason}")
-        if ended.code in (CloseCode.COLLISION, CloseCode.REPLACED):
+            self._tell(f"disconnected: {ended.reason}")
+        if ended.code in (CloseCode.COLLISION, CloseCode.REPLACED) and not orphaned:
+            if self.session is None:
+                self._schedule(now + 2 * self._patience)
             return
         if failed or lost or self.session is None:
             self._note_failure(ended.reason or "the connection was lost", now)
 
     def _note_failure(self, reason: str, now: float) -> None:
         if reason != self.last_error and self.session is None:
-            self._shared.tell(f"peer {self.member.name}", f"not connected: {reason}")
+            self._tell(f"not connected: {reason}")
         self.last_error = reason
         self._schedule(now + self._backoff.next_delay(now) + (0 if self._caller else PATIENCE))
 
@@ -405,6 +448,9 @@ class PeerClient:
             if due <= now:
                 session.retire()
         self._retired = [(due, session) for due, session in self._retired if due > now]
+
+    def _tell(self, what: str) -> None:
+        self._shared.tell(f"peer {self.member.name}", what)
 
     def _schedule(self, when: float) -> None:
         self._act_at = when if self._act_at is None else min(self._act_at, when)

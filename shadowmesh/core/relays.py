@@ -24,6 +24,8 @@ from shadowmesh.wire.payload import Kind
 
 SILENCE_TIMEOUT = 3.0
 """Seconds after which a try that nothing answered is given up; QUIC's own retransmissions grow too rare."""
+REFUSED_DELAY = 5.0
+"""Seconds at least before a relay that refused us is asked again."""
 RESOLVE_TIMEOUT = 10.0
 """Seconds after which an unanswered name look-up counts as failed."""
 
@@ -192,21 +194,24 @@ class RelayClient:
 
     def _handle_ended(self, ended: Ended, now: float) -> None:
         was_connected = self.state is RelayState.CONNECTED
-        if self._lane is not None:
-            self._lane.wipe()
-            self._shared.tables.retire_receive(self.handle)
-        assert self.address is not None
-        self._shared.tables.forbid_source(self.address)
+        lane, address = self._lane, self.address
         self._driver = self._lane = self.binding = self.address = None
+        if lane is not None:
+            lane.wipe()
+            self._shared.tables.retire_receive(self.handle)
+        if address is not None:
+            self._shared.tables.forbid_source(address)
         if ended.by_peer and ended.code == CloseCode.DUPLICATE:
             self._shared.events.append(Fatal(ended.reason))
-        self._fail(ended.reason or "the connection was lost", now)
+        says = f"the relay says: {ended.reason}" if ended.by_peer and ended.reason else ended.reason
+        refused = ended.by_peer and ended.code == CloseCode.REFUSED
+        self._fail(says or "the connection was lost", now, REFUSED_DELAY if refused else 0.0)
         if was_connected:
             self._handle_down(self, now)
 
-    def _fail(self, reason: str, now: float) -> None:
+    def _fail(self, reason: str, now: float, at_least: float = 0.0) -> None:
         if reason != self.last_error:
             self._shared.tell(f"relay {self.name}", f"not connected: {reason}")
         self.last_error = reason
         self.state = RelayState.WAITING
-        self._act_at = now + self._backoff.next_delay(now)
+        self._act_at = now + max(at_least, self._backoff.next_delay(now))

@@ -35,6 +35,7 @@ class Session:
         self._send_keys: Any = shared.tables.new_send_keys(agreement.send_keys)
         self._send_lanes = agreement.send_lanes
         self._next_lane = FIRST_FRAME_LANE
+        self.spent = False
         shared.tables.install_receive(self.handle, peer, agreement.receive_lanes, agreement.receive_keys)
         agreement.wipe()
 
@@ -53,6 +54,8 @@ class Session:
             lane = self._next_lane
             self._next_lane += 1
             self._shared.tables.set_lane(self._peer, self._send_keys, lane, self._send_lanes[lane])
+        else:
+            self.spent = True
 
     def close(self, code: CloseCode, reason: str, now: float) -> None:
         """Tell the peer that this session is over; its receive lanes stay until `retire`."""

@@ -58,27 +58,27 @@ class Initiator:
         self.share = self._kem.public + self._dh.public
 
     def finish(self, share: bytes) -> bytes:
-        """Return the 64-byte secret from the responder's share; `BadPacket("key share")` if that is bad."""
+        """Return the 64-byte secret from the responder's share; `BadPacket("key_share")` if that is bad."""
         ciphertext, public = _split(share, KEM_CIPHERTEXT_SIZE[self._group.level])
         try:
             return self._kem.decapsulate(ciphertext) + self._dh.exchange(public)
         except ValueError:
-            raise BadPacket("key share") from None
+            raise BadPacket("key_share") from None
 
 
 def respond(group: HybridGroup, share: bytes, provider: Provider = DEFAULT_PROVIDER) -> tuple[bytes, bytes]:
-    """Answer an initiator's share: (our share, the 64-byte secret); `BadPacket("key share")` if it is bad."""
+    """Answer an initiator's share: (our share, the 64-byte secret); `BadPacket("key_share")` if it is bad."""
     encapsulation_key, public = _split(share, KEM_PUBLIC_SIZE[group.level])
     dh = provider.x25519_generate()
     try:
         agreed = dh.exchange(public)
         ciphertext, secret = provider.kem_encapsulate(group.level, encapsulation_key)
     except ValueError:
-        raise BadPacket("key share") from None
+        raise BadPacket("key_share") from None
     return ciphertext + dh.public, secret + agreed
 
 
 def _split(share: bytes, kem_size: int) -> tuple[bytes, bytes]:
     if len(share) != kem_size + X25519_SIZE:
-        raise BadPacket("key share")
+        raise BadPacket("key_share")
     return share[:kem_size], share[kem_size:]

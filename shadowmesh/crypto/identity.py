@@ -18,10 +18,12 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, MLDSA87PublicKey
 from cryptography.hazmat.primitives.serialization import (
@@ -94,32 +96,47 @@ def node_id_text(node_id: NodeId) -> str:
 
 def create(state_dir: Path, name: str) -> Identity:
     """Make and keep an identity in `state_dir`; one that is there already is loaded, never replaced."""
-    target = state_dir / IDENTITY_FILE
-    if target.exists():
+    if exists(state_dir):
         return load(state_dir)
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_once(target, _encode(Identity.generate(name)))
+        _write_once(state_dir / IDENTITY_FILE, _encode(Identity.generate(name)))
     except OSError as error:
-        raise IdentityError(f"can't keep an identity in {state_dir}: {error.strerror}") from error
+        raise IdentityError(f"can't keep an identity in {state_dir}: {_why(error)}") from error
     return load(state_dir)
+
+
+def exists(state_dir: Path) -> bool:
+    """Whether `state_dir` holds an identity, sound or not. Raises IdentityError if that can't be seen."""
+    try:
+        (state_dir / IDENTITY_FILE).stat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise IdentityError(f"can't look into {state_dir}: {_why(error)}") from error
+    return True
 
 
 def load(state_dir: Path) -> Identity:
     """The identity kept in `state_dir`. Refuses keys that others can read, and says how to mend it."""
     path = state_dir / IDENTITY_FILE
+    if not exists(state_dir):
+        raise IdentityError(f"there is no identity in {state_dir}; make one with the verb init")
     try:
         _check_private(state_dir, 0o022, "changed by others, so the identity in it could be swapped", "700")
         _check_private(path, 0o077, "read by others, so its keys may be known", "600")
-        text = path.read_bytes()[:_MAX_FILE_SIZE].decode("ascii")
-    except FileNotFoundError:
-        raise IdentityError(f"there is no identity in {state_dir}; make one with the verb init") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise IdentityError(f"can't read {path}: {error}") from error
+        data = path.read_bytes()[:_MAX_FILE_SIZE]
+    except OSError as error:
+        raise IdentityError(f"can't read {path}: {_why(error)}") from error
     try:
-        return _decode(text)
+        return _decode(data)
     except ValueError as error:
         raise IdentityError(f"{path} is damaged ({error}); restore it from a backup") from error
+
+
+def _why(error: OSError) -> str:
+    remedy = "; run it with sudo" if isinstance(error, PermissionError) and os.geteuid() else ""
+    return f"{error.strerror}{remedy}"
 
 
 def _check_private(path: Path, forbidden: int, danger: str, mode: str) -> None:
@@ -159,22 +176,37 @@ def _encode(identity: Identity) -> bytes:
     return heading + b"".join(keys) + identity.certificate.public_bytes(Encoding.PEM)
 
 
-def _decode(text: str) -> Identity:
-    heading, _, body = text.partition("\n")
+def _decode(data: bytes) -> Identity:
+    if not data.isascii():
+        raise ValueError("it is not text")
+    heading, _, body = data.decode().partition("\n")
     if not heading.startswith(_HEADING):
         raise ValueError("its first line does not name a node")
     blocks = [block.encode() for block in _PEM_BLOCK.findall(body)]
     if len(blocks) != 3:
         raise ValueError("it must hold two keys and one certificate")
-    ed25519 = load_pem_private_key(blocks[0], None)
-    mldsa = load_pem_private_key(blocks[1], None)
-    certificate = x509.load_pem_x509_certificate(blocks[2])
+    with _named("first key"):
+        ed25519 = load_pem_private_key(blocks[0], None)
+    with _named("second key"):
+        mldsa = load_pem_private_key(blocks[1], None)
+    with _named("certificate"):
+        certificate = x509.load_pem_x509_certificate(blocks[2])
     if not isinstance(ed25519, Ed25519PrivateKey) or not isinstance(mldsa, MLDSA87PrivateKey):
         raise ValueError("its keys must be Ed25519 and ML-DSA-87, in this order")
-    shown = certificate.public_key()
+    with _named("certificate"):
+        shown = certificate.public_key()
     if not isinstance(shown, MLDSA87PublicKey) or shown != mldsa.public_key():
         raise ValueError("its certificate is not of its ML-DSA-87 key")
     return Identity._of(heading.removeprefix(_HEADING), ed25519, mldsa, certificate)
+
+
+@contextlib.contextmanager
+def _named(part: str) -> Iterator[None]:
+    """What the library says about broken encodings helps nobody who holds a broken file."""
+    try:
+        yield
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ValueError(f"its {part} can't be read") from None
 
 
 def _self_signed(key: MLDSA87PrivateKey) -> x509.Certificate:

@@ -215,6 +215,16 @@ class SessionConnection(HybridConnection):
         return self.hybrid.cipher_name if self.hybrid is not None else None
 
     @property
+    def begun(self) -> bool:
+        """Whether any packet has opened: False after an Initial that was garbage."""
+        return self._state is not stock.QuicConnectionState.FIRSTFLIGHT
+
+    def unsent(self, stream_id: int) -> int:
+        """Bytes written to a stream that the peer has not acknowledged, or leaves no room for."""
+        stream = self._streams.get(stream_id)
+        return len(stream.sender._buffer) if stream is not None else 0
+
+    @property
     def closed_by_peer(self) -> ConnectionTerminated | None:
         """The peer's goodbye, known at once; aioquic's own event comes after the draining period."""
         return self._close_event if self._state is stock.QuicConnectionState.DRAINING else None

@@ -86,7 +86,7 @@ class TokenGate:
         first = reader.take(1)[0]
         version = int.from_bytes(reader.take(4), "big")
         if not first & 0x80 or version == 0:
-            raise BadPacket("not initial")  # a short header, or a Version Negotiation: never answer that
+            raise BadPacket("not_initial")  # a short header, or a Version Negotiation: never answer that
         destination = reader.take(reader.take(1)[0])
         source_id = reader.take(reader.take(1)[0])
         if version != QUIC_V1:
@@ -94,9 +94,9 @@ class TokenGate:
             # QUIC server does.  It costs no state and no cryptography.
             return Reply(_version_negotiation(destination, source_id))
         if (first >> 4) & 7 != 4 | _TYPE_INITIAL:  # fixed bit set, type Initial
-            raise BadPacket("not initial")
+            raise BadPacket("not_initial")
         if not MIN_ODCID_SIZE <= len(destination) <= MAX_CID_SIZE or len(source_id) > MAX_CID_SIZE:
-            raise BadPacket("connection id")
+            raise BadPacket("connection_id")
         token = reader.take(reader.take_varint())
         if token:
             return Admit(self._open(token, destination, source, now), destination)
@@ -121,7 +121,7 @@ class TokenGate:
             raise BadPacket("token")
         remaining = int.from_bytes(body[:8], "big") / 1000 - now
         if not 0 <= remaining <= TOKEN_LIFETIME + 1:  # a clock that was set back must not prolong a token
-            raise BadPacket("token expired")
+            raise BadPacket("token_expired")
         return body[9:]
 
     def _mac(self, body: bytes, retry_id: bytes, source: Address) -> bytes:

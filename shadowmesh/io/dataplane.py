@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from shadowmesh._ext.engine import Engine
@@ -19,6 +20,7 @@ class EngineTables:
     def __init__(self, engine: Engine, family: int) -> None:
         self._engine = engine
         self._family = family
+        self._sources: Counter[Address] = Counter()
         self.add_peer = engine.add_peer
         self.clear_route = engine.clear_route
         self.install_receive = engine.install_receive
@@ -37,10 +39,16 @@ class EngineTables:
         self._engine.set_endpoint(peer, to_sockaddr(address, self._family), channel)
 
     def allow_source(self, address: Address) -> None:
-        self._engine.allow_source(to_sockaddr(address, self._family))
+        """Counted: the names of two relays may stand for one address."""
+        self._sources[address] += 1
+        if self._sources[address] == 1:
+            self._engine.allow_source(to_sockaddr(address, self._family))
 
     def forbid_source(self, address: Address) -> None:
-        self._engine.forbid_source(to_sockaddr(address, self._family))
+        self._sources[address] -= 1
+        if not self._sources[address]:
+            del self._sources[address]
+            self._engine.forbid_source(to_sockaddr(address, self._family))
 
     def peer_counters(self, peer: int) -> dict[str, Any]:
         return self._engine.peer_counters(peer)

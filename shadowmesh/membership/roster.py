@@ -6,7 +6,11 @@ import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.units import NodeId
+
+MIN_PREFIX = 10
+"""Characters of a NodeID that are enough to name a member, if no other begins with them: what tables show."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,14 @@ class Roster:
         return node_id in self._by_node
 
     def find(self, label: str) -> Member | None:
-        """The member with this name or overlay address."""
-        return self._by_label.get(label) or self._by_label.get(_canonical(label))
+        """The member with this name, overlay address or NodeID (in either case, or how only one begins)."""
+        return self._by_label.get(label) or self._by_label.get(_canonical(label)) or self._of_id(label)
+
+    def _of_id(self, text: str) -> Member | None:
+        if len(text) < MIN_PREFIX:
+            return None
+        matching = [one for one in self.members if node_id_text(one.node_id).startswith(text.lower())]
+        return matching[0] if len(matching) == 1 else None
 
 
 def _canonical(address: str) -> str:

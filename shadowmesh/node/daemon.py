@@ -18,9 +18,10 @@ from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
 from shadowmesh.core.shared import Changed, Fatal, ProbeAnswered, ResolveRelay
 from shadowmesh.crypto.identity import node_id_text
-from shadowmesh.io.udp import send
-from shadowmesh.node import notify
-from shadowmesh.node.report import path_of, report
+from shadowmesh.io import notify
+from shadowmesh.io.shield import PAUSE, survives
+from shadowmesh.io.udp import from_sockaddr, send
+from shadowmesh.node.report import path_of, problem_of, report
 from shadowmesh.units import Address
 
 log = logging.getLogger("shadowmesh")
@@ -66,9 +67,8 @@ class Daemon:
         nonce = self._core.probe(member, time.monotonic())
         state = self._core.peers[member.node_id]
         if nonce is None:
-            raise TimeoutError(
-                f"there is no session with {member.name}: {state.last_error or 'it is absent'}"
-            )
+            why = problem_of(state, self._core.relays) or "it is being set up"
+            raise TimeoutError(f"there is no session with {member.name}: {why}")
         answer = self._pings[nonce] = asyncio.get_running_loop().create_future()
         path = path_of(state)
         self._drive()
@@ -113,19 +113,19 @@ class Daemon:
 
     def _serve_engine(self) -> None:
         now = time.monotonic()
-        for kind, handle, via, _, data in self._engine.poll():
+        for kind, handle, via, source, data in self._engine.poll():
             if kind == EVENT_LANE_MESSAGE:
-                self._core.handle_payload(handle, data, now)
+                survives(self._core.handle_payload, handle, data, now)
             else:
-                self._core.handle_datagram(data, via, now)
+                survives(self._core.handle_datagram, data, via, from_sockaddr(source), now)
         self._drive()
 
     def _serve_timer(self) -> None:
         self._timer = None
-        self._core.handle_timer(time.monotonic())
-        self._drive()
+        healthy = survives(self._core.handle_timer, time.monotonic())
+        self._drive(0.0 if healthy else PAUSE)
 
-    def _drive(self) -> None:
+    def _drive(self, at_least: float = 0.0) -> None:
         """After every touch of the core: its datagrams, its events, its next deadline."""
         self._transmit()
         for event in self._core.poll_events():
@@ -142,7 +142,7 @@ class Daemon:
                 notify.status(f"{event.subject}: {event.what}")
         if self._timer is not None:
             self._timer.cancel()
-        delay = max(0.0, self._core.deadline - time.monotonic())
+        delay = max(at_least, self._core.deadline - time.monotonic())
         self._timer = asyncio.get_running_loop().call_later(delay, self._serve_timer)
 
     def _transmit(self) -> None:

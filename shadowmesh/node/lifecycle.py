@@ -16,21 +16,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import uvloop
 
+from shadowmesh import __version__
 from shadowmesh._ext.engine import Engine
 from shadowmesh.api.server import SocketInUse, serve_api
-from shadowmesh.command import CommandFailed, ExitCode
-from shadowmesh.config import ClientConfig
+from shadowmesh.command import CommandFailed, ExitCode, explain
+from shadowmesh.config import ClientConfig, doubts, refuse_own_id
 from shadowmesh.core.node import Core
 from shadowmesh.crypto import identity as identities
-from shadowmesh.crypto.identity import Identity
+from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.errors import DeviceError
+from shadowmesh.io import notify
 from shadowmesh.io.dataplane import EngineTables
+from shadowmesh.io.logs import log_to
 from shadowmesh.io.tap import Tap
-from shadowmesh.io.udp import open_udp
-from shadowmesh.node import notify
+from shadowmesh.io.udp import local_address, open_udp
 from shadowmesh.node.daemon import Daemon
 from shadowmesh.overlay.mac import mac_of
 from shadowmesh.units import DEFAULT_MTU
@@ -44,61 +47,77 @@ LOG_FILE = "client.log"
 def run_client(config: ClientConfig, detach: bool) -> int:
     """Run here, or with `detach` in a child process, returning once that is ready or has failed."""
     identity = identities.load(config.node.state_dir)
-    if not detach:
-        _log_to(sys.stderr.fileno())
+    refuse_own_id(config, identity.node_id)
+    if detach:
+        return _run_detached(config, identity)
+    log_to(sys.stderr.fileno())
+    with _only_one(config.node.state_dir):
         return _run(config, identity, lambda: None)
-    return _run_detached(config, identity)
 
 
 def _run_detached(config: ClientConfig, identity: Identity) -> int:
     """Fork; the child reports through a pipe: "ready", or the text of its failure."""
     reader, writer = os.pipe()
-    if os.fork():
-        os.close(writer)
-        with os.fdopen(reader, "rb") as pipe:
-            code, _, text = pipe.read().partition(b" ")
-        if code == b"ready":
-            return ExitCode.OK
+    child = os.fork()
+    if not child:
+        os.close(reader)
+        os.setsid()
+        with os.fdopen(writer, "wb", buffering=0) as pipe:
+            os._exit(_run_child(config, identity, pipe))
+    os.close(writer)
+    with os.fdopen(reader, "rb") as report:
+        code, _, text = report.read().partition(b" ")
+    if code != b"ready":
         raise CommandFailed(text.decode() or "the client stopped at once", ExitCode(int(code or b"1")))
-    os.close(reader)
-    os.setsid()
-    os._exit(_run_child(config, identity, writer))
+    for doubt in doubts(config, identity.name):
+        print(f"warning: {doubt}", file=sys.stderr)
+    where = config.node.state_dir / LOG_FILE
+    print(f"{config.node.name} is up on {config.interface.name} (pid {child}); log: {where}")
+    return ExitCode.OK
 
 
-def _run_child(config: ClientConfig, identity: Identity, writer: int) -> int:
+def _run_child(config: ClientConfig, identity: Identity, pipe: IO[bytes]) -> int:
     def ready() -> None:
-        os.write(writer, b"ready")
-        os.close(writer)
+        pipe.write(b"ready")
+        pipe.close()
 
     try:
-        log_fd = os.open(config.node.state_dir / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        null = os.open(os.devnull, os.O_RDWR)
-        for target, source in ((0, null), (1, log_fd), (2, log_fd)):
-            os.dup2(source, target)
-        _log_to(2)
-        return _run(config, identity, ready)
+        # In this order: whoever is refused, because a client runs, must not write into that one's log.
+        with _only_one(config.node.state_dir):
+            _go_to_background(config.node.state_dir / LOG_FILE)
+            return _run_logged(config, identity, ready)
     except Exception as error:
-        code = error.code if isinstance(error, CommandFailed) else ExitCode.FAILED
-        log.error("%s", error)
-        with contextlib.suppress(OSError):
-            os.write(writer, f"{int(code)} {error}".encode())
+        code, text = explain(error)
+        if not pipe.closed:
+            pipe.write(f"{int(code)} {text}".encode())
         return code
 
 
-def _log_to(fd: int) -> None:
-    handler = logging.StreamHandler(os.fdopen(os.dup(fd), "w", buffering=1))
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.getLogger().addHandler(handler)
-    logging.getLogger("shadowmesh").setLevel(logging.INFO)
-    # aioquic warns of every handshake that it refuses; who connects to whom is in our own log.
-    logging.getLogger("quic").setLevel(logging.ERROR)
+def _go_to_background(log_file: Path) -> None:
+    log_fd = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    null = os.open(os.devnull, os.O_RDWR)
+    for target, source in ((0, null), (1, log_fd), (2, log_fd)):
+        os.dup2(source, target)
+    os.close(log_fd)
+    os.close(null)
+    log_to(2)
+
+
+def _run_logged(config: ClientConfig, identity: Identity, ready: Callable[[], None]) -> int:
+    """`_run`, whose end is told to the log as well, since nobody may be left who reads it elsewhere."""
+    try:
+        return _run(config, identity, ready)
+    except Exception as error:
+        log.error("%s", explain(error)[1])
+        raise
 
 
 def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) -> int:
+    for doubt in doubts(config, identity.name):
+        log.warning("%s", doubt)
     mtu = DEFAULT_MTU if config.interface.mtu == "auto" else config.interface.mtu
     mac = mac_of(identity.node_id)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_only_one(config.node.state_dir))
         udp = stack.enter_context(open_udp(config.listen.address, config.listen.port))
         tap = stack.enter_context(Tap.open(config.interface.name, mac, mtu, config.interface.addresses))
         event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -109,13 +128,19 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
         stack.callback(engine.stop)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             daemon = Daemon(config, core, engine, udp, mtu)
-            runner.run(_serve(config, daemon, ready))
+            up = (
+                f"{config.node.name} ({node_id_text(identity.node_id)}) is up on {config.interface.name}, "
+                f"{', '.join(config.interface.addresses) or 'no address'}, UDP {local_address(udp)}, "
+                f"ShadowMesh {__version__}"
+            )
+            runner.run(_serve(config, daemon, up, ready))
     if daemon.fatal is not None:
         raise CommandFailed(daemon.fatal, ExitCode.CLONED)
     return ExitCode.OK
 
 
-async def _serve(config: ClientConfig, daemon: Daemon, ready: Callable[[], None]) -> None:
+async def _serve(config: ClientConfig, daemon: Daemon, up: str, ready: Callable[[], None]) -> None:
+    """Serve until told to stop; `up` is the line that says that all is there."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.request_stop)
@@ -128,7 +153,7 @@ async def _serve(config: ClientConfig, daemon: Daemon, ready: Callable[[], None]
             raise DeviceError(f"can't serve the local API on {config.node.socket}: {error}") from error
         daemon.start()
         notify.ready(f"{config.node.name} is up on {config.interface.name}")
-        log.info("%s is up on %s", config.node.name, config.interface.name)
+        log.info("%s", up)
         ready()
         await daemon.wait_stopped()
         notify.stopping()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from shadowmesh import __version__
 from shadowmesh._ext.engine import Engine
@@ -12,7 +13,7 @@ from shadowmesh.api.schema import NodeStatus, PeerStatus, RelayStatus, Status
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
 from shadowmesh.core.peers import PeerClient
-from shadowmesh.core.relays import RelayClient
+from shadowmesh.core.relays import RelayClient, RelayState
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.io.udp import local_address
 from shadowmesh.overlay.mac import mac_of, mac_text
@@ -28,6 +29,9 @@ def report(
     unsent: Mapping[str, int],
 ) -> Status:
     """A whole status."""
+    drops = Counter(engine.drops())
+    drops.update(core.drops)
+    drops.update(unsent)
     return Status(
         node=NodeStatus(
             name=config.node.name,
@@ -41,19 +45,32 @@ def report(
             uptime=uptime,
         ),
         relays=[_relay(relay) for relay in core.relays],
-        peers=[_peer(peer, engine) for peer in core.peers.values()],
+        peers=[_peer(peer, core.relays, engine) for peer in core.peers.values()],
         counters=engine.counters(),
-        drops=engine.drops() | dict(core.drops) | dict(unsent),
+        drops=dict(drops),
     )
 
 
 ABSENT = "no relay knows of it: it is down, or does not list this node, or uses another relay"
 """Shown for a peer that never came so far as to fail."""
+NO_RELAY = "this machine is not connected to any relay; the relays' entries say why"
+"""Shown for every peer without a path while that is so: no older error of the peer matters then."""
 
 
 def path_of(peer: PeerClient) -> str | None:
     """The path that frames to this peer take, for people."""
     return None if peer.channel is None else f"relay {peer.channel.relay.name}"
+
+
+def problem_of(peer: PeerClient, relays: Iterable[RelayClient]) -> str | None:
+    """Why frames to this peer go nowhere, for people; None if they do, or if nothing failed yet."""
+    if not _is_live(peer) and not any(relay.state is RelayState.CONNECTED for relay in relays):
+        return NO_RELAY
+    return peer.last_error or (None if peer.present else ABSENT)
+
+
+def _is_live(peer: PeerClient) -> bool:
+    return peer.session is not None and peer.channel is not None
 
 
 def _relay(relay: RelayClient) -> RelayStatus:
@@ -69,16 +86,15 @@ def _relay(relay: RelayClient) -> RelayStatus:
     )
 
 
-def _peer(peer: PeerClient, engine: Engine) -> PeerStatus:
+def _peer(peer: PeerClient, relays: Iterable[RelayClient], engine: Engine) -> PeerStatus:
     counters = engine.peer_counters(peer.handle)
-    session = peer.session
-    live = session is not None and peer.channel is not None
+    session = peer.session if _is_live(peer) else None
     return PeerStatus(
         name=peer.member.name,
         node_id=node_id_text(peer.member.node_id),
         addresses=list(peer.member.addresses),
-        state="connected" if live else "connecting" if peer.present else "absent",
-        path=path_of(peer) if live else None,
+        state="connected" if session else "connecting" if peer.present else "absent",
+        path=path_of(peer) if session else None,
         rtt_ms=_milliseconds(session.prober.round_trip.smoothed) if session else None,
         tx_bytes=int(counters["tx_bytes"]),
         rx_bytes=int(counters["rx_bytes"]),
@@ -88,7 +104,7 @@ def _peer(peer: PeerClient, engine: Engine) -> PeerStatus:
         epoch=session.epoch if session else None,
         cipher=session.driver.link.cipher if session else None,
         key_exchange=session.driver.link.key_exchange if session else None,
-        last_error=peer.last_error or (None if peer.present else ABSENT),
+        last_error=problem_of(peer, relays),
     )
 
 

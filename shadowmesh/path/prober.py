@@ -39,6 +39,16 @@ class Prober:
         """Whether the peer has stopped answering."""
         return self._unanswered > UNANSWERED_LIMIT
 
+    @property
+    def answers(self) -> bool:
+        """Whether the last probe was answered: the path works, as far as we know."""
+        return self._unanswered == 0
+
+    def hurry(self, now: float) -> None:
+        """Somebody doubts the path: probe it at once."""
+        if self.deadline is not None:
+            self.deadline = min(self.deadline, now)
+
     def suspend(self) -> None:
         """There is no path just now: silence is nobody's fault."""
         self.deadline = None

@@ -32,13 +32,18 @@ HANDSHAKE_TIMEOUT = 10.0
 IDLE_TIMEOUT = 180.0
 """Seconds without a sign of life, probes and BIND included: longer than a session waits for a path."""
 CONTROL_STREAM = 0
+MAX_UNSENT = 262_144
+"""Bytes that may wait for a peer that opens no window: four of the largest messages."""
+MAX_REASON = 300
+"""Characters of a close reason; more might not fit into one packet, and nobody reads more."""
 _MAX_EARLY = 4
 """Messages kept until TLS is confirmed: an honest responder sends one, CHALLENGE."""
 
 
 class CloseCode(enum.IntEnum):
-    """Application error codes of CONNECTION_CLOSE (RFC 9000 section 19.19)."""
+    """Application error codes of CONNECTION_CLOSE (RFC 9000 section 19.19), and one for QUIC's own end."""
 
+    TRANSPORT = -1
     SHUTDOWN = 0x00
     REFUSED = 0x01
     PROTOCOL = 0x02
@@ -46,6 +51,9 @@ class CloseCode(enum.IntEnum):
     REPLACED = 0x04
     COLLISION = 0x05
     DUPLICATE = 0x06
+
+
+_HARMLESS = (CloseCode.REFUSED, CloseCode.COLLISION)
 
 
 @dataclass(frozen=True)
@@ -128,6 +136,11 @@ class Link:
         return self._ended
 
     @property
+    def begun(self) -> bool:
+        """Whether anything that came could be opened."""
+        return self._connection.begun
+
+    @property
     def key_exchange(self) -> str | None:
         """Name of the hybrid group that TLS negotiated."""
         return self._connection.key_exchange
@@ -168,7 +181,16 @@ class Link:
 
     def send(self, message: Message) -> None:
         """Send a control message; only after `established`."""
-        self._connection.send_stream_data(CONTROL_STREAM, messages.encode(message))
+        self._write(messages.encode(message))
+
+    def _write(self, data: bytes) -> None:
+        """Write to the control stream; a peer that stops it or never reads it loses the link."""
+        try:
+            self._connection.send_stream_data(CONTROL_STREAM, data)
+        except (RuntimeError, ValueError):  # aioquic's answer to STOP_SENDING
+            self.close(CloseCode.PROTOCOL, "the control stream was stopped")
+        if self._connection.unsent(CONTROL_STREAM) > MAX_UNSENT:
+            self.close(CloseCode.PROTOCOL, "you do not read what is sent to you")
 
     def renew(self, now: float) -> None:
         """The peer showed life in the data plane: put off the idle time-out of QUIC."""
@@ -177,8 +199,8 @@ class Link:
     def close(self, code: int, reason: str) -> None:
         """Say goodbye with `reason` (the peer's operator reads it) and end."""
         if self._closing is None and not self._ended:
-            self._closing = Ended(code, reason, by_peer=False)
-            self._connection.close(error_code=code, reason_phrase=reason)
+            self._closing = Ended(code, reason[:MAX_REASON], by_peer=False)
+            self._connection.close(error_code=code, reason_phrase=reason[:MAX_REASON])
 
     def transmit(self, now: float) -> list[bytes]:
         """Datagrams to send now."""
@@ -201,15 +223,28 @@ class Link:
     def _process(self, now: float) -> None:
         while not self._ended and (event := self._connection.next_event()) is not None:
             if isinstance(event, ConnectionTerminated):
-                self._end(self._closing or Ended(event.error_code, event.reason_phrase, by_peer=True))
+                # The peer's goodbye is taken below at once; this is our own end, or a time-out.
+                self._end(self._closing or Ended(CloseCode.TRANSPORT, event.reason_phrase, by_peer=False))
             elif self._closing is None:
                 self._guarded(partial(self._handle_event_untrusted, event))
         goodbye = self._connection.closed_by_peer
         if goodbye is not None and not self._ended:
-            self._end(Ended(goodbye.error_code, goodbye.reason_phrase, by_peer=True))
+            self._end(self._ended_by(goodbye))
         if self._early and self._connection.handshake_confirmed and not (self._closing or self._ended):
             early, self._early = self._early, []
             self._guarded(partial(self._dispatch_all, early))
+
+    def _ended_by(self, goodbye: ConnectionTerminated) -> Ended:
+        """The peer's goodbye, as far as it can be believed.
+
+        Only a close of the application names no frame type.  Before the proofs of both sides anybody may
+        have sent it, so only the codes count then that change nothing but when we try again.
+        """
+        code = goodbye.error_code if goodbye.frame_type is None else CloseCode.TRANSPORT
+        if self._machine.agreement is None and code not in _HARMLESS:
+            code = CloseCode.TRANSPORT
+        reason = goodbye.reason_phrase[:MAX_REASON]
+        return Ended(code, "".join(c if c.isprintable() else "?" for c in reason), by_peer=True)
 
     def _guarded(self, step: Callable[[], None]) -> None:
         """Run a step on the peer's input; what it refuses ends the link and nothing else."""
@@ -235,7 +270,7 @@ class Link:
         self._connection.wipe_exporter()
         self._secrets = Secrets(proof, confirm, root, self._connection.peer_mldsa_public)
         if self._machine.role is Direction.INITIATOR:
-            self._connection.send_stream_data(CONTROL_STREAM, self._machine.begin(self._secrets))
+            self._write(self._machine.begin(self._secrets))
 
     def _handle_stream_untrusted(self, event: StreamDataReceived) -> None:
         if event.stream_id != CONTROL_STREAM:
@@ -267,7 +302,7 @@ class Link:
         assert self._secrets is not None
         answer = self._machine.handle(message_type, body, self._secrets)
         if answer:
-            self._connection.send_stream_data(CONTROL_STREAM, answer)
+            self._write(answer)
         initiator = self._machine.role is Direction.INITIATOR
         if message_type in (MessageType.CHALLENGE, MessageType.RESPONSE):
             assert self._machine.agreement is not None

@@ -47,6 +47,8 @@ class LinkSet:
         self._by_id: dict[bytes, Driver] = {}
         self._timers: list[tuple[float, int, Driver]] = []
         self._sequence = itertools.count()
+        self._stale = 0
+        """Entries of the heap whose driver has another time by now, or none."""
 
     @property
     def deadline(self) -> float | None:
@@ -80,12 +82,20 @@ class LinkSet:
     def handle_timers(self, now: float) -> None:
         """Serve every link whose time has come."""
         while self._timers and self._timers[0][0] <= now:
-            _, _, driver = heapq.heappop(self._timers)
+            when, _, driver = heapq.heappop(self._timers)
+            if driver.armed_at != when:
+                self._stale -= 1
+                continue
             driver.armed_at = None
             deadline = driver.link.deadline
             if deadline is not None and deadline <= now:
                 driver.link.handle_timer(now)
             self.pump(driver, now)
+
+    def wake(self, driver: Driver) -> None:
+        """Have `handle_timers` pump this link as soon as it is called; for owners without `now`."""
+        self._disarm(driver)
+        self._push(driver, 0.0)
 
     def pump(self, driver: Driver, now: float) -> None:
         """Send what the link wants sent and hand over its events; after every touch of a link.
@@ -127,6 +137,7 @@ class LinkSet:
 
     def _forget(self, driver: Driver) -> None:
         self._synchronise(driver)
+        self._disarm(driver)
         if driver.first_id is not None:
             self._by_id.pop(driver.first_id, None)
             driver.first_id = None
@@ -135,6 +146,21 @@ class LinkSet:
         deadline = driver.link.deadline
         if deadline is None or (driver.armed_at is not None and driver.armed_at <= deadline):
             return
+        self._disarm(driver)
         # A deadline in the past (rounding inside aioquic) must not spin on a virtual clock.
-        driver.armed_at = max(deadline, now + 1e-6)
-        heapq.heappush(self._timers, (driver.armed_at, next(self._sequence), driver))
+        self._push(driver, max(deadline, now + 1e-6))
+
+    def _push(self, driver: Driver, when: float) -> None:
+        driver.armed_at = when
+        heapq.heappush(self._timers, (when, next(self._sequence), driver))
+
+    def _disarm(self, driver: Driver) -> None:
+        """Leave the entry in the heap; once half of the heap is such, make it anew."""
+        if driver.armed_at is None:
+            return
+        driver.armed_at = None
+        self._stale += 1
+        if self._stale > 16 + len(self._timers) // 2:
+            self._timers = [entry for entry in self._timers if entry[2].armed_at == entry[0]]
+            heapq.heapify(self._timers)
+            self._stale = 0

@@ -56,7 +56,7 @@ class MemoryTables:
         self.material: list[bytes] = []
         """Copies of all key material that was ever installed, for tests that look for leaks."""
         self.failed_opens = 0
-        self._used: set[tuple[int, int]] = set()
+        self._used: list[tuple[PacketKeys, int]] = []
 
     def add_peer(self, peer: int, mac: bytes) -> None:
         self.macs[peer] = mac
@@ -67,8 +67,9 @@ class MemoryTables:
         return PacketKeys(material)
 
     def set_lane(self, peer: int, keys: Any, lane: int, receiver_id: bytes) -> None:
-        assert (id(keys), lane) not in self._used, "a lane must never be used twice"
-        self._used.add((id(keys), lane))
+        reused = any(used is keys and number == lane for used, number in self._used)
+        assert not reused, "a lane must never be used twice"
+        self._used.append((keys, lane))
         self.routes[peer] = _Route(keys, lane, receiver_id)
 
     def set_endpoint(self, peer: int, address: Address, channel: bytes) -> None:
@@ -179,13 +180,13 @@ class MemoryClient:
         if data[0] & LONG_HEADER:
             if not via and not self.tables.sources[source]:
                 raise BadPacket("unexpected_long_header")
-            self.core.handle_datagram(data, via, now)
+            self.core.handle_datagram(data, via, source, now)
             return
         table_id = data[1:9]
         if table_id in self.tables.lanes:
             self._open(self.tables.lanes[table_id], data, now)
         elif table_id in self.tables.control:
-            self.core.handle_datagram(data, via, now)
+            self.core.handle_datagram(data, via, source, now)
         elif table_id in self.tables.channels and not via:
             channel, inner = split_channel(data)
             self._demultiplex(inner, channel, source, now)

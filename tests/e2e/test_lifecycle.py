@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
-from shadowmesh.testing.mesh import Mesh, wait_gone
+from shadowmesh.testing.mesh import Mesh, command_path, wait_gone
 from shadowmesh.testing.process import wait_until
 
 if TYPE_CHECKING:
@@ -53,6 +54,48 @@ def alice(pair: Mesh) -> Iterator[ClientNode]:
         client.socket_path.unlink(missing_ok=True)
 
 
+def test_start_line_names_everything(alice: ClientNode) -> None:
+    alice.config["node"]["name"] = "alicia"
+    process = alice.start().running_process
+    time = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d"
+    process.wait_for_line(
+        rf"^{time} INFO alicia \({alice.node_id}\) is up on {alice.interface}, "
+        rf"{alice.ipv4}/24, {alice.ipv6}/64, "
+        r"UDP \[::\]:\d+, ShadowMesh \d+\.\d+\.\d+$",
+        5.0,
+    )
+    process.wait_for_line(rf"^{time} WARNING .*node\.name: is alicia, but .* made for alice;", 5.0)
+
+
+def test_relay_tells_its_manager_and_its_totals(pair: Mesh, alice: ClientNode) -> None:
+    relay = pair.relays["relay"]
+    relay.stop()
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            path = relay.directory / "notify"
+            manager.bind(str(path))
+            manager.settimeout(10.0)
+            command = [command_path("shadowmesh-relay"), "serve", "-c", str(relay.config_path)]
+            process = relay.host.spawn(command, "managed.log", {"NOTIFY_SOCKET": str(path)})
+            assert manager.recv(1000).startswith(b"READY=1\nSTATUS=relay (")
+            process.wait_for_line(r"serves on UDP \[::\]:4433, admits 2 members, ShadowMesh \d", 5.0)
+            alice.start()
+            alice.wait_relay()
+            process.send(signal.SIGUSR1)
+            totals = process.wait_for_line(r" INFO clients 1, udp_rx_datagrams \d+.*$", 5.0)[0]
+            assert "tap_" not in totals
+            assert process.terminate() == 0
+            assert manager.recv(1000) == b"STOPPING=1"
+            path.unlink()
+    finally:
+        relay.start()
+
+
+def test_own_node_id_among_the_peers_is_refused(alice: ClientNode) -> None:
+    alice.config["peers"][0]["id"] = alice.node_id
+    _refused(alice, REFUSED, word="peers[0].id: is this machine's own NodeID")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_leaves_nothing(alice: ClientNode, number: signal.Signals) -> None:
     process = alice.start().running_process
@@ -92,10 +135,16 @@ def test_second_up_says_that_it_runs(alice: ClientNode) -> None:
 def test_detach_returns_when_ready(alice: ClientNode) -> None:
     done = alice.run(["up", "-c", str(alice.config_path), "--detach"])
     assert done.returncode == 0
+    log = alice.state_dir / "client.log"
+    said = re.fullmatch(rf"alice is up on {alice.interface} \(pid (\d+)\); log: {log}\n", done.stdout)
+    assert said, done.stdout
+    assert int(said[1]) in alice.host.pids()
     assert alice.status()["node"]["name"] == "alice", "ready means that status answers"
     assert alice.interface in alice.host.interfaces()
     again = alice.run(["up", "-c", str(alice.config_path), "--detach"], check=False)
     assert again.returncode == RUNS_ALREADY
+    assert "already" in again.stderr
+    assert "already" not in log.read_text(), "the log is that of the client that runs"
     alice.verb("down")
     wait_gone(alice)
 

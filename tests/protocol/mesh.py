@@ -17,6 +17,8 @@ from shadowmesh_relay.testing import MemoryRelay
 IDENTITIES = sorted((Identity.generate(f"node{number}") for number in range(6)), key=lambda one: one.node_id)
 """Made once; sorted, so that the first of two is the caller."""
 RELAY_IDENTITY = Identity.generate("relay")
+SECOND_RELAY_IDENTITY = Identity.generate("relay2")
+SECOND_RELAY = "second.test"
 BROADCAST = b"\xff" * 6
 
 
@@ -29,7 +31,20 @@ class Mesh:
         self.clients: dict[int, MemoryClient] = {}
         self.relay: MemoryRelay | None = None
         self.names = {"relay.test": [self.relay_address]}
+        self.second_relay: MemoryRelay | None = None
         self._seed = 0
+
+    def start_second_relay(self) -> MemoryRelay:
+        """Before the clients, which then know both."""
+        self._seed += 1
+        address = Address("192.0.2.2", 4433)
+        self.names[SECOND_RELAY] = [address]
+        admitted = Admission(True, frozenset())
+        self.second_relay = MemoryRelay(
+            SECOND_RELAY_IDENTITY, admitted, address, self.network.now, self._seed
+        )
+        self.network.attach(self.second_relay)
+        return self.second_relay
 
     def start_relay(self, admission: Admission | None = None) -> MemoryRelay:
         self._seed += 1
@@ -66,7 +81,14 @@ class Mesh:
             node=NodeSection(f"node{number}", Path("/nowhere"), Path("/nowhere/socket")),
             listen=Listen("::", 0),
             interface=Interface("smesh0", (f"10.77.0.{number + 1}/24",), "auto"),
-            relays=(RelayPeer("relay.test", 4433, relay_id),),
+            relays=(
+                RelayPeer("relay.test", 4433, relay_id),
+                *(
+                    (RelayPeer(SECOND_RELAY, 4433, SECOND_RELAY_IDENTITY.node_id),)
+                    if SECOND_RELAY in self.names
+                    else ()
+                ),
+            ),
             peers=tuple(
                 Peer(f"node{peer}", pins.get(peer, IDENTITIES[peer].node_id), (f"10.77.0.{peer + 1}",))
                 for peer in peers

@@ -189,7 +189,9 @@ def test_client_that_is_not_admitted_is_refused() -> None:
     mesh.start_client(1, (0,))
     mesh.network.run_for(10)
     assert mesh.clients[0].core.relays[0].state.value == "connected"
-    assert mesh.clients[1].core.relays[0].last_error == "this relay does not admit your NodeID"
+    assert mesh.clients[1].core.relays[0].last_error == (
+        f"the relay says: this relay does not admit your NodeID {node_id_text(IDENTITIES[1].node_id)}"
+    )
     assert not mesh.peer(0, 1).present
 
 

@@ -20,6 +20,8 @@ from shadowmesh.cli.main import main as client
 from shadowmesh.cli.output import coloured, duration, size, table
 from shadowmesh.cli.status import render
 from shadowmesh.command import ExitCode
+from shadowmesh.crypto import identity as identities
+from shadowmesh.crypto.identity import node_id_text
 from shadowmesh_relay.cli import main as relay
 from tests.unit.test_api import make_status
 
@@ -38,12 +40,14 @@ def test_every_help_page_has_examples_and_a_summary_that_fits(
     assert command(["--help"]) == 0
     top = capsys.readouterr().out
     assert "..." not in top.replace("[ARGS]...", "")
+    commands = top.partition("Commands:")[2].partition("Examples:")[0]
+    assert re.findall(r"^  ([a-z]+)  ", commands, re.MULTILINE) == VERBS[command]
     for verb in VERBS[command]:
-        assert f"  {verb} " in top
         assert command([verb, "--help"]) == 0
         page = capsys.readouterr().out
         assert "Examples:" in page
         assert f" {verb}" in page.partition("Examples:")[2]
+        assert "sudo" not in page, "the first page says once that root runs them"
 
 
 @pytest.mark.parametrize("command", [client, relay])
@@ -73,9 +77,10 @@ def test_versions(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
             client,
             ["status", "--socket", "/absent"],
             4,
-            "no client runs here (nothing answers on /absent); start it",
+            "no client runs here: there is no socket /absent\n",
         ),
-        (client, ["down", "--socket", "/absent"], 4, "no client runs here"),
+        (client, ["down", "--socket", "/absent"], 4, "no client runs here: there is no socket /absent\n"),
+        (client, ["ping", "-c", "x.yaml"], 2, "'x.yaml' is not a number; here -c is the count, the file is"),
         (client, ["ping", "bob", "--socket", "/absent"], 4, "no client runs here"),
         (client, ["id", "--socket", "/absent"], 4, "no client runs here"),
         (client, ["id", "--state-dir", "/absent"], 3, "there is no identity in /absent"),
@@ -108,6 +113,10 @@ def test_init_is_done_once(command: Command, tmp_path: Path, capsys: pytest.Capt
     folder = str(tmp_path / "state")
     assert command(["init", "--name", "alice", "--state-dir", folder]) == 0
     text = capsys.readouterr().out
+    assert command(["init", "--name", "other", "--state-dir", folder]) == 0
+    again = capsys.readouterr().out
+    assert f"The identity of alice is in {folder} already, and was left as it is.\nNodeID: " in again
+    assert "Next:" not in again
     assert command(["init", "--name", "other", "--state-dir", folder, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown == {"node_id": shown["node_id"], "name": "alice", "state_dir": folder}
@@ -122,10 +131,13 @@ def test_init_is_done_once(command: Command, tmp_path: Path, capsys: pytest.Capt
 def test_check_says_what_is_valid(capsys: pytest.CaptureFixture[str]) -> None:
     assert client(["up", "--check", "-c", str(ROOT / "configs/client.yaml")]) == 0
     assert capsys.readouterr().out == (
-        "client.yaml is valid\nalice on smesh0 (10.77.0.1/24, fd77::1/64), MTU auto, 1 relay, 1 peer\n"
+        f"{ROOT}/configs/client.yaml is valid\n"
+        "alice on smesh0 (10.77.0.1/24, fd77::1/64), MTU auto, 1 relay, 1 peer\n"
     )
     assert relay(["serve", "--check", "-c", str(ROOT / "configs/relay.yaml")]) == 0
-    assert capsys.readouterr().out == "relay.yaml is valid\nrelay1 on UDP [::]:4433, admits 3 members\n"
+    assert capsys.readouterr().out == (
+        f"{ROOT}/configs/relay.yaml is valid\nrelay1 on UDP [::]:4433, admits 3 members\n"
+    )
 
 
 def test_check_prints_each_mistake_on_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,8 +146,8 @@ def test_check_prints_each_mistake_on_its_line(tmp_path: Path, capsys: pytest.Ca
     assert client(["up", "--check", "-c", str(path)]) == ExitCode.REFUSED
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[:3] for line in lines] == [
-        ["shadowmesh-client", "client.yaml:1", "node.name"],
-        ["shadowmesh-client", "client.yaml:2", "listen.port"],
+        ["shadowmesh-client", f"{path}:1", "node.name"],
+        ["shadowmesh-client", f"{path}:2", "listen.port"],
     ]
 
 
@@ -145,6 +157,43 @@ def test_up_without_the_right_says_so_before_anything_else(
     monkeypatch.setattr(Path, "read_text", lambda *_: "CapPrm:\tffff\nCapEff:\t0000000000000400\n")
     assert client(["up", "-c", str(ROOT / "configs/client.yaml")]) == ExitCode.FAILED
     assert "needs root (CAP_NET_ADMIN); run sudo shadowmesh-client up -c" in capsys.readouterr().err
+
+
+def test_check_looks_at_the_identity_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = identities.create(tmp_path / "state", "bertha")
+    text = (ROOT / "configs/client.yaml").read_text()
+    text = text.replace("node:\n", f"node:\n  state_dir: {tmp_path}/state\n").replace(
+        "10.77.0.2", "10.78.0.2"
+    )
+    path = tmp_path / "client.yaml"
+    path.write_text(text)
+    assert client(["up", "--check", "-c", str(path)]) == 0
+    assert [line.partition("client.yaml: ")[2] for line in capsys.readouterr().err.splitlines()] == [
+        f"node.name: is alice, but the identity in {tmp_path}/state was made for bertha; "
+        "is it the right one?",
+        "peers[0].addresses: 10.78.0.2 is in no network of interface.addresses, "
+        "so it needs a route of its own to be reached",
+    ]
+    path.write_text(text.replace("bobexample".ljust(52, "a"), node_id_text(own.node_id)))
+    assert client(["up", "--check", "-c", str(path)]) == ExitCode.REFUSED
+    assert f"{path}: peers[0].id: is this machine's own NodeID" in capsys.readouterr().err
+
+
+def test_what_nobody_foresaw_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_client: ApiClient) -> bytes:
+        raise KeyError("two\nlines")
+
+    monkeypatch.setattr(ApiClient, "status_json", fail)
+    assert client(["status"]) == ExitCode.FAILED
+    err = capsys.readouterr().err
+    assert err.startswith("shadowmesh-client: internal error: KeyError: ")
+    assert err.count("\n") == 1
+    assert "SHADOWMESH_DEBUG=1" in err
+    monkeypatch.setenv("SHADOWMESH_DEBUG", "1")
+    assert client(["status"]) == ExitCode.FAILED
+    assert "in fail\n" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -168,12 +217,12 @@ alice (aaaaaaaaaa…), ShadowMesh 0.1.0, up 1 h 2 min
 interface smesh0, 02:00:00:00:00:01, MTU 1380, 10.77.0.1/24
 listening on UDP [::]:40000
 
-PEER   NODEID      ADDRESSES           PATH                     RTT      SENT  RECEIVED       HANDSHAKE  EPOCH  \
-CIPHER             KEY EXCHANGE
-bob    bbbbbbbbbb  10.77.0.2, fd77::2  relay 192.0.2.1:4433  1.9 ms  1.50 KiB      10 B  1 min 15 s ago      0  \
-CHACHA20-POLY1305  X25519+ML-KEM-1024
-carol  cccccccccc  10.77.0.3           absent                     -       0 B       0 B               -      -  \
--                  -
+PEER   NODEID      ADDRESSES           STATE      PATH                     RTT      SENT  RECEIVED   HANDSHAKE  \
+EPOCH  CIPHER             KEY EXCHANGE
+bob    bbbbbbbbbb  10.77.0.2, fd77::2  connected  relay 192.0.2.1:4433  1.9 ms  1.50 KiB      10 B  1 min 15 s  \
+    0  ChaCha20-Poly1305  X25519+ML-KEM-1024
+carol  cccccccccc  10.77.0.3           absent     -                          -       0 B       0 B           -  \
+    -  -                  -
 
 RELAY                NODEID      STATE         RTT  SEES US AT
 192.0.2.1:4433       rrrrrrrrrr  connected  0.4 ms  -
@@ -225,6 +274,10 @@ def test_ping_for_programs_is_one_json_object_a_line(capsys: pytest.CaptureFixtu
     assert [(line["schema"], line["rtt_ms"]) for line in lines] == [("shadowmesh.ping/1", 1.94)] * 2
     assert client(["ping", "carol", "-c", "1", "--json"]) == ExitCode.NO_PEER
     assert json.loads(capsys.readouterr().out)["error"] == "no-reply"
+    assert client(["ping", "eve", "-c", "2", "--json"]) == ExitCode.NO_PEER
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"] == "unknown-peer"
+    assert "there is no peer 'eve'" in err
 
 
 @pytest.mark.usefixtures("running")
@@ -260,11 +313,12 @@ def test_where_the_client_is_found(
         assert client(["status", *arguments]) == ExitCode.NOT_RUNNING
         return capsys.readouterr().err
 
-    assert "on /run/shadowmesh/shadowmesh.sock)" in asked()
+    advice = "; start it with `shadowmesh-client up -c client.yaml`\n"
+    assert asked().endswith(f"no socket /run/shadowmesh/shadowmesh.sock{advice}")
     monkeypatch.setenv("SHADOWMESH_SOCKET", "/from/environment")
-    assert "on /from/environment)" in asked()
-    assert "on /from/config)" in asked("-c", str(config))
-    assert "on /from/option)" in asked("-c", str(config), "--socket", "/from/option")
+    assert asked().endswith(f"no socket /from/environment{advice}")
+    assert asked("-c", str(config)).endswith(f"no socket /from/config{advice}")
+    assert asked("-c", str(config), "--socket", "/from/option").endswith("no socket /from/option\n")
 
 
 def test_exit_codes_are_documented() -> None:

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from shadowmesh.config import ClientConfig, load_client_config, parse_host_port, parse_node_id
+from shadowmesh.config import (
+    ClientConfig,
+    doubts,
+    load_client_config,
+    parse_host_port,
+    parse_node_id,
+    refuse_own_id,
+)
 from shadowmesh.document import MAX_FILE_SIZE
 from shadowmesh.errors import ConfigError
 from shadowmesh_relay.config import load_relay_config
@@ -153,6 +160,39 @@ def test_a_mistake_is_refused_with_its_place(tmp_path: Path, old: str, new: str,
     assert expected in refusal(tmp_path, MINIMAL.replace(old, new, 1))
 
 
+@pytest.mark.parametrize(
+    ("key", "old"), [("relays[0].id", example_id("relay")), ("peers[1].id", example_id("carol"))]
+)
+def test_a_machine_is_not_its_own_relay_or_peer(tmp_path: Path, key: str, old: str) -> None:
+    config = load(tmp_path, MINIMAL)
+    refuse_own_id(config, bytes(32))
+    with pytest.raises(ConfigError) as caught:
+        refuse_own_id(config, parse_node_id(old))
+    assert f"client.yaml: {key}: is this machine's own NodeID" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("", "", []),
+        ("[10.77.0.3]", "[10.77.1.3]", ["peers[1].addresses: 10.77.1.3 is in no network"]),
+        ("[10.77.0.3]", '["fd77::3"]', ["peers[1].addresses: fd77::3 is in no network"]),
+        ("[10.77.0.3]", '["fe80::3"]', []),
+        ("[10.77.0.1/24]", "[]", []),
+    ],
+)
+def test_what_looks_like_a_mistake(tmp_path: Path, old: str, new: str, expected: list[str]) -> None:
+    found = doubts(load(tmp_path, MINIMAL.replace(old, new)), "alice")
+    assert [text in line for text, line in zip(expected, found, strict=True)] == [True] * len(expected)
+
+
+def test_an_identity_of_another_name_looks_like_a_mistake(tmp_path: Path) -> None:
+    config = load(tmp_path, MINIMAL)
+    assert doubts(config) == []
+    (line,) = doubts(config, "bertha")
+    assert "node.name: is alice, but the identity in /var/lib/shadowmesh was made for bertha" in line
+
+
 def test_every_mistake_is_told_in_one_run(tmp_path: Path) -> None:
     text = (
         MINIMAL.replace("name: bob", "name: 1").replace("[10.77.0.3]", "[x]").replace("10.77.0.1/24", "y/24")
@@ -186,6 +226,8 @@ def test_a_client_may_start_without_peers(tmp_path: Path) -> None:
         ("node: !!python/object/apply:os.system [id]\n", "client.yaml:1: tags (!)"),
         ("node: " + "[" * 2000 + "]" * 2000, "client.yaml:1: is nested too deeply"),
         ("node: {}\n---\nnode: {}\n", "client.yaml:2: "),
+        ("listen: [::]:4433\n", 'put quotes around addresses with colons or brackets: "[2001:db8::1]:4433"'),
+        ("a: {b: [2001:db8::5]:1, c: d}\n", "client.yaml:1: expected ',' or '}', but got ':'; put quotes"),
         ("node: {name: \t\x00}\n", "client.yaml: "),
         ("? [a]\n: b\n", "unknown key"),
     ],

@@ -81,8 +81,8 @@ def test_a_token_binds_address_port_connection_ids_and_time() -> None:
     accepted = initial(retry_id, token=token)
     assert gate().check(accepted, SOURCE, NOW) == Admit(b"D" * 8, retry_id)
     assert gate().check(accepted, SOURCE, NOW + 9.9) == Admit(b"D" * 8, retry_id)
-    assert gate().check(accepted, SOURCE, NOW + 10.1) == Drop("token expired")
-    assert gate().check(accepted, SOURCE, NOW - 100) == Drop("token expired")
+    assert gate().check(accepted, SOURCE, NOW + 10.1) == Drop("token_expired")
+    assert gate().check(accepted, SOURCE, NOW - 100) == Drop("token_expired")
     refused = Drop("token")
     assert gate().check(accepted, Address("192.0.2.2", 4433), NOW) == refused
     assert gate().check(accepted, Address("192.0.2.1", 4434), NOW) == refused
@@ -110,15 +110,15 @@ def test_retry_ids_are_not_guessable() -> None:
     [
         (b"", "short"),
         (initial()[:1199], "short"),
-        (b"\x43" + bytes(1199), "not initial"),
-        (b"\xc0" + bytes(1199), "not initial"),  # Version Negotiation is never answered
-        (b"\x83" + initial()[1:], "not initial"),  # fixed bit missing
-        (b"\xd3" + initial()[1:], "not initial"),  # 0-RTT
-        (b"\xe3" + initial()[1:], "not initial"),  # Handshake
-        (b"\xf3" + initial()[1:], "not initial"),  # Retry
-        (initial(b"D" * 7), "connection id"),
-        (initial(b"D" * 21), "connection id"),
-        (initial(scid=b"S" * 21), "connection id"),
+        (b"\x43" + bytes(1199), "not_initial"),
+        (b"\xc0" + bytes(1199), "not_initial"),  # Version Negotiation is never answered
+        (b"\x83" + initial()[1:], "not_initial"),  # fixed bit missing
+        (b"\xd3" + initial()[1:], "not_initial"),  # 0-RTT
+        (b"\xe3" + initial()[1:], "not_initial"),  # Handshake
+        (b"\xf3" + initial()[1:], "not_initial"),  # Retry
+        (initial(b"D" * 7), "connection_id"),
+        (initial(b"D" * 21), "connection_id"),
+        (initial(scid=b"S" * 21), "connection_id"),
         (b"\xc3\0\0\0\1\x08" + b"D" * 8 + b"\0" + b"\xff" * 1185, "malformed"),
     ],
 )

@@ -235,6 +235,28 @@ def test_closed_descriptors_and_a_broken_tap_cost_no_time() -> None:
     os.close(event_fd)
 
 
+def test_icmp_errors_neither_stop_nor_spin_the_threads() -> None:
+    """With IP_RECVERR every refused datagram waits in the error queue and keeps poll awake."""
+    ip_recverr = 11  # linux/in.h
+    with udp_socket(socket.AF_INET) as closed:
+        nobody = raw_sockaddr(closed)
+    with node_and_peer(socket.AF_INET) as (node, peer):
+        node.udp.setsockopt(socket.IPPROTO_IP, ip_recverr, 1)
+        node.engine.add_peer(20, mac(20))
+        node.engine.set_lane(20, SendKeys(material(20)), 0, wire_id(20))
+        node.engine.set_endpoint(20, nobody, b"")
+        for number in range(300):
+            node.tap.send(frame(mac(20), node.mac, b"%d" % number))
+            if number % 30 == 0:
+                peer.mark()
+        peer.mark()
+        used = time.process_time()
+        assert not wait_readable(node.event_fd, 0.3)
+        assert time.process_time() - used < 0.1
+        peer.mark()
+        assert node.drops().keys() <= {"send_failed"}
+
+
 class Load:
     """Frames into one engine's TAP and out of the other's, without ever waiting.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,50 @@ def test_damaged_files_are_refused_and_never_replaced(tmp_path: Path) -> None:
         with pytest.raises(IdentityError):
             identities.create(tmp_path / "state", "alice")
         assert file.read_bytes() == damaged
+
+
+def test_damage_is_told_in_words(tmp_path: Path) -> None:
+    identities.create(tmp_path, "alice")
+    file = tmp_path / "identity.pem"
+    file.parent.chmod(0o700)
+    heading, first, second, certificate = file.read_bytes().partition(b"\n")[0], *_blocks(file.read_bytes())
+    broken = b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"
+    for parts, words in (
+        ((broken, second, certificate), "its first key can't be read"),
+        ((first, broken, certificate), "its second key can't be read"),
+        ((first, second, broken), "its certificate can't be read"),
+        ((b"\xff",), "it is not text"),
+    ):
+        file.write_bytes(heading + b"\n" + b"".join(parts))
+        with pytest.raises(IdentityError) as caught:
+            identities.load(tmp_path)
+        assert str(caught.value) == f"{file} is damaged ({words}); restore it from a backup"
+
+
+def _blocks(data: bytes) -> list[bytes]:
+    return [block + b"\n" for block in re.findall(rb"-----BEGIN.+?-----END [A-Z ]+-----", data, re.DOTALL)]
+
+
+def test_who_may_not_look_is_told_to_use_sudo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As another user than root sees root's identity; the refusal is simulated, since root gets none."""
+    identities.create(tmp_path, "alice")
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", refuse)
+        for verb in ("init", "id"):
+            with pytest.raises(IdentityError) as caught:
+                identities.create(tmp_path, "alice") if verb == "init" else identities.load(tmp_path)
+            assert str(caught.value) == f"can't look into {tmp_path}: Permission denied; run it with sudo"
+    monkeypatch.setattr(identities, "_check_private", lambda *_: None)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(IdentityError) as caught:
+        identities.load(tmp_path)
+    assert str(caught.value) == f"can't read {tmp_path}/identity.pem: Permission denied; run it with sudo"
 
 
 def test_node_id_text_and_back() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shadowmesh.node import notify
+from shadowmesh.io import notify
 
 
 @pytest.fixture(params=["file", "abstract"])

@@ -1,0 +1,92 @@
+"""docs/cli.md and the unit files against the code: whatever the code counts or takes is written there."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from shadowmesh._ext.drops import DropReason, Statistic
+from shadowmesh.cli.main import client
+from shadowmesh.command import ExitCode
+from shadowmesh.config import DEFAULT_SOCKET, DEFAULT_STATE_DIR
+from shadowmesh_relay.cli import relay
+from shadowmesh_relay.config import DEFAULT_STATE_DIR as RELAY_STATE_DIR
+
+ROOT = Path(__file__).parents[2]
+CONTROL_SOURCES = (
+    "relay/*.py",
+    "shadowmesh/core/*.py",
+    "shadowmesh/crypto/retry.py",
+    "shadowmesh/node/*.py",
+    "shadowmesh/path/*.py",
+    "shadowmesh/wire/headers.py",
+    "shadowmesh/wire/payload.py",
+)
+"""Where what the control part counts as dropped is named; elsewhere BadPacket ends the connection."""
+
+
+def documented(heading: str) -> list[str]:
+    """The names in the first column of the tables of one part of docs/cli.md."""
+    part = (ROOT / "docs/cli.md").read_text().partition(f"\n### {heading}\n")[2].partition("\n### ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", part, re.MULTILINE)
+    return [name for row in rows for name in re.findall(r"`(.+?)`", row)]
+
+
+def counted_by_control() -> set[str]:
+    texts = (path.read_text() for pattern in CONTROL_SOURCES for path in ROOT.glob(pattern))
+    names = re.compile(r'(?<!`)(?:BadPacket\(|drops\[|_unsent\[)"([a-z_]+)"')
+    return {name for text in texts for name in names.findall(text)}
+
+
+def test_every_reason_of_a_drop_is_documented_once() -> None:
+    of_data_plane = {reason.name.lower() for reason in DropReason}
+    of_control = counted_by_control()
+    assert {"control_send_failed", "unknown_connection", "short", "token_expired"} <= of_control
+    names = documented("Why packets are dropped")
+    assert sorted(names) == sorted(of_data_plane | of_control)
+
+
+def test_every_counter_is_documented_once() -> None:
+    assert sorted(documented("Counters")) == sorted(what.name.lower() for what in Statistic)
+
+
+def unit(name: str) -> configparser.ConfigParser:
+    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",))
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string((ROOT / "configs" / name).read_text())
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "verb"),
+    [("shadowmesh-client", client, "up"), ("shadowmesh-relay", relay, "serve")],
+)
+def test_units_start_what_there_is(name: str, group: click.Group, verb: str) -> None:
+    service = unit(f"{name}.service")["Service"]
+    program, found, *arguments = shlex.split(service["ExecStart"])
+    assert (Path(program).name, found) == (name, verb)
+    command = group.get_command(click.Context(group), verb)
+    assert command is not None
+    context = command.make_context(verb, list(arguments))
+    assert Path(context.params["config"]).is_absolute()
+    assert "--detach" not in arguments, "the service manager wants the process itself"
+    assert service["Type"] == "notify"
+
+
+@pytest.mark.parametrize("name", ["shadowmesh-client", "shadowmesh-relay"])
+def test_units_hold_the_default_folders_and_do_not_start_again_in_vain(name: str) -> None:
+    service = unit(f"{name}.service")["Service"]
+    state = DEFAULT_STATE_DIR if name == "shadowmesh-client" else RELAY_STATE_DIR
+    assert f"/var/lib/{service['StateDirectory']}" == state
+    assert service["StateDirectoryMode"] == "0700"
+    if name == "shadowmesh-client":
+        assert f"/run/{service['RuntimeDirectory']}" == str(Path(DEFAULT_SOCKET).parent)
+        assert service["RuntimeDirectoryMode"] == "0700"
+    vain = {int(code) for code in service["RestartPreventExitStatus"].split()}
+    assert vain == {ExitCode.USAGE, ExitCode.REFUSED, ExitCode.CLONED}
+    assert "CAP_NET_ADMIN" in service["CapabilityBoundingSet"].split()
