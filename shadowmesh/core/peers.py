@@ -384,6 +384,8 @@ class PeerClient:
             if self._unconfirmed is not None and self._unconfirmed.driver is driver:
                 session, self._unconfirmed = self._unconfirmed, None
                 self._switch(session, now)
+            elif self.session is not None and self.session.driver is driver:
+                self.session.prober.hurry(now)  # the first probe may have been there before the keys
             if driver is self._initiated:
                 self._initiated = None
         elif isinstance(event, Ended):

@@ -18,6 +18,17 @@ def test_two_clients_exchange_frames(mesh: Mesh) -> None:
     mesh.exchange(0, 1)
 
 
+def test_both_ends_know_the_round_trip_soon(mesh: Mesh) -> None:
+    for number in (0, 1):
+        mesh.start_client(number, (1 - number,))
+    mesh.pair_up()
+    mesh.network.run_for(0.2)
+    for number in (0, 1):
+        session = mesh.peer(number, 1 - number).session
+        assert session is not None
+        assert session.prober.round_trip.smoothed == pytest.approx(4 * mesh.network.latency, abs=0.001)
+
+
 @pytest.mark.parametrize("joiner", [0, 1])
 def test_first_frame_within_three_round_trips(mesh: Mesh, joiner: int) -> None:
     """Opening, TLS, HELLO and CHALLENGE: so long from the relay session to the joiner's first frame."""
