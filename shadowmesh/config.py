@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, cast
 import msgspec
 
 from shadowmesh.errors import ConfigError
-from shadowmesh.units import NODE_ID_SIZE, NodeId
+from shadowmesh.units import NODE_ID_SIZE, Address, NodeId
 
 if TYPE_CHECKING:
     from shadowmesh.document import Section
@@ -80,6 +80,8 @@ class Peer(msgspec.Struct, frozen=True):
     name: str
     id: NodeId
     addresses: tuple[str, ...]
+    endpoint: Address | None = None
+    """Where it is reached directly, with `paths: {direct: static}`."""
 
 
 class Paths(msgspec.Struct, frozen=True):
@@ -109,7 +111,7 @@ def load_client_config(path: Path) -> ClientConfig:
     top = document.section(("node", "listen", "interface", "relays", "peers", "paths"))
     interface = top.section("interface", ("name", "addresses", "mtu"))
     relays = top.sections("relays", ("address", "id"))
-    peers = top.sections("peers", ("name", "id", "addresses"))
+    peers = top.sections("peers", ("name", "id", "addresses", "endpoint"))
     config = ClientConfig(
         node=_node(top.section("node", ("name", "state_dir", "socket"))),
         listen=_listen(top.section("listen", ("address", "port"))),
@@ -196,6 +198,7 @@ def _peer(section: Section) -> Peer:
         name=section.text("name", parse_name, "bob"),
         id=section.text("id", parse_node_id, EXAMPLE_NODE_ID),
         addresses=section.texts("addresses", parse_overlay_address, '10.77.0.2, "fd77::2"'),
+        endpoint=section.text("endpoint", parse_endpoint, '"192.0.2.7:4400"', None),
     )
 
 
@@ -323,6 +326,15 @@ def parse_host_port(text: str) -> tuple[str, int]:
     if match[1] is not None:
         return _ipv6_literal(match[1]), int(match[3])
     return _host(match[2]), int(match[3])
+
+
+def parse_endpoint(text: str) -> Address | None:
+    """`ADDRESS:PORT` or `[IPv6]:PORT`; no name, since nobody looks it up again when it changes."""
+    host, port = parse_host_port(text)
+    try:
+        return Address(str(ipaddress.ip_address(host)), port)
+    except ValueError:
+        raise ValueError(f"{host!r} is no IP address") from None
 
 
 def one_of(*words: str) -> Callable[[str], str]:

@@ -43,7 +43,11 @@ class Core:
         now: float,
     ) -> None:
         self.node_id = identity.node_id
-        self.roster = Roster(Member(peer.name, peer.id, peer.addresses) for peer in config.peers)
+        static = config.paths.direct == "static"
+        self.roster = Roster(
+            Member(peer.name, peer.id, peer.addresses, peer.endpoint if static else None)
+            for peer in config.peers
+        )
         self.drops: Counter[str] = Counter()
         self._shared = Shared(
             identity=identity,
@@ -88,10 +92,15 @@ class Core:
         except BadPacket as error:
             self.drops[error.reason] += 1
 
-    def handle_payload(self, session: int, payload: bytes, now: float) -> None:
-        """An authentic payload, not a frame, that the data plane opened for this session handle."""
+    def handle_payload(
+        self, session: int, payload: bytes, channel: bytes, source: Address, now: float
+    ) -> None:
+        """An authentic payload, not a frame, that the data plane opened for this session handle.
+
+        It came through `channel`, or directly (empty), from `source`.
+        """
         try:
-            self._serve_payload_untrusted(session, payload, now)
+            self._serve_payload_untrusted(session, payload, None if channel else source, now)
         except BadPacket as error:
             self.drops[error.reason] += 1
 
@@ -139,7 +148,9 @@ class Core:
 
     # Inside.
 
-    def _serve_payload_untrusted(self, session: int, payload: bytes, now: float) -> None:
+    def _serve_payload_untrusted(
+        self, session: int, payload: bytes, direct: Address | None, now: float
+    ) -> None:
         for relay in self.relays:
             if relay.handle == session and relay.state is RelayState.CONNECTED:
                 relay.handle_payload_untrusted(payload, now)
@@ -147,7 +158,7 @@ class Core:
         for peer in self.peers.values():
             found = peer.find_session(session)
             if found is not None:
-                rtt = peer.handle_payload_untrusted(found, payload, now)
+                rtt = peer.handle_payload_untrusted(found, payload, direct, now)
                 if rtt is not None:
                     self._shared.events.append(ProbeAnswered(payload[1:], rtt))
                 return
@@ -166,7 +177,8 @@ class Core:
             counters = self._shared.tables.peer_counters(peer.handle)
             peer.handle_tick(counters["next_number"], counters["failed_opens"], now)
             frames = counters["tx_frames"] + counters["rx_frames"]
-            if frames != self._frames.get(node_id, 0) and peer.channel is not None:
+            relayed = peer.direct is None or not peer.direct.alive
+            if frames != self._frames.get(node_id, 0) and peer.channel is not None and relayed:
                 peer.channel.relay.handle_traffic(now)
             self._frames[node_id] = frames
 

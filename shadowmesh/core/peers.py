@@ -21,6 +21,8 @@ from shadowmesh.errors import BadPacket
 from shadowmesh.membership.roster import Member
 from shadowmesh.overlay.mac import mac_of
 from shadowmesh.path.backoff import Backoff
+from shadowmesh.path.prober import Prober
+from shadowmesh.path.static import StaticPath
 from shadowmesh.session.link import CloseCode, Confirmed, Ended, Link, LinkEvent, Ready, accept
 from shadowmesh.session.links import Driver
 from shadowmesh.session.machine import Refused
@@ -70,6 +72,7 @@ class PeerClient:
         self.mac = mac_of(member.node_id)
         self.channel: Channel | None = None
         self.session: Session | None = None
+        self.direct = StaticPath(member.endpoint, shared.random) if member.endpoint else None
         self.last_error: str | None = None
         self.deadline: float | None = None
         self._shared = shared
@@ -94,6 +97,22 @@ class PeerClient:
     def present(self) -> bool:
         """Whether a relay has told us that this peer is there."""
         return bool(self._present)
+
+    @property
+    def path(self) -> str | None:
+        """The path that frames take now, for people; None without one, or without a session."""
+        if self.session is None:
+            return None
+        if self.direct is not None and self.direct.alive:
+            return f"direct {self.direct.address}"
+        return None if self.channel is None else f"relay {self.channel.relay.name}"
+
+    @property
+    def prober(self) -> Prober | None:
+        """Of the path that frames take now."""
+        if self.direct is not None and self.direct.alive:
+            return self.direct.prober
+        return self.session.prober if self.session is not None else None
 
     def owns_channel(self, receive: bytes, source: Address) -> bool:
         """Whether datagrams of this channel id, sent by the relay at `source`, come from this peer."""
@@ -204,19 +223,32 @@ class PeerClient:
         self._accepted.append(driver)
         self._shared.links.handle_datagram(driver, datagram, now)
 
-    def handle_payload_untrusted(self, session: Session, payload: bytes, now: float) -> float | None:
+    def handle_payload_untrusted(
+        self, session: Session, payload: bytes, source: Address | None, now: float
+    ) -> float | None:
         """An authentic payload of one of our sessions; returns the RTT if it answers a probe.
+
+        :param source: where it came from directly; None through a channel. A reply goes the same way.
 
         Raises BadPacket.
         """
         session.driver.link.renew(now)
         nonce = parse_probe(payload)
         if payload[0] == Kind.PROBE_REQUEST:
-            self._transmit(session.seal(encode_probe(Kind.PROBE_REPLY, nonce)))
+            reply = session.seal(encode_probe(Kind.PROBE_REPLY, nonce))
+            if source is None:
+                self._transmit(reply)
+            else:
+                self._shared.outbox.append((reply, source))
             return None
         if payload[0] != Kind.PROBE_REPLY:
             raise BadPacket("unexpected_kind")
         rtt = session.prober.handle_reply(nonce, now)
+        if rtt is None and self.direct is not None and session is self.session:
+            was_alive = self.direct.alive
+            rtt = self.direct.handle_reply(nonce, now)
+            if self.direct.alive and not was_alive:
+                self._take_path(now)
         self._update_deadline()
         return rtt
 
@@ -232,28 +264,45 @@ class PeerClient:
 
     def probe(self, now: float) -> bytes | None:
         """Send a probe beside the regular ones; returns its nonce, None without session or path."""
-        if self.session is None or self.channel is None:
+        prober = self.prober
+        if self.session is None or prober is None or self.path is None:
             return None
-        request = self.session.prober.create_probe(now)
-        self._transmit(self.session.seal(request))
+        request = prober.create_probe(now)
+        if self.direct is not None and prober is self.direct.prober:
+            self._shared.outbox.append((self.session.seal(request), self.direct.address))
+        else:
+            self._transmit(self.session.seal(request))
         return parse_probe(request)
 
     def handle_timer(self, now: float) -> None:
         """Call at or after `deadline`."""
         self._retire_due(now)
-        session = self.session
-        if session is not None:
-            probe = session.prober.poll(now)
-            if session.prober.failed:
-                session.close(CloseCode.TIMEOUT, "the peer stopped answering", now)
-            elif probe is not None:
-                self._transmit(session.seal(probe))
+        if self.session is not None:
+            self._probe_paths(self.session, now)
         pathless = self._pathless_since is not None and now >= self._pathless_since + FORGET_AFTER
         if self.session is not None and pathless:
             self.session.close(CloseCode.TIMEOUT, "no path to the peer", now)
         if self._act_at is not None and now >= self._act_at:
             self._consider(now)
         self._update_deadline()
+
+    def _probe_paths(self, session: Session, now: float) -> None:
+        direct = self.direct
+        if direct is not None:
+            was_alive = direct.alive
+            probe = direct.poll(now)
+            if probe is not None:
+                self._shared.outbox.append((session.seal(probe), direct.address))
+            if was_alive and not direct.alive:
+                self._tell(f"direct {direct.address} stopped answering")
+                self._take_path(now)
+        probe = session.prober.poll(now)
+        if session.prober.failed and direct is not None and direct.alive:
+            session.prober.resume(now)
+        elif session.prober.failed:
+            session.close(CloseCode.TIMEOUT, "the peer stopped answering", now)
+        elif probe is not None:
+            self._transmit(session.seal(probe))
 
     def handle_tick(self, next_number: int, failed_opens: int, now: float) -> None:
         """Once a second: the packet number that the sealing lane has come to, and forgeries seen."""
@@ -348,32 +397,38 @@ class PeerClient:
     def _set_channel(self, channel: Channel | None, now: float, why: str = "") -> None:
         """Take a channel, or none for the reason `why`."""
         old, self.channel = self.channel, channel
-        if self.session is not None and (old is None) != (channel is None):
+        relayed = self.direct is None or not self.direct.alive
+        if self.session is not None and relayed and (old is None) != (channel is None):
             self._tell(f"unreachable: {why}" if channel is None else "reachable again")
         if old is not None:
             self._shared.tables.remove(old.receive)
             old.relay.send(Close(old.send), now)
         if channel is None:
             self._abandon_handshakes(now)
-            self._shared.tables.clear_route(self.handle)
-            self._pathless_since = now
-            if self.session is not None:
+        if self.session is not None:
+            if channel is None:
                 self.session.prober.suspend()
-        else:
-            self._pathless_since = None
-            self._take_path(now)
+            else:
+                self.session.prober.resume(now)
+        self._take_path(now)
         self._update_deadline()
 
     def _take_path(self, now: float) -> None:
-        """Point the frames of the session, if there is one, at the channel, if there is one."""
-        channel, session = self.channel, self.session
-        if channel is None or session is None or channel.relay.address is None:
+        """Point the frames of the session, if there is one, at the best path, if there is one."""
+        session, channel = self.session, self.channel
+        direct = self.direct if self.direct is not None and self.direct.alive else None
+        target = direct.address if direct else channel.relay.address if channel else None
+        self._pathless_since = None if target else self._pathless_since or now
+        if target is None or session is None:
+            self._shared.tables.clear_route(self.handle)
             return
         session.take_lane()
         if session.spent:
             self._schedule(now)
-        self._shared.tables.set_endpoint(self.handle, channel.relay.address, channel.send)
-        session.prober.resume(now)
+        send = b"" if direct or channel is None else channel.send
+        self._shared.tables.set_endpoint(self.handle, target, send)
+        if direct is not None:
+            self._tell(f"direct path to {target}")
 
     # Sessions.
 
@@ -404,6 +459,10 @@ class PeerClient:
 
     def _switch(self, session: Session, now: float) -> None:
         old, self.session = self.session, session
+        if self.direct is not None:
+            self.direct.start(now)
+        if self.channel is None:
+            session.prober.suspend()
         self._take_path(now)
         self._backoff.reset()
         self.last_error = None
@@ -430,6 +489,8 @@ class PeerClient:
         if lost and self.session is not None:
             session, self.session = self.session, None
             session.retire()
+            if self.direct is not None:
+                self.direct.stop()
             self._shared.tables.clear_route(self.handle)
             self._tell(f"disconnected: {ended.reason}")
         if ended.code in (CloseCode.COLLISION, CloseCode.REPLACED) and not orphaned:
@@ -462,6 +523,7 @@ class PeerClient:
         times = [self._act_at, *(due for due, _ in self._retired)]
         if self.session is not None:
             times.append(self.session.prober.deadline)
+            times.append(self.direct.deadline if self.direct is not None else None)
             if self._pathless_since is not None:
                 times.append(self._pathless_since + FORGET_AFTER)
         self.deadline = min((time for time in times if time is not None), default=None)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from shadowmesh.crypto.identity import node_id_text
-from shadowmesh.units import NodeId
+from shadowmesh.units import Address, NodeId
 
 MIN_PREFIX = 10
 """Characters of a NodeID that are enough to name a member, if no other begins with them: what tables show."""
@@ -20,6 +20,8 @@ class Member:
     name: str
     node_id: NodeId
     addresses: tuple[str, ...]
+    endpoint: Address | None = None
+    """Underlay address where it can be reached directly, if the configuration says so."""
 
 
 class Roster:

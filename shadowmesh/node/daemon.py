@@ -21,7 +21,7 @@ from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.io import notify
 from shadowmesh.io.shield import PAUSE, survives
 from shadowmesh.io.udp import from_sockaddr, send
-from shadowmesh.node.report import path_of, problem_of, report
+from shadowmesh.node.report import problem_of, report
 from shadowmesh.units import Address
 
 log = logging.getLogger("shadowmesh")
@@ -70,7 +70,7 @@ class Daemon:
             why = problem_of(state, self._core.relays) or "it is being set up"
             raise TimeoutError(f"there is no session with {member.name}: {why}")
         answer = self._pings[nonce] = asyncio.get_running_loop().create_future()
-        path = path_of(state)
+        path = state.path
         self._drive()
         try:
             rtt = await asyncio.wait_for(answer, timeout)
@@ -115,7 +115,7 @@ class Daemon:
         now = time.monotonic()
         for kind, handle, via, source, data in self._engine.poll():
             if kind == EVENT_LANE_MESSAGE:
-                survives(self._core.handle_payload, handle, data, now)
+                survives(self._core.handle_payload, handle, data, via, from_sockaddr(source), now)
             else:
                 survives(self._core.handle_datagram, data, via, from_sockaddr(source), now)
         self._drive()

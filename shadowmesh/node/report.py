@@ -57,11 +57,6 @@ NO_RELAY = "this machine is not connected to any relay; the relays' entries say 
 """Shown for every peer without a path while that is so: no older error of the peer matters then."""
 
 
-def path_of(peer: PeerClient) -> str | None:
-    """The path that frames to this peer take, for people."""
-    return None if peer.channel is None else f"relay {peer.channel.relay.name}"
-
-
 def problem_of(peer: PeerClient, relays: Iterable[RelayClient]) -> str | None:
     """Why frames to this peer go nowhere, for people; None if they do, or if nothing failed yet."""
     if not _is_live(peer) and not any(relay.state is RelayState.CONNECTED for relay in relays):
@@ -70,7 +65,7 @@ def problem_of(peer: PeerClient, relays: Iterable[RelayClient]) -> str | None:
 
 
 def _is_live(peer: PeerClient) -> bool:
-    return peer.session is not None and peer.channel is not None
+    return peer.path is not None
 
 
 def _relay(relay: RelayClient) -> RelayStatus:
@@ -94,8 +89,8 @@ def _peer(peer: PeerClient, relays: Iterable[RelayClient], engine: Engine) -> Pe
         node_id=node_id_text(peer.member.node_id),
         addresses=list(peer.member.addresses),
         state="connected" if session else "connecting" if peer.present else "absent",
-        path=path_of(peer) if session else None,
-        rtt_ms=_milliseconds(session.prober.round_trip.smoothed) if session else None,
+        path=peer.path,
+        rtt_ms=_milliseconds(peer.prober.round_trip.smoothed) if session and peer.prober else None,
         tx_bytes=int(counters["tx_bytes"]),
         rx_bytes=int(counters["rx_bytes"]),
         tx_frames=int(counters["tx_frames"]),

@@ -30,19 +30,20 @@ class Prober:
     def __init__(self, random: Callable[[int], bytes], now: float) -> None:
         self._random = random
         self._waiting: dict[bytes, float] = {}
-        self._unanswered = 0
+        self.unanswered = 0
+        """Probes in a row that were not answered, the one under way included."""
         self.deadline: float | None = now
         self.round_trip = RoundTrip()
 
     @property
     def failed(self) -> bool:
         """Whether the peer has stopped answering."""
-        return self._unanswered > UNANSWERED_LIMIT
+        return self.unanswered > UNANSWERED_LIMIT
 
     @property
     def answers(self) -> bool:
         """Whether the last probe was answered: the path works, as far as we know."""
-        return self._unanswered == 0
+        return self.unanswered == 0
 
     def hurry(self, now: float) -> None:
         """Somebody doubts the path: probe it at once."""
@@ -53,7 +54,7 @@ class Prober:
         """There is no path just now: silence is nobody's fault."""
         self.deadline = None
         self._waiting.clear()
-        self._unanswered = 0
+        self.unanswered = 0
 
     def resume(self, now: float) -> None:
         """There is a path (again): probe it at once."""
@@ -72,7 +73,7 @@ class Prober:
         """The probe that is due, if any."""
         if self.deadline is None or now < self.deadline:
             return None
-        self._unanswered += 1
+        self.unanswered += 1
         self.deadline = now + RETRY
         return self.create_probe(now)
 
@@ -81,7 +82,7 @@ class Prober:
         sent_at = self._waiting.pop(nonce, None)
         if sent_at is None:
             return None
-        self._unanswered = 0
+        self.unanswered = 0
         if self.deadline is not None:
             self.deadline = now + INTERVAL
         self.round_trip.measure(now - sent_at)

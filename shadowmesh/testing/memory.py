@@ -184,7 +184,7 @@ class MemoryClient:
             return
         table_id = data[1:9]
         if table_id in self.tables.lanes:
-            self._open(self.tables.lanes[table_id], data, now)
+            self._open(self.tables.lanes[table_id], data, via, source, now)
         elif table_id in self.tables.control:
             self.core.handle_datagram(data, via, source, now)
         elif table_id in self.tables.channels and not via:
@@ -193,7 +193,7 @@ class MemoryClient:
         else:
             raise BadPacket("unknown_id")
 
-    def _open(self, lane: _ReceiveLane, data: bytes, now: float) -> None:
+    def _open(self, lane: _ReceiveLane, data: bytes, via: bytes, source: Address, now: float) -> None:
         number, payload = lane.keys.open(lane.lane, data)
         if number in lane.seen:
             raise BadPacket("duplicate")
@@ -204,7 +204,7 @@ class MemoryClient:
             self.tables.counters[lane.peer]["rx_frames"] += 1
             self.frames.append(payload[1:])
         else:
-            self.core.handle_payload(lane.session, payload, now)
+            self.core.handle_payload(lane.session, payload, via, source, now)
 
     def deadline(self) -> float:
         return self.core.deadline

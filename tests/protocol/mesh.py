@@ -60,10 +60,11 @@ class Mesh:
         address: Address | None = None,
         pins: dict[int, bytes] | None = None,
         relay_id: bytes = RELAY_IDENTITY.node_id,
+        static: bool = False,
     ) -> MemoryClient:
         self._seed += 1
         client = MemoryClient(
-            self.config(number, peers, pins or {}, relay_id),
+            self.config(number, peers, pins or {}, relay_id, static),
             IDENTITIES[number],
             address or Address(f"198.51.100.{number + 1}", 5000),
             lambda host, port: self.names.get(host, []),
@@ -75,7 +76,12 @@ class Mesh:
         return client
 
     def config(
-        self, number: int, peers: tuple[int, ...], pins: dict[int, bytes], relay_id: bytes
+        self,
+        number: int,
+        peers: tuple[int, ...],
+        pins: dict[int, bytes],
+        relay_id: bytes,
+        static: bool,
     ) -> ClientConfig:
         return ClientConfig(
             node=NodeSection(f"node{number}", Path("/nowhere"), Path("/nowhere/socket")),
@@ -90,10 +96,15 @@ class Mesh:
                 ),
             ),
             peers=tuple(
-                Peer(f"node{peer}", pins.get(peer, IDENTITIES[peer].node_id), (f"10.77.0.{peer + 1}",))
+                Peer(
+                    f"node{peer}",
+                    pins.get(peer, IDENTITIES[peer].node_id),
+                    (f"10.77.0.{peer + 1}",),
+                    Address(f"198.51.100.{peer + 1}", 5000),
+                )
                 for peer in peers
             ),
-            paths=Paths("auto"),
+            paths=Paths("static" if static else "auto"),
         )
 
     def peer(self, number: int, other: int) -> PeerClient:
