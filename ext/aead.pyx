@@ -7,7 +7,8 @@ Order of a packet's life: `key_new` -> `seal_packet` -> `header_masks` + `apply_
 
 libcrypto's TLS record road is a fifth faster than the plain one because nonce, AAD and tag go in one
 call.  It wants an AAD of 13 bytes whose first 8 are the counter and whose last 2 are the length; the
-frame packet's AAD has that shape, so both roads give the same bytes.  `check_roads` proves it at import.
+frame packet's AAD has that shape, so both roads give the same bytes.  `check_roads` proves it at import,
+and again for a library that `use_library` takes.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -15,6 +16,7 @@ from libc.stdint cimport uint16_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
+from shadowmesh._ext.aead_library cimport library
 from shadowmesh._ext.bytes cimport load32, load64, store16, store32, store64
 from shadowmesh._ext.convert cimport buffer_of, sized, unsigned
 from shadowmesh._ext.libcrypto cimport (
@@ -35,6 +37,7 @@ from shadowmesh._ext.libcrypto cimport (
     OPENSSL_cleanse,
 )
 
+from shadowmesh._ext import aead_library
 from shadowmesh.errors import BadPacket
 
 cimport cython
@@ -48,19 +51,32 @@ cdef KeyContext *key_new(const uint8_t *material, bint sealing) noexcept nogil:
     cdef KeyContext *keys = <KeyContext *>calloc(1, sizeof(KeyContext))
     if keys == NULL:
         return NULL
-    keys.cipher = EVP_CIPHER_CTX_new()
+    keys.library = library()
     keys.header = EVP_CIPHER_CTX_new()
     if (
-        keys.cipher == NULL
-        or keys.header == NULL
-        or EVP_CipherInit_ex(keys.cipher, EVP_chacha20_poly1305(), NULL, material, NULL, sealing) != 1
-        or EVP_CIPHER_CTX_ctrl(keys.cipher, EVP_CTRL_AEAD_SET_IV_FIXED, 12, <void *>(material + 32)) <= 0
+        keys.header == NULL
         or EVP_CipherInit_ex(keys.header, EVP_aes_256_ecb(), NULL, material + 44, NULL, 1) != 1
         or EVP_CIPHER_CTX_set_padding(keys.header, 0) != 1
+        or not (_new_cipher(keys, material, sealing) if keys.library == NULL else _new_fast(keys, material))
     ):
         key_free(keys)
         return NULL
     return keys
+
+
+cdef bint _new_cipher(KeyContext *keys, const uint8_t *material, bint sealing) noexcept nogil:
+    keys.cipher = EVP_CIPHER_CTX_new()
+    return (
+        keys.cipher != NULL
+        and EVP_CipherInit_ex(keys.cipher, EVP_chacha20_poly1305(), NULL, material, NULL, sealing) == 1
+        and EVP_CIPHER_CTX_ctrl(keys.cipher, EVP_CTRL_AEAD_SET_IV_FIXED, 12, <void *>(material + 32)) > 0
+    )
+
+
+cdef bint _new_fast(KeyContext *keys, const uint8_t *material) noexcept nogil:
+    memcpy(keys.iv, material + 32, 12)
+    keys.fast = keys.library.new(keys.library.algorithm, material, 32, TAG_SIZE)
+    return keys.fast != NULL
 
 
 cdef void key_free(KeyContext *keys) noexcept nogil:
@@ -69,6 +85,9 @@ cdef void key_free(KeyContext *keys) noexcept nogil:
         return
     EVP_CIPHER_CTX_free(keys.cipher)
     EVP_CIPHER_CTX_free(keys.header)
+    if keys.fast != NULL:
+        keys.library.free(keys.fast)
+    OPENSSL_cleanse(keys.iv, sizeof(keys.iv))
     free(keys)
 
 
@@ -82,6 +101,14 @@ cdef inline void packet_aad(uint8_t *aad, const uint8_t *packet, uint32_t lane, 
     store16(aad + 11, <uint16_t>size)
 
 
+cdef inline void _fast_nonce(uint8_t *nonce, const KeyContext *keys, const uint8_t *aad) noexcept nogil:
+    """IV xor (0000 || lane || number): what libcrypto's TLS record road does by itself."""
+    cdef size_t i
+    memcpy(nonce, keys.iv, 12)
+    for i in range(8):
+        nonce[4 + i] ^= aad[i]
+
+
 cdef bint seal_packet(KeyContext *keys, uint8_t *packet, uint32_t lane, uint32_t number,
                       const uint8_t *payload, size_t size) noexcept nogil:
     """Write first byte, number, ciphertext and tag; the caller has written the receiver id.
@@ -90,9 +117,15 @@ cdef bint seal_packet(KeyContext *keys, uint8_t *packet, uint32_t lane, uint32_t
     later, per batch.  False only if libcrypto fails, and then nothing may be sent.
     """
     cdef uint8_t aad[13]
+    cdef uint8_t nonce[12]
+    cdef size_t written = 0
     packet[0] = FIRST_BYTE
     store32(packet + 9, number)
     packet_aad(aad, packet, lane, size)
+    if keys.fast != NULL:
+        _fast_nonce(nonce, keys, aad)
+        return keys.library.seal(keys.fast, packet + HEADER_SIZE, &written, size + TAG_SIZE, nonce, 12,
+                                 payload, size, aad, 13) == 1
     if EVP_CIPHER_CTX_ctrl(keys.cipher, EVP_CTRL_AEAD_TLS1_AAD, 13, aad) <= 0:
         return False
     return EVP_Cipher(keys.cipher, packet + HEADER_SIZE, payload, <unsigned int>(size + TAG_SIZE)) > 0
@@ -105,6 +138,15 @@ cdef Opened open_packet(KeyContext *keys, uint8_t *packet, size_t size, uint32_t
     asks: an earlier check would tell a forger about the header mask.
     """
     cdef uint8_t aad[13]
+    cdef uint8_t nonce[12]
+    cdef size_t written = 0
+    if keys.fast != NULL:
+        packet_aad(aad, packet, lane, size - OVERHEAD)
+        _fast_nonce(nonce, keys, aad)
+        if keys.library.open(keys.fast, packet + HEADER_SIZE, &written, size - HEADER_SIZE, nonce, 12,
+                             packet + HEADER_SIZE, size - HEADER_SIZE, aad, 13) != 1:
+            return OPEN_AUTHENTICATION
+        return OPENED if packet[0] == FIRST_BYTE else OPEN_RESERVED
     packet_aad(aad, packet, lane, size - HEADER_SIZE)
     if (
         EVP_CIPHER_CTX_ctrl(keys.cipher, EVP_CTRL_AEAD_TLS1_AAD, 13, aad) <= 0
@@ -235,29 +277,68 @@ def plain_seal(key, nonce, aad, plaintext):
     return sealed
 
 
-def check_roads():
-    """Refuse to be imported with a libcrypto whose TLS record road gives other bytes than the plain one."""
+cdef object _check_seal(KeyContext *keys, bytes material, int size):
+    """Whether `keys` seal a packet of this size as RFC 8439 says, and open it, and no other."""
     cdef uint8_t packet[300 + OVERHEAD]
+    cdef const uint8_t[::1] view
+    payload = bytes(range(256)) * 2
+    view = payload
+    counter = (5).to_bytes(4, "big") + (7).to_bytes(4, "big")
+    nonce = bytes(a ^ b for a, b in zip(material[32:44], bytes(4) + counter))
+    aad = counter + bytes([FIRST_BYTE, 0, 0]) + size.to_bytes(2, "big")
+    expected = plain_seal(material[:32], nonce, aad, payload[:size])
+    if not seal_packet(keys, packet, 5, 7, &view[0], <size_t>size):
+        return False
+    return packet[HEADER_SIZE:HEADER_SIZE + size + TAG_SIZE] == expected
+
+
+cdef object _check_open(KeyContext *keys, bytes material, int size):
+    cdef uint8_t packet[300 + OVERHEAD]
+    sealed = PacketKeys(material).seal(5, bytes(8), 7, bytes(size))
+    cdef const uint8_t[::1] view = sealed
+    cdef uint8_t mask[MASK_SIZE]
+    cdef uint8_t *p = packet
+    cdef size_t whole = <size_t>view.shape[0]
+    for tampered in (False, True):
+        memcpy(packet, &view[0], whole)
+        if not header_masks(keys, &p, 1, mask):
+            return False
+        apply_mask(packet, mask)
+        if tampered:
+            packet[whole - 1] ^= 1
+        if (open_packet(keys, packet, whole, 5) == OPENED) is tampered:
+            return False
+    return True
+
+
+def check_roads():
+    """Whether keys seal and open as plain RFC 8439 does, with the library that is in use now."""
     material = bytes(range(MATERIAL_SIZE))
     cdef const uint8_t[::1] view = material
-    cdef KeyContext *keys = key_new(&view[0], True)
-    if keys == NULL:
-        raise ImportError("libcrypto has no ChaCha20-Poly1305 or AES-256")
+    cdef KeyContext *sealing = key_new(&view[0], True)
+    cdef KeyContext *opening = key_new(&view[0], False)
     try:
-        for size in (1, 192, 193, 300):  # libcrypto has one road up to 192 bytes and one beyond
-            payload = bytes(size)
-            counter = (5).to_bytes(4, "big") + (7).to_bytes(4, "big")
-            nonce = bytes(a ^ b for a, b in zip(material[32:44], bytes(4) + counter))
-            aad = counter + bytes([FIRST_BYTE, 0, 0]) + size.to_bytes(2, "big")
-            expected = plain_seal(material[:32], nonce, aad, payload)
-            view = payload
-            if (
-                not seal_packet(keys, packet, 5, 7, &view[0], size)
-                or packet[HEADER_SIZE:HEADER_SIZE + size + TAG_SIZE] != expected
-            ):
-                raise ImportError("this libcrypto's TLS record road differs from RFC 8439")
+        if sealing == NULL or opening == NULL:
+            return False
+        # libcrypto has one road up to 192 bytes and one beyond
+        sizes = (1, 15, 16, 17, 192, 193, 300)
+        return all(_check_seal(sealing, material, n) and _check_open(opening, material, n) for n in sizes)
     finally:
-        key_free(keys)
+        key_free(sealing)
+        key_free(opening)
 
 
-check_roads()
+def use_library(path):
+    aead_library.take(path)
+    if not check_roads():
+        aead_library.give_back()
+        raise ValueError(f"{path} seals otherwise than RFC 8439 says")
+
+
+def implementation():
+    """Which library seals and opens packets now, for people."""
+    return "OpenSSL" if library() == NULL else "EVP_AEAD of the aead_library"
+
+
+if not check_roads():
+    raise ImportError("this libcrypto's TLS record road differs from RFC 8439, or it lacks an algorithm")

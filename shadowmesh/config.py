@@ -99,6 +99,8 @@ class ClientConfig(msgspec.Struct, frozen=True):
     relays: tuple[RelayPeer, ...]
     peers: tuple[Peer, ...]
     paths: Paths
+    aead_library: Path | None = None
+    """A BoringSSL-class libcrypto that seals and opens frame packets instead of OpenSSL's."""
     file: str = "the configuration"
     """What errors call it: the path as it was given."""
 
@@ -108,7 +110,7 @@ def load_client_config(path: Path) -> ClientConfig:
     from shadowmesh.document import Document  # the YAML parser: verbs that need only our defaults skip it
 
     document = Document.load(path)
-    top = document.section(("node", "listen", "interface", "relays", "peers", "paths"))
+    top = document.section(("node", "listen", "interface", "relays", "peers", "paths", "aead_library"))
     interface = top.section("interface", ("name", "addresses", "mtu"))
     relays = top.sections("relays", ("address", "id"))
     peers = top.sections("peers", ("name", "id", "addresses", "endpoint"))
@@ -119,6 +121,7 @@ def load_client_config(path: Path) -> ClientConfig:
         relays=tuple(_relay(relay) for relay in relays),
         peers=tuple(_peer(peer) for peer in peers),
         paths=_paths(top.section("paths", ("direct",))),
+        aead_library=top.text("aead_library", parse_path, "/usr/lib/android/libcrypto.so.0", None),
         file=document.file,
     )
     document.finish()

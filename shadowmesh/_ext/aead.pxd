@@ -1,11 +1,12 @@
 """C-level interface of the frame packet's cryptography: the only place that knows which AEAD library it is.
 
-A `KeyContext` belongs to one direction of one epoch and to ONE thread.  To link another AEAD in,
-replace the bodies of `key_new`, `key_free`, `seal_packet`, `open_packet` and `header_masks`.
+A `KeyContext` belongs to one direction of one epoch and to ONE thread.  It seals with OpenSSL's
+libcrypto, or with a library that `use_library` took before the key was made.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from shadowmesh._ext.aead_library cimport Library
 from shadowmesh._ext.libcrypto cimport EVP_CIPHER_CTX
 
 
@@ -30,7 +31,10 @@ cdef enum Opened:
     OPEN_RESERVED
 
 cdef struct KeyContext:
-    EVP_CIPHER_CTX *cipher  # ChaCha20-Poly1305 with key and iv
+    EVP_CIPHER_CTX *cipher  # ChaCha20-Poly1305 with key and iv; NULL if `fast` is there
+    void *fast              # the same in the library that was taken, without the iv
+    Library *library        # whose `fast` is
+    uint8_t iv[12]          # for `fast`
     EVP_CIPHER_CTX *header  # AES-256-ECB
 
 cdef KeyContext *key_new(const uint8_t *material, bint sealing) noexcept nogil

@@ -56,3 +56,16 @@ def plain_seal(key: Buffer, nonce: Buffer, aad: Buffer, plaintext: Buffer) -> by
 
     Not the road of packets: it is what the faster road is checked against when the module is imported.
     """
+
+def check_roads() -> bool:
+    """Whether packets are sealed and opened as plain RFC 8439 does, with the library in use now."""
+
+def use_library(path: str) -> None:
+    """Seal and open with the BoringSSL-class libcrypto at `path` from now on, for new keys.
+
+    Call it before the first key is made.  ValueError: it can't be loaded, has no EVP_AEAD interface,
+    or seals otherwise than RFC 8439; then everything stays as it was.
+    """
+
+def implementation() -> str:
+    """Which library seals and opens packets now, for people."""

@@ -33,6 +33,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     addresses: list[str]
     listen: str
     uptime: float
+    aead: str = "OpenSSL"
 
 
 class RelayStatus(msgspec.Struct, frozen=True, kw_only=True):

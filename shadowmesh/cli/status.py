@@ -48,7 +48,8 @@ def render(status: Status) -> list[str]:
     node = status.node
     addresses = ", ".join(node.addresses) or "no address"
     lines = [
-        f"{node.name} ({node.node_id[:SHORT_ID]}…), ShadowMesh {node.version}, up {duration(node.uptime)}",
+        f"{node.name} ({node.node_id[:SHORT_ID]}…), ShadowMesh {node.version}, up {duration(node.uptime)}, "
+        f"AEAD by {node.aead}",
         f"interface {node.interface}, {node.mac}, MTU {node.mtu}, {addresses}",
         f"listening on UDP {node.listen}",
         "",

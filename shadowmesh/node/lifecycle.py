@@ -21,6 +21,7 @@ from typing import IO
 import uvloop
 
 from shadowmesh import __version__
+from shadowmesh._ext import aead
 from shadowmesh._ext.engine import Engine
 from shadowmesh.api.server import SocketInUse, serve_api
 from shadowmesh.command import CommandFailed, ExitCode, explain
@@ -28,7 +29,7 @@ from shadowmesh.config import ClientConfig, doubts, refuse_own_id
 from shadowmesh.core.node import Core
 from shadowmesh.crypto import identity as identities
 from shadowmesh.crypto.identity import Identity, node_id_text
-from shadowmesh.errors import DeviceError
+from shadowmesh.errors import ConfigError, DeviceError
 from shadowmesh.io import notify
 from shadowmesh.io.dataplane import EngineTables
 from shadowmesh.io.logs import log_to
@@ -115,6 +116,11 @@ def _run_logged(config: ClientConfig, identity: Identity, ready: Callable[[], No
 def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) -> int:
     for doubt in doubts(config, identity.name):
         log.warning("%s", doubt)
+    if config.aead_library is not None:
+        try:
+            aead.use_library(str(config.aead_library))
+        except ValueError as error:
+            raise ConfigError(f"{config.file}: aead_library: {error}; leave it out to use OpenSSL") from error
     mtu = DEFAULT_MTU if config.interface.mtu == "auto" else config.interface.mtu
     mac = mac_of(identity.node_id)
     with contextlib.ExitStack() as stack:

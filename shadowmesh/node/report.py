@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from shadowmesh import __version__
+from shadowmesh._ext import aead
 from shadowmesh._ext.engine import Engine
 from shadowmesh.api.schema import NodeStatus, PeerStatus, RelayStatus, Status
 from shadowmesh.config import ClientConfig
@@ -43,6 +44,7 @@ def report(
             addresses=list(config.interface.addresses),
             listen=str(local_address(udp)),
             uptime=uptime,
+            aead=aead.implementation(),
         ),
         relays=[_relay(relay) for relay in core.relays],
         peers=[_peer(peer, core.relays, engine) for peer in core.peers.values()],

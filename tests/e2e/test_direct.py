@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,9 +19,12 @@ pytestmark = pytest.mark.root
 PORT = 4400
 
 
+BORINGSSL = Path("/usr/lib/x86_64-linux-gnu/android/libcrypto.so.0")
+
+
 @pytest.fixture
 def direct(lab: Lab) -> Mesh:
-    """alice and bob, each with the other's endpoint."""
+    """alice and bob, each with the other's endpoint; alice seals by BoringSSL where Debian's is installed."""
     mesh = Mesh(lab)
     mesh.relay()
     alice, bob = mesh.client("alice"), mesh.client("bob")
@@ -29,6 +33,8 @@ def direct(lab: Lab) -> Mesh:
         client.config["listen"]["port"] = PORT
         client.config["paths"] = {"direct": "static"}
         client.config["peers"][0]["endpoint"] = f"{other.host.address}:{PORT}"
+    if BORINGSSL.exists():
+        alice.config["aead_library"] = str(BORINGSSL)
     mesh.start()
     for client, other in ((alice, bob), (bob, alice)):
         wait_path(client, other.name, f"direct {other.host.address}:{PORT}")
@@ -44,6 +50,9 @@ def test_frames_go_directly_and_outlive_the_relay(direct: Mesh) -> None:
     relay = direct.relays["relay"]
     alice.host.ping(bob.ipv4)
     assert "via direct" in alice.verb("ping", "bob", "-c", "1").stdout
+    assert alice.status()["node"]["aead"] == (
+        "EVP_AEAD of the aead_library" if BORINGSSL.exists() else "OpenSSL"
+    )
     relay.kill9()
     alice.host.ping(bob.ipv4)
     bob.host.ping(alice.ipv6)

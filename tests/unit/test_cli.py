@@ -213,7 +213,7 @@ def running(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 EXPECTED_STATUS = """\
-alice (aaaaaaaaaa…), ShadowMesh 0.1.0, up 1 h 2 min
+alice (aaaaaaaaaa…), ShadowMesh 0.1.0, up 1 h 2 min, AEAD by OpenSSL
 interface smesh0, 02:00:00:00:00:01, MTU 1380, 10.77.0.1/24
 listening on UDP [::]:40000
 
