@@ -22,6 +22,7 @@ from shadowmesh._ext.endpoint cimport (
     endpoint_key,
     socket_family,
 )
+from shadowmesh._ext.features cimport Features, features_choose, features_dict
 from shadowmesh._ext.inbound cimport Source
 from shadowmesh._ext.lanes cimport SendKeys, SendLane
 from shadowmesh._ext.peers cimport (
@@ -39,10 +40,12 @@ from shadowmesh._ext.plane cimport (
     LEG,
     PEER_LIMIT,
     Plane,
+    plane_features,
     plane_free,
     plane_join,
     plane_new,
     plane_start,
+    plane_use,
     plane_wire,
 )
 from shadowmesh._ext.receive cimport Receiver
@@ -100,10 +103,11 @@ cdef class Engine:
     cdef int event_fd
     cdef int callers_event_fd
     cdef int family
+    cdef Features chosen
     cdef bint started
     cdef bint stopped
 
-    def __cinit__(self, udp_fd, tap_fd, event_fd, mac):
+    def __cinit__(self, udp_fd, tap_fd, event_fd, mac, *, features=None):
         cdef const uint8_t[::1] address
         # First of all: __dealloc__ closes these after any failure below, and 0 is somebody's descriptor.
         self.udp_fd = self.tap_fd = self.event_fd = -1
@@ -115,10 +119,12 @@ cdef class Engine:
         self.event_fd = own_descriptor(event_fd, "event_fd", True)
         self.callers_event_fd = event_fd
         self.family = socket_family(self.udp_fd)
+        features_choose(features, self.udp_fd, self.tap_fd, &self.chosen)
         self.plane = plane_new()
         if self.plane == NULL:
             raise MemoryError("no memory for the data plane")
         plane_wire(self.plane, self.udp_fd, self.tap_fd, self.event_fd, load48(&address[0]))
+        plane_use(self.plane, &self.chosen)
 
     def __dealloc__(self):
         # Without the GIL, because in a build with line tracing the threads take it for every line.
@@ -313,6 +319,10 @@ cdef class Engine:
 
     def drops(self):
         return drops_of(&self.plane.inbound.receiver.counters, &self.plane.outbound.counters)
+
+    def features(self):
+        plane_features(self.plane, &self.chosen)
+        return features_dict(&self.chosen)
 
     def peer_counters(self, peer):
         cdef Peer *found = self._peer(peer)

@@ -25,6 +25,7 @@ from shadowmesh._ext.endpoint cimport (
     endpoint_from,
     socket_family,
 )
+from shadowmesh._ext.features cimport Features, features_choose, features_dict
 from shadowmesh._ext.forward_thread cimport (
     Forward,
     forward_free,
@@ -63,6 +64,7 @@ from shadowmesh._ext.tables cimport (
     table_remove,
     table_reserve,
 )
+from shadowmesh._ext.udp cimport receive_arrange
 from shadowmesh._ext.workers cimport (
     Stop,
     Worker,
@@ -158,10 +160,11 @@ cdef class Forwarder:
     cdef int event_fd
     cdef int callers_event_fd
     cdef int family
+    cdef Features chosen
     cdef bint started
     cdef bint stopped
 
-    def __cinit__(self, udp_fd, event_fd):
+    def __cinit__(self, udp_fd, event_fd, *, features=None):
         self.udp_fd = self.event_fd = -1
         self.udp_fd = own_descriptor(udp_fd, "udp_fd", False)
         self.event_fd = own_descriptor(event_fd, "event_fd", True)
@@ -172,6 +175,9 @@ cdef class Forwarder:
             self.plane.stop.fd = -1
         if self.plane == NULL or not plane_init(self.plane, self.udp_fd, self.event_fd):
             raise MemoryError("no memory for the data plane")
+        features_choose(features, self.udp_fd, -1, &self.chosen)
+        self.plane.forward.batch.gso = self.chosen.udp_gso
+        receive_arrange(self.plane.forward.receiver.batch, self.chosen.udp_gro)
 
     def __dealloc__(self):
         # Without the GIL, because in a build with line tracing the threads take it for every line.
@@ -314,6 +320,11 @@ cdef class Forwarder:
     def counters(self):
         grace_reclaim(self.plane.grace)
         return statistics_of(&self.plane.forward.receiver.counters, NULL)
+
+    def features(self):
+        self.chosen.udp_gso = self.plane.forward.batch.gso
+        used = features_dict(&self.chosen)
+        return {name: used[name] for name in ("udp_gso", "udp_gro")}
 
     def drops(self):
         return drops_of(&self.plane.forward.receiver.counters, NULL)

@@ -43,7 +43,9 @@ from shadowmesh._ext.records cimport (
 )
 from shadowmesh._ext.ring cimport EVENT_ENDPOINT, Arrival
 from shadowmesh._ext.udp cimport (
+    SEND_LIMIT,
     Outgoing,
+    send_commit,
     send_flush,
     send_free,
     send_new,
@@ -61,7 +63,7 @@ cdef bint forward_init(Forward *forward) noexcept nogil:
     forward.receiver.on_datagram = _on_datagram
     forward.receiver.on_packet = _on_packet
     forward.receiver.on_batch_end = _on_batch_end
-    forward.batch = send_new(REPLY_ROOM)
+    forward.batch = send_new(REPLY_ROOM * SEND_LIMIT)
     return forward.batch != NULL and receiver_init(&forward.receiver)
 
 
@@ -101,9 +103,11 @@ cdef void _on_datagram(Receiver *receiver, uint8_t *data, size_t size, const Arr
 
 
 cdef Outgoing *_next(Forward *forward) noexcept nogil:
-    if forward.batch.count >= 64:
+    cdef Outgoing *outgoing = send_next(forward.batch, REPLY_ROOM)
+    if outgoing == NULL:
         send_flush(forward.batch, forward.receiver.udp_fd, &forward.receiver.counters)
-    return send_next(forward.batch)
+        outgoing = send_next(forward.batch, REPLY_ROOM)
+    return outgoing
 
 
 cdef void _forward(Forward *forward, Record *channel, uint8_t *data, size_t size) noexcept nogil:
@@ -119,7 +123,7 @@ cdef void _forward(Forward *forward, Record *channel, uint8_t *data, size_t size
     outgoing.credit = size
     outgoing.traffic = &target.sent
     outgoing.target = target.endpoint
-    forward.batch.count += 1
+    send_commit(forward.batch, outgoing)
 
 
 # ---- BIND ------------------------------------------------------------------------------------
@@ -163,7 +167,7 @@ cdef void _reply(Forward *forward, Client *client, const uint8_t *payload, BindR
     outgoing.target = source[0]
     outgoing.traffic = &client.sent
     outgoing.credit = BIND_SIZE + OVERHEAD
-    forward.batch.count += 1
+    send_commit(forward.batch, outgoing)
 
 
 cdef void _on_batch_end(Receiver *receiver) noexcept nogil:

@@ -11,7 +11,12 @@ from libc.stdint cimport uint8_t
 
 from shadowmesh._ext.atomic cimport add_relaxed, store_relaxed
 from shadowmesh._ext.bytes cimport load48, load64
-from shadowmesh._ext.drops cimport DropReason, Statistic, count, drop
+from shadowmesh._ext.coalesce cimport (
+    deliver_frame,
+    deliver_segment,
+    delivery_flush,
+)
+from shadowmesh._ext.drops cimport Counters, DropReason, Statistic, count, drop
 from shadowmesh._ext.endpoint cimport endpoint_equal, endpoint_key
 from shadowmesh._ext.packets cimport (
     CHANNEL_HEADER_SIZE,
@@ -23,6 +28,7 @@ from shadowmesh._ext.packets cimport (
     KIND_PADDING,
     KIND_PROBE_REPLY,
     KIND_PROBE_REQUEST,
+    KIND_SEGMENT,
 )
 from shadowmesh._ext.peers cimport Peer
 from shadowmesh._ext.receive cimport (
@@ -37,8 +43,8 @@ from shadowmesh._ext.receive cimport (
 )
 from shadowmesh._ext.records cimport RECORD_CONTROL, RECORD_LANE, Record, bucket_take
 from shadowmesh._ext.ring cimport EVENT_LANE_MESSAGE, Arrival
+from shadowmesh._ext.segment cimport SEGMENT_HEADER_SIZE, Shape, segment_valid
 from shadowmesh._ext.tables cimport table_find
-from shadowmesh._ext.tap cimport tap_write
 
 
 cdef bint inbound_init(Inbound *inbound) noexcept nogil:
@@ -47,6 +53,7 @@ cdef bint inbound_init(Inbound *inbound) noexcept nogil:
     inbound.receiver.on_datagram = _on_datagram
     inbound.receiver.on_packet = _on_packet
     inbound.receiver.on_batch_end = _on_batch_end
+    inbound.delivery.counters = &inbound.receiver.counters
     return receiver_init(&inbound.receiver)
 
 
@@ -111,6 +118,8 @@ cdef void _on_packet(Receiver *receiver, const Pending *pending, uint8_t *payloa
     store_relaxed(&peer.last_received, receiver.now)
     if kind == KIND_FRAME:
         _frame(<Inbound *>receiver.owner, peer, payload + 1, size - 1)
+    elif kind == KIND_SEGMENT:
+        _segment(<Inbound *>receiver.owner, peer, payload, size)
     elif kind == KIND_PADDING or kind == KIND_EMPTY:
         count(&receiver.counters, Statistic.EMPTY_PACKETS, 1)
     elif kind in (KIND_PROBE_REQUEST, KIND_PROBE_REPLY, KIND_BIND, KIND_BOUND):
@@ -128,22 +137,40 @@ cdef void _message(Receiver *receiver, const Pending *pending, const uint8_t *pa
         deliver(receiver, EVENT_LANE_MESSAGE, pending.record.session.handle, payload, size, &pending.arrival)
 
 
-cdef void _frame(Inbound *inbound, Peer *peer, const uint8_t *frame, size_t size) noexcept nogil:
+cdef bint _accepts(Inbound *inbound, Peer *peer, const uint8_t *frame, size_t size) noexcept nogil:
     """Only its own MAC may send, and only to us or to a group: nothing is ever sent on (split horizon)."""
-    cdef Receiver *receiver = &inbound.receiver
+    cdef Counters *counters = &inbound.receiver.counters
     if peer.number == 0:
-        drop(&receiver.counters, DropReason.UNKNOWN_KIND)
+        drop(counters, DropReason.UNKNOWN_KIND)
     elif size < ETHERNET_HEADER_SIZE:
-        drop(&receiver.counters, DropReason.FRAME_SIZE)
+        drop(counters, DropReason.FRAME_SIZE)
     elif load48(frame + 6) != peer.mac:
-        drop(&receiver.counters, DropReason.SPOOFED_SOURCE)
+        drop(counters, DropReason.SPOOFED_SOURCE)
     elif not frame[0] & 1 and load48(frame) != inbound.mac:
-        drop(&receiver.counters, DropReason.NOT_FOR_US)
+        drop(counters, DropReason.NOT_FOR_US)
     else:
         add_relaxed(&peer.received.packets, 1)
         add_relaxed(&peer.received.bytes, size)
-        tap_write(inbound.tap_fd, frame, size, &receiver.counters)
+        return True
+    return False
+
+
+cdef void _frame(Inbound *inbound, Peer *peer, uint8_t *frame, size_t size) noexcept nogil:
+    if _accepts(inbound, peer, frame, size):
+        deliver_frame(&inbound.delivery, frame, size)
+
+
+cdef void _segment(Inbound *inbound, Peer *peer, uint8_t *payload, size_t size) noexcept nogil:
+    """As a frame, and what its header claims must hold for the frame."""
+    cdef Shape shape
+    if peer.number == 0:
+        drop(&inbound.receiver.counters, DropReason.UNKNOWN_KIND)
+    elif not segment_valid(payload, size, &shape):
+        drop(&inbound.receiver.counters, DropReason.MALFORMED_SEGMENT)
+    elif _accepts(inbound, peer, payload + SEGMENT_HEADER_SIZE, size - SEGMENT_HEADER_SIZE):
+        deliver_segment(&inbound.delivery, payload, size, &shape)
 
 
 cdef void _on_batch_end(Receiver *receiver) noexcept nogil:
-    pass
+    """The super-frame in the making points into the receive buffers."""
+    delivery_flush(&(<Inbound *>receiver.owner).delivery)

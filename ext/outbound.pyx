@@ -4,15 +4,16 @@ Does NOT learn addresses, choose paths or report events: peers, routes and the f
 by Python, and what can't be sent is counted.
 
 Stages, in the order of the functions: `outbound_main` waits for the TAP -> `_read_batch` -> `_classify`
-(our source MAC? one peer or all?) -> `_flood` or `_to_peer` -> `_seal` -> send_flush (udp.pyx), which
-protects the headers of the batch and sends it.
+(our source MAC? one peer or all?) -> `_frame` (whole, checksum partial, or a super-frame to be cut) ->
+`_to_peers` -> `_seal` -> send_flush (udp.pyx), which protects the headers of the batch and sends it.
 """
 
 from libc.stdlib cimport calloc, free
 
 from shadowmesh._ext.atomic cimport load_pointer
 from shadowmesh._ext.bytes cimport load48, store64
-from shadowmesh._ext.drops cimport DropReason, drop
+from shadowmesh._ext.checksum cimport checksum_finish
+from shadowmesh._ext.drops cimport DropReason, Statistic, count, drop
 from shadowmesh._ext.lanes cimport lane_seal
 from shadowmesh._ext.packets cimport (
     CHANNEL_HEADER_SIZE,
@@ -20,37 +21,55 @@ from shadowmesh._ext.packets cimport (
     KIND_FRAME,
 )
 from shadowmesh._ext.peers cimport Peer, PeerList, Route
+from shadowmesh._ext.segment cimport (
+    SEGMENT_HEADER_SIZE,
+    Cut,
+    cut_begin,
+    cut_next,
+    segment_write,
+)
 from shadowmesh._ext.tables cimport grace_step, table_find
 from shadowmesh._ext.tap cimport TAP_NOTHING, TAP_TROUBLE, tap_read
 from shadowmesh._ext.udp cimport (
-    BATCH,
-    BUFFER_SIZE,
     Outgoing,
+    send_commit,
     send_flush,
     send_free,
     send_new,
     send_next,
 )
+from shadowmesh._ext.vnet cimport (
+    VNET_GSO_NONE,
+    VNET_NEEDS_CSUM,
+    VNET_SIZE,
+    Vnet,
+    vnet_load,
+)
 from shadowmesh._ext.workers cimport stopping, wait_readable
 
 
 cdef enum:
-    HEADROOM = 64                         # channel header, packet header, kind, tag: 39 bytes
+    HEADROOM = 64                         # channel header, packet header, segment header, tag: 43 bytes
     FRAME_ROOM = 16384 - HEADROOM         # so that a sealed frame fits a receive buffer
+    LEAD = 16                             # before a frame: vnet_hdr, later the segment header
+    READ_ROOM = 0x10000 + 64              # a super-frame: 65535 bytes of IP and its Ethernet header
+    QUANTUM = 64                          # reads per batch
+    SEND_ROOM = 0x40000                   # of sealed packets: two super-frames and what one may add
+    SEND_FULL = 0x18000                   # send before the next read from here on
 
 
 cdef bint outbound_init(Outbound *outbound) noexcept nogil:
     """Allocate the buffers; the caller has zeroed the structure and fills the rest."""
-    outbound.batch = send_new(BUFFER_SIZE)
-    outbound.payload = <uint8_t *>calloc(1, BUFFER_SIZE)
-    return outbound.batch != NULL and outbound.payload != NULL
+    outbound.batch = send_new(SEND_ROOM)
+    outbound.buffer = <uint8_t *>calloc(1, LEAD + READ_ROOM)
+    return outbound.batch != NULL and outbound.buffer != NULL
 
 
 cdef void outbound_free(Outbound *outbound) noexcept nogil:
     send_free(outbound.batch)
-    free(outbound.payload)
+    free(outbound.buffer)
     outbound.batch = NULL
-    outbound.payload = NULL
+    outbound.buffer = NULL
 
 
 cdef void *outbound_main(void *argument) noexcept nogil:
@@ -70,75 +89,122 @@ cdef void *outbound_main(void *argument) noexcept nogil:
 
 
 cdef bint _read_batch(Outbound *outbound) noexcept nogil:
-    """Up to BATCH frames; True if there may be more."""
-    cdef uint8_t *frame = outbound.payload + 1
+    """Up to QUANTUM reads; True if there may be more."""
+    cdef uint8_t *frame = outbound.buffer + LEAD
+    cdef size_t head = VNET_SIZE if outbound.vnet else 0
     cdef Py_ssize_t size
     cdef int _i
-    outbound.payload[0] = KIND_FRAME
-    for _i in range(BATCH):
-        size = tap_read(outbound.tap_fd, frame, FRAME_ROOM + 1, &outbound.counters)
+    for _i in range(QUANTUM):
+        if outbound.batch.used >= SEND_FULL:
+            return True
+        size = tap_read(outbound.tap_fd, frame - head, READ_ROOM + head, &outbound.counters)
         if size == TAP_NOTHING:
             return False
         if size == TAP_TROUBLE:
             outbound.trouble += 1
             return False
         outbound.trouble = 0
-        _classify(outbound, frame, <size_t>size)
+        if <size_t>size < head:
+            drop(&outbound.counters, DropReason.FRAME_SIZE)
+        else:
+            if outbound.vnet:
+                vnet_load(&outbound.header, frame - head)
+            _classify(outbound, frame, <size_t>size - head)
     return True
 
 
-cdef void _classify(Outbound *outbound, const uint8_t *frame, size_t size) noexcept nogil:
+cdef void _classify(Outbound *outbound, uint8_t *frame, size_t size) noexcept nogil:
+    cdef PeerList *peers
     cdef Peer *peer
     if size < ETHERNET_HEADER_SIZE:
         drop(&outbound.counters, DropReason.FRAME_SIZE)
-    elif size > FRAME_ROOM:
-        drop(&outbound.counters, DropReason.TOO_BIG)
+    elif size >= READ_ROOM:
+        drop(&outbound.counters, DropReason.TOO_BIG)  # cut by the kernel
     elif load48(frame + 6) != outbound.mac:
         drop(&outbound.counters, DropReason.FOREIGN_SOURCE)
     elif frame[0] & 1:
-        _flood(outbound, size)
+        peers = <PeerList *>load_pointer(outbound.flood)
+        _frame(outbound, peers.peers, peers.count, frame, size)
     else:
         peer = <Peer *>table_find(outbound.macs, load48(frame))
         if peer == NULL:
             drop(&outbound.counters, DropReason.UNKNOWN_DESTINATION)
-        elif not _to_peer(outbound, peer, size):
-            drop(&outbound.counters, DropReason.NO_ROUTE)
+        else:
+            _frame(outbound, &peer, 1, frame, size)
 
 
-cdef void _flood(Outbound *outbound, size_t size) noexcept nogil:
-    """One packet per peer with a route; a frame that reached nobody is one drop."""
-    cdef PeerList *peers = <PeerList *>load_pointer(outbound.flood)
-    cdef size_t i, reached = 0
-    for i in range(peers.count):
-        reached += _to_peer(outbound, peers.peers[i], size)
-    if reached == 0:
+cdef void _frame(Outbound *outbound, Peer **peers, size_t peer_count, uint8_t *frame,
+                 size_t size) noexcept nogil:
+    """To each of `peers` that has a route; a frame that reaches nobody is one drop."""
+    cdef const Vnet *vnet = &outbound.header
+    cdef uint8_t *payload = frame - 1
+    if vnet.gso_type != VNET_GSO_NONE:
+        _super_frame(outbound, peers, peer_count, frame, size)
+        return
+    if size > FRAME_ROOM:
+        drop(&outbound.counters, DropReason.TOO_BIG)
+        return
+    payload[0] = KIND_FRAME
+    if vnet.flags & VNET_NEEDS_CSUM:
+        if segment_write(frame, size, vnet):
+            payload = frame - SEGMENT_HEADER_SIZE
+        elif <size_t>vnet.csum_start + vnet.csum_offset + 2 <= size:
+            checksum_finish(frame, size, vnet.csum_start, vnet.csum_offset)
+    if _to_peers(outbound, peers, peer_count, payload, size + <size_t>(frame - payload), size) == 0:
         drop(&outbound.counters, DropReason.NO_ROUTE)
 
 
-cdef bint _to_peer(Outbound *outbound, Peer *peer, size_t size) noexcept nogil:
-    """False if the peer has no route."""
-    cdef Route *route = <Route *>load_pointer(&peer.route)
-    if route == NULL:
-        return False
-    _seal(outbound, peer, route, size)
-    return True
+cdef void _super_frame(Outbound *outbound, Peer **peers, size_t peer_count, uint8_t *frame,
+                       size_t size) noexcept nogil:
+    """Segments in the outer loop: the headers of one overwrite the payload of the one before."""
+    cdef Cut cut
+    cdef uint8_t *segment
+    cdef size_t length = 0
+    if not cut_begin(&cut, frame, size, &outbound.header):
+        drop(&outbound.counters, DropReason.UNSPLITTABLE)
+        return
+    if cut.shape.headers + cut.step > FRAME_ROOM:
+        drop(&outbound.counters, DropReason.TOO_BIG)
+        return
+    count(&outbound.counters, Statistic.SPLIT_FRAMES, 1)
+    while True:
+        segment = cut_next(&cut, &length)
+        if segment == NULL:
+            return
+        if _to_peers(outbound, peers, peer_count, segment, length, length - SEGMENT_HEADER_SIZE) == 0:
+            drop(&outbound.counters, DropReason.NO_ROUTE)
+            return
 
 
-cdef void _seal(Outbound *outbound, Peer *peer, const Route *route, size_t size) noexcept nogil:
-    """channel header (9, if relayed) | frame packet around kind byte and frame.
+cdef size_t _to_peers(Outbound *outbound, Peer **peers, size_t peer_count, const uint8_t *payload,
+                      size_t size, size_t credit) noexcept nogil:
+    """How many of the peers have a route; each of these gets a packet of its own."""
+    cdef size_t i, reached = 0
+    cdef Route *route
+    for i in range(peer_count):
+        route = <Route *>load_pointer(&peers[i].route)
+        if route != NULL:
+            _seal(outbound, peers[i], route, payload, size, credit)
+            reached += 1
+    return reached
+
+
+cdef void _seal(Outbound *outbound, Peer *peer, const Route *route, const uint8_t *payload, size_t size,
+                size_t credit) noexcept nogil:
+    """channel header (9, if relayed) | frame packet around `payload`; `credit`: bytes of the frame in it.
 
     The first byte of the channel header is written with the header protection (udp.pyx).
     """
-    cdef Outgoing *outgoing = send_next(outbound.batch)
+    cdef Outgoing *outgoing = send_next(outbound.batch, size + HEADROOM)
     cdef size_t headroom = CHANNEL_HEADER_SIZE if route.relayed else 0
     if outgoing == NULL:
         send_flush(outbound.batch, outbound.udp_fd, &outbound.counters)
-        outgoing = send_next(outbound.batch)
-    if not lane_seal(route.lane, outgoing, headroom, outbound.payload, size + 1, &outbound.counters):
+        outgoing = send_next(outbound.batch, size + HEADROOM)
+    if not lane_seal(route.lane, outgoing, headroom, payload, size, &outbound.counters):
         return
     if route.relayed:
         store64(outgoing.data + 1, route.channel)
     outgoing.target = route.endpoint
     outgoing.traffic = &peer.sent
-    outgoing.credit = size
-    outbound.batch.count += 1
+    outgoing.credit = credit
+    send_commit(outbound.batch, outgoing)

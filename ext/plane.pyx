@@ -15,6 +15,7 @@ from shadowmesh._ext.peers cimport peer_dispose, peer_list_new, plain_dispose, p
 from shadowmesh._ext.receive cimport receiver_free
 from shadowmesh._ext.records cimport record_dispose, session_dispose
 from shadowmesh._ext.tables cimport grace_free, grace_new, table_free, table_init
+from shadowmesh._ext.udp cimport receive_arrange
 from shadowmesh._ext.workers cimport (
     stop_free,
     stop_init,
@@ -67,7 +68,7 @@ cdef void plane_wire(Plane *plane, int udp_fd, int tap_fd, int event_fd, uint64_
     plane.inbound.receiver.reader = INBOUND_READER
     plane.inbound.receiver.ids = &plane.ids
     plane.inbound.sources = &plane.sources
-    plane.inbound.tap_fd = tap_fd
+    plane.inbound.delivery.tap_fd = tap_fd
     plane.inbound.mac = mac
     plane.outbound.udp_fd = udp_fd
     plane.outbound.tap_fd = tap_fd
@@ -77,6 +78,23 @@ cdef void plane_wire(Plane *plane, int udp_fd, int tap_fd, int event_fd, uint64_
     plane.outbound.macs = &plane.macs
     plane.outbound.flood = &plane.flood
     plane.outbound.mac = mac
+
+
+cdef void plane_use(Plane *plane, const Features *features) noexcept nogil:
+    """Before the threads run: what they may use."""
+    plane.outbound.vnet = features.vnet_hdr
+    plane.inbound.delivery.vnet = features.vnet_hdr
+    plane.inbound.delivery.join_tcp = features.join_tcp
+    plane.inbound.delivery.join_udp = features.join_udp
+    plane.outbound.batch.gso = features.udp_gso
+    receive_arrange(plane.inbound.receiver.batch, features.udp_gro)
+
+
+cdef void plane_features(const Plane *plane, Features *features) noexcept nogil:
+    """Correct what was chosen at the start by what the threads gave up since."""
+    features.join_tcp = plane.inbound.delivery.join_tcp
+    features.join_udp = plane.inbound.delivery.join_udp
+    features.udp_gso = plane.outbound.batch.gso
 
 
 cdef int plane_start(Plane *plane) noexcept nogil:

@@ -39,7 +39,14 @@ from shadowmesh._ext.ring cimport (
 )
 from shadowmesh._ext.system cimport MSG_TRUNC, monotonic_ns, write
 from shadowmesh._ext.tables cimport grace_step, table_find
-from shadowmesh._ext.udp cimport BATCH, drain_errors, receive_fetch, receive_free, receive_new
+from shadowmesh._ext.udp cimport (
+    BATCH,
+    BUFFER_SIZE,
+    drain_errors,
+    receive_fetch,
+    receive_free,
+    receive_new,
+)
 from shadowmesh._ext.workers cimport stopping, wait_readable
 
 
@@ -79,7 +86,7 @@ cdef void receiver_run(Receiver *receiver) noexcept nogil:
             receiver.trouble = 0
             _handle_batch(receiver, <size_t>fetched)
             grace_step(receiver.grace, receiver.reader, 2)
-        if fetched < BATCH:
+        if fetched < <int>receiver.batch.limit:
             wait_readable(receiver.stop, receiver.udp_fd, receiver.grace, receiver.reader, &receiver.trouble)
             if receiver.trouble > 0 and drain_errors(receiver.udp_fd):
                 receiver.trouble = 0
@@ -102,17 +109,29 @@ cdef void _handle_batch(Receiver *receiver, size_t fetched) noexcept nogil:
 
 
 cdef void _handle_message(Receiver *receiver, size_t i, Arrival *arrival) noexcept nogil:
+    """Every segment of a GRO'd message is a datagram by itself."""
     cdef size_t size = receiver.batch.messages[i].msg_len
-    count(&receiver.counters, Statistic.UDP_RX_DATAGRAMS, 1)
+    cdef size_t step = receiver.batch.steps[i]
+    cdef size_t start = 0
     count(&receiver.counters, Statistic.UDP_RX_BYTES, size)
-    if receiver.batch.messages[i].msg_hdr.msg_flags & MSG_TRUNC:
+    # One limit with and without UDP_GRO, so that no stranger's datagram takes more of a ring.
+    if receiver.batch.messages[i].msg_hdr.msg_flags & MSG_TRUNC or step > BUFFER_SIZE:
+        count(&receiver.counters, Statistic.UDP_RX_DATAGRAMS, 1)
         drop(&receiver.counters, DropReason.TRUNCATED)
         return
+    if step < size:
+        count(&receiver.counters, Statistic.UDP_GRO_RECEIVES, 1)
     endpoint_normalise(&receiver.batch.sources[i])
     arrival.source = &receiver.batch.sources[i]
     arrival.relayed = False
     arrival.via = 0
-    receiver.on_datagram(receiver, <uint8_t *>receiver.batch.vectors[i].iov_base, size, arrival)
+    while True:
+        count(&receiver.counters, Statistic.UDP_RX_DATAGRAMS, 1)
+        receiver.on_datagram(receiver, <uint8_t *>receiver.batch.vectors[i].iov_base + start,
+                             step if step < size - start else size - start, arrival)
+        start += step
+        if start >= size:
+            return
 
 
 # ---- sorting ---------------------------------------------------------------------------------
@@ -138,11 +157,14 @@ cdef Record *receiver_lookup(Receiver *receiver, uint8_t *data, size_t size) noe
 
 cdef void receiver_pend(Receiver *receiver, Record *record, uint8_t *packet, size_t size,
                         const Arrival *arrival) noexcept nogil:
-    """Note a lane packet for `_open_pending`.  There is room: a datagram holds at most one."""
-    cdef Pending *pending = &receiver.pending[receiver.pending_count]
+    """Note a lane packet, and open all that are noted when there is no room for more."""
+    cdef Pending *pending
     if size < SHORTEST_PACKET:
         drop(&receiver.counters, DropReason.SHORT)
         return
+    if receiver.pending_count == BATCH:
+        _open_pending(receiver)
+    pending = &receiver.pending[receiver.pending_count]
     pending.record = record
     pending.packet = packet
     pending.size = size
@@ -172,6 +194,7 @@ cdef void _open_pending(Receiver *receiver) noexcept nogil:
                 apply_mask(packets[i], masks + i * MASK_SIZE)
                 _open_one(receiver, &receiver.pending[start + i])
         start += run
+    receiver.pending_count = 0
 
 
 cdef void _open_one(Receiver *receiver, Pending *pending) noexcept nogil:

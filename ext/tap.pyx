@@ -1,12 +1,13 @@
-"""read() and write() of a TAP descriptor: one Ethernet frame per call, no packet information, no vnet_hdr.
+"""read() and writev() of a TAP descriptor: one Ethernet frame or super-frame per call.
 
-Does NOT create or configure the device, and does not look into frames.
+Does NOT create or configure the device, and does not look into frames: a virtio_net_hdr is part of what
+is read and written.
 """
 
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
 
-from shadowmesh._ext.drops cimport DropReason, Statistic, count, drop
-from shadowmesh._ext.system cimport read, write
+from shadowmesh._ext.drops cimport DropReason, Statistic, count, drop_many
+from shadowmesh._ext.system cimport iovec, read, writev
 
 
 cdef Py_ssize_t tap_read(int fd, uint8_t *frame, size_t room, Counters *counters) noexcept nogil:
@@ -25,16 +26,16 @@ cdef Py_ssize_t tap_read(int fd, uint8_t *frame, size_t room, Counters *counters
             return TAP_TROUBLE
 
 
-cdef void tap_write(int fd, const uint8_t *frame, size_t size, Counters *counters) noexcept nogil:
-    """Hand one frame to the kernel; counts why, if it isn't taken."""
+cdef int tap_write(int fd, const iovec *vectors, size_t parts) noexcept nogil:
+    """Hand one frame (or super-frame) in `parts` pieces to the kernel: 0, or an errno."""
     while True:
-        if write(fd, frame, size) >= 0:
-            count(counters, Statistic.TAP_TX_FRAMES, 1)
-            return
-        if errno == EINTR:
-            continue
-        if errno == EAGAIN or errno == ENOBUFS:
-            drop(counters, DropReason.TAP_FULL)
-        else:
-            drop(counters, DropReason.TAP_FAILED)
-        return
+        if writev(fd, vectors, <int>parts) >= 0:
+            return 0
+        if errno != EINTR:
+            return errno
+
+
+cdef void tap_refused(int error, size_t frames, Counters *counters) noexcept nogil:
+    """Count `frames` that `tap_write` failed to hand over."""
+    cdef bint full = error == EAGAIN or error == ENOBUFS
+    drop_many(counters, DropReason.TAP_FULL if full else DropReason.TAP_FAILED, frames)

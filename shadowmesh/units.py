@@ -27,7 +27,7 @@ NUMBER_LIMIT = 1 << 31
 """Packet numbers of one lane stop here: 32 bits on the wire, one bit of margin."""
 
 DEFAULT_MTU = 1380
-"""TAP MTU: 1500 less 40 (IPv6), 8 (UDP), 9 (channel), 29 (packet), 5 (kind, metadata) and 18 (Ethernet with
+"""TAP MTU: 1500 less 40 (IPv6), 8 (UDP), 9 (channel), 29 (packet), 5 (segment header) and 18 (Ethernet with
 VLAN tag) is 1391; rounded down."""
 
 MAX_QUIC_DATAGRAM = 1200

@@ -8,7 +8,7 @@ from shadowmesh._ext.atomic cimport add_relaxed
 cpdef enum DropReason:
     NOT_QUIC                # first bits are neither 01 nor 11
     SHORT                   # too few bytes for what it claims to be
-    TRUNCATED               # larger than a receive buffer
+    TRUNCATED               # datagram larger than 16 KiB
     UNKNOWN_ID              # short header whose id nobody here allotted
     UNEXPECTED_LONG_HEADER  # direct long header from a source that isn't allowed
     NESTED_CHANNEL          # channel packet inside a channel packet
@@ -36,6 +36,8 @@ cpdef enum DropReason:
     LANE_EXHAUSTED          # packet number reached 2^31
     UNEXPECTED_KIND         # relay: anything but BIND in a client's lane
     STALE_BIND              # relay: BIND from a new source, not newer than the newest seen
+    MALFORMED_SEGMENT       # authentic segment whose header contradicts its frame
+    UNSPLITTABLE            # outbound super-frame of a shape that can't be cut
 
 cpdef enum Statistic:
     UDP_RX_DATAGRAMS
@@ -46,10 +48,16 @@ cpdef enum Statistic:
     TAP_TX_FRAMES
     EVENTS                  # datagrams and messages handed to asyncio
     EMPTY_PACKETS           # authentic padding and empty packets
+    SPLIT_FRAMES            # super-frames from the TAP that became segments
+    COALESCED_FRAMES        # super-frames to the TAP that were segments
+    UDP_GSO_SENDS           # messages that held more than one datagram
+    UDP_GRO_RECEIVES        # the same, received
+    UDP_GSO_REFUSED         # of these sends, those that had to be repeated one by one
+    COALESCE_REFUSED        # super-frames that the TAP refused
 
 cdef enum:
-    DROP_REASONS = 30
-    STATISTICS = 8
+    DROP_REASONS = 32
+    STATISTICS = 14
 
 cdef struct Counters:       # written by one thread, read by any
     uint64_t drops[DROP_REASONS]
@@ -58,6 +66,10 @@ cdef struct Counters:       # written by one thread, read by any
 
 cdef inline void drop(Counters *counters, DropReason reason) noexcept nogil:
     add_relaxed(&counters.drops[<size_t>reason], 1)
+
+
+cdef inline void drop_many(Counters *counters, DropReason reason, size_t amount) noexcept nogil:
+    add_relaxed(&counters.drops[<size_t>reason], amount)
 
 
 cdef inline void count(Counters *counters, Statistic what, uint64_t amount) noexcept nogil:

@@ -40,6 +40,8 @@ class DropReason(IntEnum):
     LANE_EXHAUSTED = 27
     UNEXPECTED_KIND = 28
     STALE_BIND = 29
+    MALFORMED_SEGMENT = 30
+    UNSPLITTABLE = 31
 
 class Statistic(IntEnum):
     """What is counted besides drops, over all threads of one engine or forwarder."""
@@ -52,3 +54,9 @@ class Statistic(IntEnum):
     TAP_TX_FRAMES = 5
     EVENTS = 6
     EMPTY_PACKETS = 7
+    SPLIT_FRAMES = 8
+    COALESCED_FRAMES = 9
+    UDP_GSO_SENDS = 10
+    UDP_GRO_RECEIVES = 11
+    UDP_GSO_REFUSED = 12
+    COALESCE_REFUSED = 13

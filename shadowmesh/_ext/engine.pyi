@@ -24,9 +24,21 @@ class Engine:
     Use from one thread (asyncio's).  Watch `fileno()`; when it is readable, call `poll()`.
     """
 
-    def __init__(self, udp_fd: int, tap_fd: int, event_fd: int, mac: Buffer) -> None:
-        """`udp_fd`: bound UDP socket, IPv4 or IPv6.  `tap_fd`: TAP, IFF_NO_PI without vnet_hdr.
+    def __init__(
+        self,
+        udp_fd: int,
+        tap_fd: int,
+        event_fd: int,
+        mac: Buffer,
+        *,
+        features: Iterable[str] | None = None,
+    ) -> None:
+        """`udp_fd`: bound UDP socket, IPv4 or IPv6.  `tap_fd`: TAP, IFF_NO_PI.
         `event_fd`: an eventfd.  `mac`: our own, 6 bytes, unicast.
+
+        `features`: None uses all that kernel, TAP and socket offer; else only these of vnet_hdr (every
+        frame of the TAP has a virtio_net_hdr of 10 bytes before it; must be right for this TAP), join_tcp,
+        join_udp (contiguous segments go to the TAP as one super-frame), udp_gso and udp_gro.
 
         The engine works on duplicates, which live until `stop()`; tap and event descriptor are made
         non-blocking.  Buffers (about 4 MB, paged in when used) are allocated here.
@@ -99,6 +111,9 @@ class Engine:
 
     def drops(self) -> dict[str, int]:
         """By lower-case name of `DropReason`, zero too."""
+
+    def features(self) -> dict[str, bool]:
+        """Which features are in use now; one that the kernel refused at run time is False from then on."""
 
     def peer_counters(self, peer: int) -> dict[str, float]:
         """tx_frames tx_bytes rx_frames rx_bytes (bytes of Ethernet frames; a frame counts as sent when the

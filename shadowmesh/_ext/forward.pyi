@@ -19,8 +19,11 @@ EVENT_ENDPOINT: int
 class Forwarder:
     """Data plane of one relay.  Use from one thread; watch `fileno()`, then call `poll()`."""
 
-    def __init__(self, udp_fd: int, event_fd: int) -> None:
-        """`udp_fd`: bound UDP socket, IPv4 or IPv6; duplicated, as in `Engine`."""
+    def __init__(self, udp_fd: int, event_fd: int, *, features: Iterable[str] | None = None) -> None:
+        """`udp_fd`: bound UDP socket, IPv4 or IPv6; duplicated, as in `Engine`.
+
+        `features`: None uses what the kernel offers of udp_gso and udp_gro; else only these.
+        """
 
     def start(self) -> None:
         """Start the thread.  ValueError the second time or after `stop`."""
@@ -71,6 +74,9 @@ class Forwarder:
 
     def counters(self) -> dict[str, int]:
         """By lower-case name of `drops.Statistic`, since the start."""
+
+    def features(self) -> dict[str, bool]:
+        """As `Engine.features`: udp_gso and udp_gro."""
 
     def drops(self) -> dict[str, int]:
         """By lower-case name of `DropReason`, zero too."""

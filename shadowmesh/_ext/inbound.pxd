@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint64_t
 
+from shadowmesh._ext.coalesce cimport Delivery
 from shadowmesh._ext.endpoint cimport Endpoint
 from shadowmesh._ext.receive cimport Receiver
 from shadowmesh._ext.tables cimport Retired, Table
@@ -13,7 +14,7 @@ cdef struct Source:          # an address that direct long headers are taken fro
 
 cdef struct Inbound:
     Receiver receiver
-    int tap_fd
+    Delivery delivery
     uint64_t mac             # ours
     Table *sources           # endpoint_key -> Source
 

@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from shadowmesh._ext.drops cimport Counters
 from shadowmesh._ext.tables cimport Grace, Table
 from shadowmesh._ext.udp cimport SendBatch
+from shadowmesh._ext.vnet cimport Vnet
 from shadowmesh._ext.workers cimport Stop
 
 
@@ -19,7 +20,9 @@ cdef struct Outbound:
     uint64_t mac            # ours
     Counters counters
     SendBatch *batch
-    uint8_t *payload        # kind byte, then the frame
+    bint vnet               # every read begins with a virtio_net_hdr
+    Vnet header             # of the frame in hand; zero without `vnet`
+    uint8_t *buffer
     unsigned int trouble
 
 cdef bint outbound_init(Outbound *outbound) noexcept nogil

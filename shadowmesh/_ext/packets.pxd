@@ -8,6 +8,7 @@ cpdef enum PayloadKind:
     KIND_EMPTY = 0x03
     KIND_PROBE_REQUEST = 0x04  # nonce (8)
     KIND_PROBE_REPLY = 0x05    # nonce (8)
+    KIND_SEGMENT = 0x06        # segment.pyx
     KIND_BIND = 0x10           # number (8) nonce (8) challenge (8) padding (10)
     KIND_BOUND = 0x11          # nonce (8) challenge (8) address (16) port (2)
 

@@ -12,6 +12,7 @@ class PayloadKind(IntEnum):
     KIND_EMPTY = 0x03
     KIND_PROBE_REQUEST = 0x04
     KIND_PROBE_REPLY = 0x05
+    KIND_SEGMENT = 0x06
     KIND_BIND = 0x10
     KIND_BOUND = 0x11
 

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint64_t
 
+from shadowmesh._ext.features cimport Features
 from shadowmesh._ext.inbound cimport Inbound
 from shadowmesh._ext.outbound cimport Outbound
 from shadowmesh._ext.peers cimport Peer
@@ -30,6 +31,8 @@ cdef struct Plane:
 
 cdef Plane *plane_new() noexcept nogil
 cdef void plane_wire(Plane *plane, int udp_fd, int tap_fd, int event_fd, uint64_t mac) noexcept nogil
+cdef void plane_use(Plane *plane, const Features *features) noexcept nogil
+cdef void plane_features(const Plane *plane, Features *features) noexcept nogil
 cdef int plane_start(Plane *plane) noexcept nogil
 cdef void plane_join(Plane *plane) noexcept nogil
 cdef void plane_free(Plane *plane) noexcept nogil

@@ -26,8 +26,26 @@ cdef extern from "<sys/socket.h>" nogil:
     struct timespec
     int recvmmsg(int fd, mmsghdr *messages, unsigned int count, int flags, timespec *timeout)
     int sendmmsg(int fd, mmsghdr *messages, unsigned int count, int flags)
+    ssize_t sendmsg(int fd, const msghdr *message, int flags)
     ssize_t recvmsg(int fd, msghdr *message, int flags)
     int getsockname(int fd, sockaddr *address, socklen_t *size)
+    int getsockopt(int fd, int level, int name, void *value, socklen_t *size)
+    int setsockopt(int fd, int level, int name, const void *value, socklen_t size)
+    struct cmsghdr:
+        size_t cmsg_len
+        int cmsg_level
+        int cmsg_type
+    cmsghdr *CMSG_FIRSTHDR(msghdr *message)
+    cmsghdr *CMSG_NXTHDR(msghdr *message, cmsghdr *control)
+    unsigned char *CMSG_DATA(cmsghdr *control)
+    size_t CMSG_LEN(size_t size)
+    size_t CMSG_SPACE(size_t size)
+
+cdef extern from "<netinet/udp.h>" nogil:
+    int SOL_UDP, UDP_SEGMENT, UDP_GRO
+
+cdef extern from "<sys/ioctl.h>" nogil:
+    int ioctl(int fd, unsigned long request, ...)
 
 cdef extern from "<netinet/in.h>" nogil:
     struct in_addr:
@@ -44,6 +62,9 @@ cdef extern from "<netinet/in.h>" nogil:
         uint32_t sin6_flowinfo
         in6_addr sin6_addr
         uint32_t sin6_scope_id
+
+cdef extern from "<sys/uio.h>" nogil:
+    ssize_t writev(int fd, const iovec *vectors, int count)
 
 cdef extern from "<poll.h>" nogil:
     short POLLIN, POLLERR, POLLHUP, POLLNVAL

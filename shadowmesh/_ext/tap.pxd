@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t
 
 from shadowmesh._ext.drops cimport Counters
+from shadowmesh._ext.system cimport iovec
 
 
 cdef enum TapRead:
@@ -10,4 +11,5 @@ cdef enum TapRead:
     TAP_TROUBLE = -1    # the device is gone or broken
 
 cdef Py_ssize_t tap_read(int fd, uint8_t *frame, size_t room, Counters *counters) noexcept nogil
-cdef void tap_write(int fd, const uint8_t *frame, size_t size, Counters *counters) noexcept nogil
+cdef int tap_write(int fd, const iovec *vectors, size_t parts) noexcept nogil
+cdef void tap_refused(int error, size_t frames, Counters *counters) noexcept nogil

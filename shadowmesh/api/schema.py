@@ -34,6 +34,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     listen: str
     uptime: float
     aead: str = "OpenSSL"
+    features: dict[str, bool] = {}
 
 
 class RelayStatus(msgspec.Struct, frozen=True, kw_only=True):

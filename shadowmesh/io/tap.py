@@ -7,10 +7,12 @@ Source: Linux Documentation/networking/tuntap.rst; netlink by pyroute2.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import struct
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,10 +23,22 @@ from shadowmesh.errors import DeviceError
 
 _DEVICE: Final = "/dev/net/tun"
 _TUNSETIFF: Final = 0x400454CA
+_TUNGETIFF: Final = 0x800454D2
+_TUNGETFEATURES: Final = 0x800454CF
+_TUNSETOFFLOAD: Final = 0x400454D0
 _IFF_TAP: Final = 0x0002
 _IFF_NO_PI: Final = 0x1000
+_IFF_VNET_HDR: Final = 0x4000
 _IFF_TUN_EXCL: Final = 0x8000
 """Refuse to attach to a device that exists: it would be somebody else's."""
+
+_CSUM, _TSO4, _TSO6, _TSO_ECN, _USO4, _USO6 = 0x01, 0x02, 0x04, 0x08, 0x20, 0x40
+_OFFLOADS: Final = (
+    (("checksum", "tso", "uso"), _CSUM | _TSO4 | _TSO6 | _TSO_ECN | _USO4 | _USO6),
+    (("checksum", "tso"), _CSUM | _TSO4 | _TSO6 | _TSO_ECN),  # before Linux 6.2
+    ((), 0),
+)
+"""What the kernel may leave to us, the best first: each is an all-or-nothing request."""
 
 _IFREQ: Final = struct.Struct("16sH22x")
 """struct ifreq of 40 bytes: name, flags, padding."""
@@ -43,6 +57,8 @@ class Tap:
     def __init__(self, fd: int, name: str) -> None:
         self._fd = fd
         self.name = name
+        self.offloads = _set_offloads(fd)
+        """What the kernel leaves to the engine: of "checksum", "tso", "uso"."""
 
     @classmethod
     def open(cls, name: str, mac: bytes, mtu: int, addresses: Sequence[str]) -> Tap:
@@ -61,7 +77,10 @@ class Tap:
         return tap
 
     def fileno(self) -> int:
-        """The descriptor: each read and write is one whole Ethernet frame, without any header."""
+        """The descriptor: each read and write is one whole Ethernet frame or super-frame.
+
+        Before it is a virtio_net_hdr of 10 bytes, if the kernel knows IFF_VNET_HDR (TUNGETIFF tells).
+        """
         return self._fd
 
     def close(self) -> None:
@@ -84,12 +103,32 @@ def _create(name: str) -> int:
         fd = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise DeviceError(_open_problem(error)) from error
+    flags = _IFF_TAP | _IFF_NO_PI | _IFF_TUN_EXCL | (_features(fd) & _IFF_VNET_HDR)
     try:
-        fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_TUN_EXCL))
+        fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(name.encode(), flags))
     except OSError as error:
         os.close(fd)
         raise DeviceError(_create_problem(name, error)) from error
     return fd
+
+
+def _features(fd: int) -> int:
+    """Flags that TUNSETIFF takes here."""
+    try:
+        return int.from_bytes(fcntl.ioctl(fd, _TUNGETFEATURES, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
+
+
+def _set_offloads(fd: int) -> tuple[str, ...]:
+    """The first of `_OFFLOADS` that the kernel agrees to; without IFF_VNET_HDR none."""
+    flags = _IFREQ.unpack(fcntl.ioctl(fd, _TUNGETIFF, bytes(_IFREQ.size)))[1]
+    if flags & _IFF_VNET_HDR:
+        for names, value in _OFFLOADS:
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(fd, _TUNSETOFFLOAD, value)
+                return names
+    return ()
 
 
 def _open_problem(error: OSError) -> str:

@@ -45,6 +45,7 @@ def report(
             listen=str(local_address(udp)),
             uptime=uptime,
             aead=aead.implementation(),
+            features=engine.features(),
         ),
         relays=[_relay(relay) for relay in core.relays],
         peers=[_peer(peer, core.relays, engine) for peer in core.peers.values()],

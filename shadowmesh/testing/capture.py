@@ -317,10 +317,12 @@ class Capture:
                 "--immediate-mode",
                 "-Z",
                 "root",
+                # In immediate mode a packet takes a slot of the snap length: room for 2,000 of 64 KiB, as
+                # segmentation offload makes them.
                 "-B",
-                "16384",
+                "131072",
                 "-s",
-                "0",
+                "65600",
                 "-w",
                 str(self.path),
             ],

@@ -33,6 +33,7 @@ class Kind(enum.IntEnum):
     EMPTY = 0x03
     PROBE_REQUEST = 0x04
     PROBE_REPLY = 0x05
+    SEGMENT = 0x06
     BIND = 0x10
     BOUND = 0x11
 

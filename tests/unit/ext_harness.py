@@ -14,7 +14,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -118,9 +118,14 @@ class Plane:
 
 
 class Node(Plane):
-    """An engine whose TAP ends in `self.tap`."""
+    """An engine whose TAP ends in `self.tap`; `features` as of `Engine`."""
 
-    def __init__(self, number: int, family: socket.AddressFamily = socket.AF_INET6) -> None:
+    def __init__(
+        self,
+        number: int,
+        family: socket.AddressFamily = socket.AF_INET6,
+        features: Iterable[str] | None = None,
+    ) -> None:
         super().__init__(family)
         self.mac = mac(number)
         self.tap, self.tap_inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -128,7 +133,7 @@ class Node(Plane):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         self.tap.settimeout(DEADLINE)
         self.engine = self.plane = Engine(
-            self.udp.fileno(), self.tap_inside.fileno(), self.event_fd, self.mac
+            self.udp.fileno(), self.tap_inside.fileno(), self.event_fd, self.mac, features=features
         )
         self.engine.start()
 
@@ -200,8 +205,10 @@ class Peer:
 
 
 @contextmanager
-def node_and_peer(family: socket.AddressFamily = socket.AF_INET6) -> Iterator[tuple[Node, Peer]]:
-    with Node(1, family) as node:
+def node_and_peer(
+    family: socket.AddressFamily = socket.AF_INET6, features: Iterable[str] | None = None
+) -> Iterator[tuple[Node, Peer]]:
+    with Node(1, family, features) as node:
         peer = Peer(node)
         with peer.udp:
             yield node, peer

@@ -6,7 +6,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -42,9 +42,11 @@ FAMILIES = [socket.AF_INET, socket.AF_INET6]
 
 
 class Relay(Plane):
-    def __init__(self, family: socket.AddressFamily = socket.AF_INET6) -> None:
+    def __init__(
+        self, family: socket.AddressFamily = socket.AF_INET6, features: Iterable[str] | None = None
+    ) -> None:
         super().__init__(family)
-        self.forwarder = self.plane = Forwarder(self.udp.fileno(), self.event_fd)
+        self.forwarder = self.plane = Forwarder(self.udp.fileno(), self.event_fd, features=features)
         self.forwarder.start()
 
     def mark(self, client: Client) -> None:
@@ -387,6 +389,7 @@ def test_kinds_and_sizes_are_those_of_the_wire() -> None:
         "EMPTY": 0x03,
         "PROBE_REQUEST": 0x04,
         "PROBE_REPLY": 0x05,
+        "SEGMENT": 0x06,
         "BIND": 0x10,
         "BOUND": 0x11,
     }

@@ -55,7 +55,8 @@ def test_frames_to_us_and_to_groups_are_delivered() -> None:
         ("frame_size", b"\x01" + frame(mac(1), mac(77))[:13]),
         ("frame_size", b"\x01"),
         ("unknown_kind", b"\x02" + frame(mac(1), mac(77))),
-        ("unknown_kind", b"\x06"),
+        ("malformed_segment", b"\x06"),
+        ("unknown_kind", b"\x07"),
         ("unknown_kind", b"\xff"),
     ],
 )
@@ -159,8 +160,9 @@ def test_what_is_not_quic_or_not_known() -> None:
         assert node.drops() == {"short": 3, "not_quic": 4, "unknown_id": 2}
 
 
-def test_datagram_larger_than_a_receive_buffer() -> None:
-    with node_and_peer() as (node, peer):
+@pytest.mark.parametrize("features", [None, ()])
+def test_datagram_larger_than_a_receive_buffer(features: tuple[str, ...] | None) -> None:
+    with node_and_peer(features=features) as (node, peer):
         peer.send(bytes(17_000))
         peer.mark()
         assert node.drops() == {"truncated": 1}

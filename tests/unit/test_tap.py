@@ -42,6 +42,26 @@ print(json.dumps(result))
 
 
 @pytest.mark.root
+def test_offloads_fall_back_one_by_one() -> None:
+    """A kernel without USO, then one without any, each posed by refusing the larger requests."""
+    result = in_namespace("""
+import fcntl
+import shadowmesh.io.tap as module
+real, result, refused = fcntl.ioctl, [], set()
+def ioctl(fd, request, *rest):
+    if request == 0x400454D0 and rest[0] in refused:
+        raise OSError(22, "Invalid argument")
+    return real(fd, request, *rest)
+module.fcntl.ioctl = ioctl
+for _, value in module._OFFLOADS:
+    with Tap.open("smesh0", MAC, 1380, ADDRESSES) as tap:
+        result.append(tap.offloads)
+    refused.add(value)
+""")
+    assert result == [["checksum", "tso", "uso"], ["checksum", "tso"], []]
+
+
+@pytest.mark.root
 def test_a_device_with_addresses_that_goes_with_its_descriptor() -> None:
     result = in_namespace("""
 with Tap.open("smesh0", MAC, 1380, ADDRESSES) as tap:
