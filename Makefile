@@ -13,7 +13,9 @@ PACKAGES = build-essential python3-dev python3-venv libssl-dev iproute2 iputils-
            android-libboringssl
 
 EXT_SOURCES = $(wildcard ext/*.pyx ext/*.h shadowmesh/_ext/*.pxd) setup.py
-BENCHES      = $(filter-out bench/delay.py,$(wildcard bench/*.py))
+# The systems that bench/compare.py measures ShadowMesh against; it skips what is not there.
+BENCH_PACKAGES = fastd n2n nebula openssl openvpn tinc wireguard-go wireguard-tools
+BENCHES      = throughput setup_time
 FUZZ_TARGETS = $(filter-out fuzz/mutation.py fuzz/traffic.py,$(wildcard fuzz/[a-z]*.py))
 FUZZ_SECONDS ?= 30
 PYTEST_FLAGS ?=
@@ -51,8 +53,9 @@ format: setup ## Format the Python sources.
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: setup ## Measure set-up and throughput (root, a few minutes).
-	@set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python "$$bench"; done
+bench: setup $(STAMPS)/bench ## Measure set-up and throughput, compare with other overlays (root, half an hour).
+	@set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python "bench/$$bench.py"; done
+	@echo "== compare"; $(BIN)/python bench/compare.py --save
 
 fuzz: setup ## Fuzz every target for FUZZ_SECONDS (30) each.
 	@set -e; for target in $(FUZZ_TARGETS); do echo "== $$target"; $(BIN)/python "$$target" $(FUZZ_SECONDS); done
@@ -91,6 +94,17 @@ $(STAMPS)/venv: pyproject.toml constraints.txt | $(STAMPS)/system
 	@$(BIN)/pip install --quiet -c constraints.txt setuptools Cython
 	@$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
+
+$(STAMPS)/bench: Makefile pyproject.toml constraints.txt | $(STAMPS)/venv
+	@# What the extra `bench` names; asking for the extra itself would build the extensions again.
+	@$(BIN)/pip install --quiet -c constraints.txt matplotlib
+	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  for package in $(BENCH_PACKAGES); do \
+	    dpkg-query -W -f '$${Status}' "$$package" 2>/dev/null | grep -q 'ok installed' \
+	    || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$$package" >/dev/null \
+	    || echo "Not to be had, will be skipped: $$package" >&2; done; \
+	else echo "Not root or no Debian: what is missing of '$(BENCH_PACKAGES)' will be skipped" >&2; fi
+	@mkdir -p $(@D) && touch $@
 
 $(STAMPS)/ext: $(EXT_SOURCES) $(STAMPS)/venv
 	@$(BIN)/python setup.py --quiet build_ext --inplace --parallel 2

@@ -59,10 +59,15 @@ def iperf_server(host: Host, address: str) -> Iterator[None]:
 
 
 def iperf(
-    client: Host, address: str, seconds: int = 3, congestion: str | None = None, reverse: bool = False
+    client: Host,
+    address: str,
+    seconds: int = 3,
+    congestion: str | None = None,
+    reverse: bool = False,
+    streams: int = 1,
 ) -> Iperf:
-    """One TCP stream to the server at `address` for `seconds` (whole: iperf3 takes 0 for ever)."""
-    command = ["iperf3", "-c", address, "-t", str(max(1, seconds)), "-J"]
+    """TCP to the server at `address` for `seconds` (whole: iperf3 takes 0 for ever), all streams summed."""
+    command = ["iperf3", "-c", address, "-t", str(max(1, seconds)), "-P", str(streams), "-J"]
     command += ["-C", congestion] if congestion else []
     command += ["-R"] if reverse else []
     done = client.run(command, check=False, timeout=seconds + IPERF_MARGIN)

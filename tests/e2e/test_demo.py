@@ -62,6 +62,24 @@ def test_benchmark_runs(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("system", ["raw", "shadowmesh-relayed"])
+def test_comparison_runs(tmp_path: Path, system: str) -> None:
+    arguments = ("--smoke", "--json", "--systems", system)
+    output = run(tmp_path, str(ROOT / "bench" / "compare.py"), *arguments, limit=60.0)
+    document = json.loads(output[output.index("{\n") :])
+    assert document["schema"] == "shadowmesh.bench.compare/1"
+    median = document["systems"][system]["median"]
+    assert document["skipped"] == {}
+    for key in ("tcp1_gbit", "tcp4_gbit", "reverse_gbit", "udp64_peak_kpps", "rtt_idle_p50_us"):
+        assert median[key] > 0
+    if system != "raw":
+        assert document["ours"] == system
+        assert median["cpu_s_per_gb"] > 0
+        assert median["rss_mb"] > 1
+
+
+@pytest.mark.root
 def test_first_frame_within_a_second(tmp_path: Path) -> None:
     """From `up` to the first frame between two clients through the relay, on one machine."""
     output = run(tmp_path, str(ROOT / "bench" / "setup_time.py"), "--rounds", "3", "--json", limit=80.0)
