@@ -410,7 +410,8 @@ class PeerClient:
                 self.session.prober.suspend()
             else:
                 self.session.prober.resume(now)
-        self._take_path(now)
+        if relayed:
+            self._take_path(now)
         self._update_deadline()
 
     def _take_path(self, now: float) -> None:

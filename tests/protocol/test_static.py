@@ -79,3 +79,21 @@ def test_wrong_address_costs_nothing_but_probes(mesh: Mesh) -> None:
     mesh.network.run_for(120)
     assert mesh.peer(0, 1).session is session
     exchange_large(mesh)
+
+
+def test_relay_that_comes_and_goes_costs_a_direct_path_no_lanes(pair: Mesh) -> None:
+    session = pair.peer(0, 1).session
+    assert session is not None
+    left = session.lanes_left
+    for _ in range(8):
+        assert pair.relay is not None
+        pair.relay.core.close(pair.network.now)
+        pair.network.flush(pair.relay)
+        pair.network.run_for(0.05)
+        pair.network.detach(pair.relay)
+        pair.network.run_for(0.5)
+        pair.start_relay()
+        pair.network.run_until(lambda: pair.peer(0, 1).channel is not None, 10)
+        exchange_large(pair)
+    assert pair.peer(0, 1).session is session
+    assert session.lanes_left == left
