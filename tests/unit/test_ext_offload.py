@@ -9,6 +9,7 @@ import random
 import socket
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -262,6 +263,8 @@ MALFORMED = {
     "both protocols": changed(TCP, 1, 0x07),
     "the other protocol": changed(TCP, 1, 0x05),
     "header length beyond the frame": changed(UDP, 2, 255),
+    "header length beyond a frame that can't be joined": b"\x06\x01\xff\x0e\x02" + frame(mac(1), mac(77)),
+    "checksum beyond a frame that can't be joined": b"\x06\x01\xff\xc8\x32" + frame(mac(1), mac(77)),
     "header length not that of TCP": changed(TCP, 2, 58),
     "checksum in the Ethernet header": changed(TCP, 3, 13),
     "checksum start not TCP's": changed(TCP, 3, 33),
@@ -341,6 +344,45 @@ def test_joins_what_is_contiguous_and_nothing_else() -> None:
         assert counters["tap_tx_frames"] == 20
         assert counters["udp_gro_receives"] == 1
         assert one.engine.counters()["split_frames"] == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"acknowledged": 5},
+        {"window": 511},
+        {"ports": (1001, 2000)},
+        {"options": bytes(12)},
+        {"flags": ACK | CWR},
+        {"sequence": 1001},
+        {"source": b"\x09\x09\x09\x09"},
+        {},
+    ],
+    ids=str,
+)
+def test_segments_whose_headers_differ_are_not_joined(change: dict[str, Any]) -> None:
+    """Two in one datagram of the kernel, so in one batch; the last case shows that they join otherwise."""
+    first = replace(packet(mac(1), mac(77), TCP, bytes(1000)), ports=(1000, 2000))
+    second = replace(first, sequence=1000, payload=bytes(900))
+    second = replace(second, **change)
+    with node_and_peer(features=ALL) as (node, peer):
+        send_together(peer, [peer.packet(part.segment()) for part in (first, second)])
+        got, writes = collect(node, 2)
+        assert without_identity(got) == [first, second]
+        assert writes == (2 if change else 1)
+
+
+def test_joined_frames_never_exceed_what_ip_can_tell() -> None:
+    """One stream in messages that the receiver takes in one batch whenever it is late."""
+    with node_and_peer(features=ALL) as (node, peer):
+        for _ in range(20):
+            parts = [
+                replace(packet(mac(1), mac(77), TCP, bytes(1400)), sequence=number * 1400)
+                for number in range(120)
+            ]
+            send_together(peer, [peer.packet(part.segment()) for part in parts])
+            got, _ = collect(node, len(parts))
+            assert without_identity(got) == parts
 
 
 def test_super_frames_that_can_not_be_cut() -> None:
