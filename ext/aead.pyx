@@ -163,10 +163,9 @@ cdef bint header_masks(KeyContext *keys, uint8_t **packets, size_t count, uint8_
     Sample: the 16 bytes after the number.  Every packet has them because it has 30 bytes or more.
     """
     cdef size_t i
-    cdef int written = 0
     for i in range(count):
         memcpy(masks + i * MASK_SIZE, packets[i] + HEADER_SIZE, MASK_SIZE)
-    return EVP_CipherUpdate(keys.header, masks, &written, masks, <int>(count * MASK_SIZE)) == 1
+    return EVP_Cipher(keys.header, masks, masks, <unsigned int>(count * MASK_SIZE)) > 0
 
 
 # ---- boundary ---------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from shadowmesh._ext.atomic cimport load_relaxed, store_pointer
 from shadowmesh._ext.bytes cimport load48
 from shadowmesh._ext.convert cimport id_of, sized, unsigned
 from shadowmesh._ext.drops cimport drops_of, statistics_of
+from shadowmesh._ext.duty cimport duty_free
 from shadowmesh._ext.endpoint cimport (
     Endpoint,
     endpoint_equal,
@@ -159,6 +160,7 @@ cdef class Engine:
             with nogil:
                 plane_join(self.plane)
         grace_reclaim(self.plane.grace)
+        duty_free(&self.plane.duty)
         stop_free(&self.plane.stop)
         self._close()
 

@@ -73,6 +73,8 @@ from shadowmesh._ext.workers cimport (
     stop_free,
     stop_init,
     stop_raise,
+    waiter_free,
+    waiter_init,
     worker_join,
     worker_start,
 )
@@ -111,9 +113,9 @@ cdef struct RelayPlane:        # everything that the thread points to: one alloc
 cdef bint plane_init(RelayPlane *plane, int udp_fd, int event_fd) noexcept nogil:
     """Allocate and connect all parts of a zeroed RelayPlane; False: no memory, `plane_free` cleans up."""
     plane.grace = grace_new()
-    plane.forward.receiver.udp_fd = udp_fd
+    plane.forward.receiver.udp.fd = udp_fd
     plane.forward.receiver.event_fd = event_fd
-    plane.forward.receiver.stop = &plane.stop
+    plane.forward.stop = &plane.stop
     plane.forward.receiver.grace = plane.grace
     plane.forward.receiver.ids = &plane.ids
     return (
@@ -172,7 +174,7 @@ cdef class Forwarder:
         self.family = socket_family(self.udp_fd)
         self.plane = <RelayPlane *>calloc(1, sizeof(RelayPlane))
         if self.plane != NULL:
-            self.plane.stop.fd = -1
+            self.plane.stop.fd = self.plane.forward.waiter.epoll = -1
         if self.plane == NULL or not plane_init(self.plane, self.udp_fd, self.event_fd):
             raise MemoryError("no memory for the data plane")
         features_choose(features, self.udp_fd, -1, &self.chosen)
@@ -197,7 +199,10 @@ cdef class Forwarder:
         cdef int error
         if self.started or self.stopped:
             raise ValueError("a forwarder is started once")
-        error = worker_start(&self.plane.worker, forward_main, &self.plane.forward, b"sm-forward")
+        error = waiter_init(&self.plane.forward.waiter, &self.plane.stop,
+                            &self.plane.forward.receiver.udp, NULL)
+        if error == 0:
+            error = worker_start(&self.plane.worker, forward_main, &self.plane.forward, b"sm-forward")
         if error != 0:
             raise OSError(error, "the forwarder thread could not be started")
         self.started = True
@@ -210,6 +215,7 @@ cdef class Forwarder:
             with nogil:
                 plane_join(self.plane)
         grace_reclaim(self.plane.grace)
+        waiter_free(&self.plane.forward.waiter)
         stop_free(&self.plane.stop)
         self._close()
 

@@ -33,7 +33,7 @@ from shadowmesh._ext.receive cimport (
     receiver_init,
     receiver_lookup,
     receiver_pend,
-    receiver_run,
+    receiver_serve,
 )
 from shadowmesh._ext.records cimport (
     RECORD_CONTROL,
@@ -51,6 +51,7 @@ from shadowmesh._ext.udp cimport (
     send_new,
     send_next,
 )
+from shadowmesh._ext.workers cimport stopping, wait_any, waiter_free
 
 
 cdef enum:
@@ -71,11 +72,15 @@ cdef void forward_free(Forward *forward) noexcept nogil:
     send_free(forward.batch)
     forward.batch = NULL
     receiver_free(&forward.receiver)
+    waiter_free(&forward.waiter)
 
 
 cdef void *forward_main(void *argument) noexcept nogil:
     """The thread: returns only when the stop is raised."""
-    receiver_run(&(<Forward *>argument).receiver)
+    cdef Forward *forward = <Forward *>argument
+    while not stopping(forward.stop):
+        wait_any(&forward.waiter, -1)
+        receiver_serve(&forward.receiver)
     return NULL
 
 
@@ -105,7 +110,7 @@ cdef void _on_datagram(Receiver *receiver, uint8_t *data, size_t size, const Arr
 cdef Outgoing *_next(Forward *forward) noexcept nogil:
     cdef Outgoing *outgoing = send_next(forward.batch, REPLY_ROOM)
     if outgoing == NULL:
-        send_flush(forward.batch, forward.receiver.udp_fd, &forward.receiver.counters)
+        send_flush(forward.batch, forward.receiver.udp.fd, &forward.receiver.counters)
         outgoing = send_next(forward.batch, REPLY_ROOM)
     return outgoing
 
@@ -172,4 +177,4 @@ cdef void _reply(Forward *forward, Client *client, const uint8_t *payload, BindR
 
 cdef void _on_batch_end(Receiver *receiver) noexcept nogil:
     """Before the grace step and before the receive buffers are used again."""
-    send_flush((<Forward *>receiver.owner).batch, receiver.udp_fd, &receiver.counters)
+    send_flush((<Forward *>receiver.owner).batch, receiver.udp.fd, &receiver.counters)

@@ -39,7 +39,6 @@ from shadowmesh._ext.receive cimport (
     receiver_init,
     receiver_lookup,
     receiver_pend,
-    receiver_run,
 )
 from shadowmesh._ext.records cimport RECORD_CONTROL, RECORD_LANE, Record, bucket_take
 from shadowmesh._ext.ring cimport EVENT_LANE_MESSAGE, Arrival
@@ -55,11 +54,6 @@ cdef bint inbound_init(Inbound *inbound) noexcept nogil:
     inbound.receiver.on_batch_end = _on_batch_end
     inbound.delivery.counters = &inbound.receiver.counters
     return receiver_init(&inbound.receiver)
-
-
-cdef void *inbound_main(void *argument) noexcept nogil:
-    receiver_run(&(<Inbound *>argument).receiver)
-    return NULL
 
 
 # ---- sorting ---------------------------------------------------------------------------------

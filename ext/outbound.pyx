@@ -1,9 +1,9 @@
-"""The client's outbound thread: TAP -> seal -> UDP.
+"""The client's outbound direction: TAP -> seal -> UDP.
 
 Does NOT learn addresses, choose paths or report events: peers, routes and the flood set are installed
 by Python, and what can't be sent is counted.
 
-Stages, in the order of the functions: `outbound_main` waits for the TAP -> `_read_batch` -> `_classify`
+Stages, in the order of the functions: `outbound_serve` -> `_read_batch` -> `_classify`
 (our source MAC? one peer or all?) -> `_frame` (whole, checksum partial, or a super-frame to be cut) ->
 `_to_peers` -> `_seal` -> send_flush (udp.pyx), which protects the headers of the batch and sends it.
 """
@@ -45,7 +45,6 @@ from shadowmesh._ext.vnet cimport (
     Vnet,
     vnet_load,
 )
-from shadowmesh._ext.workers cimport stopping, wait_readable
 
 
 cdef enum:
@@ -72,45 +71,38 @@ cdef void outbound_free(Outbound *outbound) noexcept nogil:
     outbound.buffer = NULL
 
 
-cdef void *outbound_main(void *argument) noexcept nogil:
-    """The thread: returns only when the stop is raised."""
-    cdef Outbound *outbound = <Outbound *>argument
-    cdef bint more
-    grace_step(outbound.grace, outbound.reader, 1)
-    while not stopping(outbound.stop):
-        more = _read_batch(outbound)
-        # Before the grace step: the batch points to lanes and peers.
-        send_flush(outbound.batch, outbound.udp_fd, &outbound.counters)
-        grace_step(outbound.grace, outbound.reader, 2)
-        if not more:
-            wait_readable(outbound.stop, outbound.tap_fd, outbound.grace, outbound.reader, &outbound.trouble)
-    grace_step(outbound.grace, outbound.reader, 1)
-    return NULL
+cdef void outbound_serve(Outbound *outbound, bint prompt) noexcept nogil:
+    """Read, seal and send one batch of what is there; `prompt`: the first frame does not wait for more."""
+    grace_step(outbound.grace, outbound.reader)
+    _read_batch(outbound, prompt)
+    # Before the grace step: the batch points to lanes and peers.
+    send_flush(outbound.batch, outbound.udp_fd, &outbound.counters)
+    grace_step(outbound.grace, outbound.reader)
 
 
-cdef bint _read_batch(Outbound *outbound) noexcept nogil:
-    """Up to QUANTUM reads; True if there may be more."""
+cdef void _read_batch(Outbound *outbound, bint prompt) noexcept nogil:
+    """Up to QUANTUM reads."""
     cdef uint8_t *frame = outbound.buffer + LEAD
     cdef size_t head = VNET_SIZE if outbound.vnet else 0
     cdef Py_ssize_t size
-    cdef int _i
-    for _i in range(QUANTUM):
+    cdef int i
+    for i in range(QUANTUM):
         if outbound.batch.used >= SEND_FULL:
-            return True
-        size = tap_read(outbound.tap_fd, frame - head, READ_ROOM + head, &outbound.counters)
-        if size == TAP_NOTHING:
-            return False
+            return
+        size = tap_read(outbound.tap.fd, frame - head, READ_ROOM + head, &outbound.counters)
         if size == TAP_TROUBLE:
-            outbound.trouble += 1
-            return False
-        outbound.trouble = 0
+            outbound.tap.trouble += 1
+        if size == TAP_TROUBLE or size == TAP_NOTHING:
+            return
+        outbound.tap.trouble = 0
         if <size_t>size < head:
             drop(&outbound.counters, DropReason.FRAME_SIZE)
         else:
             if outbound.vnet:
                 vnet_load(&outbound.header, frame - head)
             _classify(outbound, frame, <size_t>size - head)
-    return True
+        if prompt and i == 0:
+            send_flush(outbound.batch, outbound.udp_fd, &outbound.counters)
 
 
 cdef void _classify(Outbound *outbound, uint8_t *frame, size_t size) noexcept nogil:

@@ -5,12 +5,9 @@ Does NOT change tables (engine.pyx) and processes no packets (inbound.pyx, outbo
 
 from libc.stdlib cimport calloc, free
 
-from shadowmesh._ext.inbound cimport inbound_init, inbound_main
-from shadowmesh._ext.outbound cimport (
-    outbound_free,
-    outbound_init,
-    outbound_main,
-)
+from shadowmesh._ext.duty cimport duty_clear, duty_free, duty_init, duty_wire, first_main, second_main
+from shadowmesh._ext.inbound cimport inbound_init
+from shadowmesh._ext.outbound cimport outbound_free, outbound_init
 from shadowmesh._ext.peers cimport peer_dispose, peer_list_new, plain_dispose, peer_new
 from shadowmesh._ext.receive cimport receiver_free
 from shadowmesh._ext.records cimport record_dispose, session_dispose
@@ -33,6 +30,7 @@ cdef enum:
 cdef bint _init(Plane *plane) noexcept nogil:
     """Allocate all parts of a zeroed Plane; False: no memory, and `plane_free` cleans up."""
     plane.stop.fd = -1
+    duty_clear(&plane.duty)
     plane.grace = grace_new()
     plane.leg = peer_new(LEG, 0)
     plane.flood = peer_list_new(plane.peers, 0, NULL)
@@ -45,6 +43,7 @@ cdef bint _init(Plane *plane) noexcept nogil:
         and table_init(&plane.macs, plane.grace)
         and table_init(&plane.sessions, plane.grace)
         and stop_init(&plane.stop)
+        and duty_init(&plane.duty)
         and inbound_init(&plane.inbound)
         and outbound_init(&plane.outbound)
     )
@@ -61,9 +60,8 @@ cdef Plane *plane_new() noexcept nogil:
 
 cdef void plane_wire(Plane *plane, int udp_fd, int tap_fd, int event_fd, uint64_t mac) noexcept nogil:
     """Connect the parts with each other and with the descriptors."""
-    plane.inbound.receiver.udp_fd = udp_fd
+    plane.inbound.receiver.udp.fd = udp_fd
     plane.inbound.receiver.event_fd = event_fd
-    plane.inbound.receiver.stop = &plane.stop
     plane.inbound.receiver.grace = plane.grace
     plane.inbound.receiver.reader = INBOUND_READER
     plane.inbound.receiver.ids = &plane.ids
@@ -71,13 +69,15 @@ cdef void plane_wire(Plane *plane, int udp_fd, int tap_fd, int event_fd, uint64_
     plane.inbound.delivery.tap_fd = tap_fd
     plane.inbound.mac = mac
     plane.outbound.udp_fd = udp_fd
-    plane.outbound.tap_fd = tap_fd
-    plane.outbound.stop = &plane.stop
+    plane.outbound.tap.fd = tap_fd
     plane.outbound.grace = plane.grace
     plane.outbound.reader = OUTBOUND_READER
     plane.outbound.macs = &plane.macs
     plane.outbound.flood = &plane.flood
     plane.outbound.mac = mac
+    plane.duty.stop = &plane.stop
+    plane.duty.receiver = &plane.inbound.receiver
+    plane.duty.outbound = &plane.outbound
 
 
 cdef void plane_use(Plane *plane, const Features *features) noexcept nogil:
@@ -99,17 +99,19 @@ cdef void plane_features(const Plane *plane, Features *features) noexcept nogil:
 
 cdef int plane_start(Plane *plane) noexcept nogil:
     """Start both threads; 0 or an errno, and then `plane_join` stops the one that runs."""
-    cdef int error = worker_start(&plane.inbound_worker, inbound_main, &plane.inbound, b"sm-inbound")
+    cdef int error = duty_wire(&plane.duty)
     if error == 0:
-        error = worker_start(&plane.outbound_worker, outbound_main, &plane.outbound, b"sm-outbound")
+        error = worker_start(&plane.first, first_main, &plane.duty, b"sm-inbound")
+    if error == 0:
+        error = worker_start(&plane.second, second_main, &plane.duty, b"sm-outbound")
     return error
 
 
 cdef void plane_join(Plane *plane) noexcept nogil:
     """Stop the threads and wait for them; they end within one batch."""
     stop_raise(&plane.stop)
-    worker_join(&plane.inbound_worker)
-    worker_join(&plane.outbound_worker)
+    worker_join(&plane.first)
+    worker_join(&plane.second)
 
 
 cdef void plane_free(Plane *plane) noexcept nogil:
@@ -125,5 +127,6 @@ cdef void plane_free(Plane *plane) noexcept nogil:
     free(plane.leg)
     receiver_free(&plane.inbound.receiver)
     outbound_free(&plane.outbound)
+    duty_free(&plane.duty)
     stop_free(&plane.stop)
     free(plane)

@@ -3,7 +3,7 @@
 Does NOT decide what a datagram means to a client or a relay: `on_datagram` and `on_packet` do
 (inbound.pyx, forward.pyx).
 
-Stages of one batch, in the order of the functions: `receiver_run` fetches -> `on_datagram` sorts by
+Stages of one batch, in the order of the functions: `receiver_serve` fetches -> `on_datagram` sorts by
 first byte and id (`receiver_lookup`) and delivers or pends -> `_open_pending` removes header
 protection for runs of packets under the same keys, opens, asks the replay window -> `on_packet` ->
 `on_batch_end` -> one wake-up of asyncio for all events of the batch.
@@ -47,7 +47,6 @@ from shadowmesh._ext.udp cimport (
     receive_free,
     receive_new,
 )
-from shadowmesh._ext.workers cimport stopping, wait_readable
 
 
 cdef enum:
@@ -76,21 +75,17 @@ cdef void receiver_free(Receiver *receiver) noexcept nogil:
 # ---- the loop --------------------------------------------------------------------------------
 
 
-cdef void receiver_run(Receiver *receiver) noexcept nogil:
-    """The thread: returns only when the stop is raised."""
+cdef void receiver_serve(Receiver *receiver) noexcept nogil:
+    """Handle one batch of what is there."""
     cdef int fetched
-    grace_step(receiver.grace, receiver.reader, 1)
-    while not stopping(receiver.stop):
-        fetched = receive_fetch(receiver.batch, receiver.udp_fd)
-        if fetched > 0:
-            receiver.trouble = 0
-            _handle_batch(receiver, <size_t>fetched)
-            grace_step(receiver.grace, receiver.reader, 2)
-        if fetched < <int>receiver.batch.limit:
-            wait_readable(receiver.stop, receiver.udp_fd, receiver.grace, receiver.reader, &receiver.trouble)
-            if receiver.trouble > 0 and drain_errors(receiver.udp_fd):
-                receiver.trouble = 0
-    grace_step(receiver.grace, receiver.reader, 1)
+    grace_step(receiver.grace, receiver.reader)
+    fetched = receive_fetch(receiver.batch, receiver.udp.fd)
+    if fetched > 0:
+        receiver.udp.trouble = 0
+        _handle_batch(receiver, <size_t>fetched)
+    elif receiver.udp.trouble > 0 and drain_errors(receiver.udp.fd):
+        receiver.udp.trouble = 0
+    grace_step(receiver.grace, receiver.reader)
 
 
 cdef void _handle_batch(Receiver *receiver, size_t fetched) noexcept nogil:

@@ -3,7 +3,7 @@
 Does NOT know what a record is.  One writer at a time (the GIL), any of READERS reader threads.
 
 Writer: build a record -> `table_install`; `table_remove` -> `grace_retire` -> some later call frees it.
-Reader: `grace_step(+1)` busy -> `table_find` ... -> `grace_step(+2)` per batch -> `grace_step(+1)` idle.
+Reader, per batch: `grace_step` busy -> `table_find` ... -> `grace_step` idle.
 
 Why a retired record may be freed: it can't be found any more, and every reader either was idle when
 it was retired or has announced since that it holds nothing of before.  Readers never wait and never free.
@@ -261,7 +261,7 @@ cdef class IdTable:
 
     def hold(self, busy):
         if bool(busy) != self.busy:
-            grace_step(self.grace, 0, 1)
+            grace_step(self.grace, 0)
             self.busy = bool(busy)
 
     def __len__(self):

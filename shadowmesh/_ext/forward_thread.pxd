@@ -2,10 +2,13 @@
 
 from shadowmesh._ext.receive cimport Receiver
 from shadowmesh._ext.udp cimport SendBatch
+from shadowmesh._ext.workers cimport Stop, Waiter
 
 
 cdef struct Forward:
     Receiver receiver
+    Stop *stop
+    Waiter waiter
     SendBatch *batch
 
 cdef bint forward_init(Forward *forward) noexcept nogil

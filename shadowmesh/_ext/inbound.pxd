@@ -19,4 +19,3 @@ cdef struct Inbound:
     Table *sources           # endpoint_key -> Source
 
 cdef bint inbound_init(Inbound *inbound) noexcept nogil
-cdef void *inbound_main(void *argument) noexcept nogil

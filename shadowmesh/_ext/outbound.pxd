@@ -6,13 +6,12 @@ from shadowmesh._ext.drops cimport Counters
 from shadowmesh._ext.tables cimport Grace, Table
 from shadowmesh._ext.udp cimport SendBatch
 from shadowmesh._ext.vnet cimport Vnet
-from shadowmesh._ext.workers cimport Stop
+from shadowmesh._ext.workers cimport Watch
 
 
 cdef struct Outbound:
-    int tap_fd
+    Watch tap
     int udp_fd
-    Stop *stop
     Grace *grace
     size_t reader
     Table *macs             # MAC as a number -> Peer
@@ -23,8 +22,7 @@ cdef struct Outbound:
     bint vnet               # every read begins with a virtio_net_hdr
     Vnet header             # of the frame in hand; zero without `vnet`
     uint8_t *buffer
-    unsigned int trouble
 
 cdef bint outbound_init(Outbound *outbound) noexcept nogil
 cdef void outbound_free(Outbound *outbound) noexcept nogil
-cdef void *outbound_main(void *argument) noexcept nogil
+cdef void outbound_serve(Outbound *outbound, bint prompt) noexcept nogil

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint64_t
 
+from shadowmesh._ext.duty cimport Duty
 from shadowmesh._ext.features cimport Features
 from shadowmesh._ext.inbound cimport Inbound
 from shadowmesh._ext.outbound cimport Outbound
@@ -26,8 +27,9 @@ cdef struct Plane:
     Stop stop
     Inbound inbound
     Outbound outbound
-    Worker inbound_worker
-    Worker outbound_worker
+    Duty duty
+    Worker first
+    Worker second
 
 cdef Plane *plane_new() noexcept nogil
 cdef void plane_wire(Plane *plane, int udp_fd, int tap_fd, int event_fd, uint64_t mac) noexcept nogil

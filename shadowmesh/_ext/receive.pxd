@@ -7,7 +7,7 @@ from shadowmesh._ext.records cimport Record
 from shadowmesh._ext.ring cimport Arrival, EventKind, Ring
 from shadowmesh._ext.tables cimport Grace, Table
 from shadowmesh._ext.udp cimport ReceiveBatch
-from shadowmesh._ext.workers cimport Stop
+from shadowmesh._ext.workers cimport Watch
 
 
 cdef struct Pending:          # a lane packet of this batch, waiting for its header mask
@@ -29,9 +29,8 @@ cdef struct Receiver:         # one thread's
     datagram_function on_datagram
     packet_function on_packet  # an authentic, fresh packet of a lane
     batch_function on_batch_end
-    int udp_fd
+    Watch udp
     int event_fd
-    Stop *stop
     Grace *grace
     size_t reader
     Table *ids
@@ -41,13 +40,12 @@ cdef struct Receiver:         # one thread's
     Counters counters
     uint64_t now              # nanoseconds, once per batch
     bint pushed
-    unsigned int trouble
     Pending pending[64]
     size_t pending_count
 
 cdef bint receiver_init(Receiver *receiver) noexcept nogil
 cdef void receiver_free(Receiver *receiver) noexcept nogil
-cdef void receiver_run(Receiver *receiver) noexcept nogil
+cdef void receiver_serve(Receiver *receiver) noexcept nogil
 cdef Record *receiver_lookup(Receiver *receiver, uint8_t *data, size_t size) noexcept nogil
 cdef void receiver_pend(Receiver *receiver, Record *record, uint8_t *packet, size_t size,
                         const Arrival *arrival) noexcept nogil

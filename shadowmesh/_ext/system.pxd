@@ -66,13 +66,17 @@ cdef extern from "<netinet/in.h>" nogil:
 cdef extern from "<sys/uio.h>" nogil:
     ssize_t writev(int fd, const iovec *vectors, int count)
 
-cdef extern from "<poll.h>" nogil:
-    short POLLIN, POLLERR, POLLHUP, POLLNVAL
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    int poll(pollfd *fds, unsigned long count, int timeout_ms)
+cdef extern from "<sys/epoll.h>" nogil:
+    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL
+    uint32_t EPOLLIN, EPOLLERR, EPOLLHUP
+    ctypedef union epoll_data_t:
+        void *ptr
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epoll, int operation, int fd, epoll_event *event)
+    int epoll_wait(int epoll, epoll_event *events, int most, int timeout_ms)
 
 cdef extern from "<unistd.h>" nogil:
     ssize_t read(int fd, void *buf, size_t size)

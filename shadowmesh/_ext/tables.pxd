@@ -59,14 +59,14 @@ cdef void *table_remove(Table *table, uint64_t key) noexcept nogil
 cdef void *table_next(Table *table, size_t *position) noexcept nogil
 
 
-cdef inline void grace_step(Grace *grace, size_t reader, uint64_t amount) noexcept nogil:
-    """1 = becomes busy or idle, 2 = busy, but holds nothing of before.  Only by the reader itself.
+cdef inline void grace_step(Grace *grace, size_t reader) noexcept nogil:
+    """Becomes busy or idle.  Only by the reader itself.
 
     The fence keeps later table reads behind the announcement; without it the writer could see
     "idle" while a read of before is still under way.
     """
     cdef uint64_t *counter = grace.readers + reader * 8
-    store_release(counter, load_relaxed(counter) + amount)
+    store_release(counter, load_relaxed(counter) + 1)
     fence()
 
 

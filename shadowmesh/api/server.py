@@ -82,7 +82,7 @@ async def serve_api(path: Path, control: Control) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            server.should_exit = True
+            server.stop()
             await serving
     finally:
         listener.close()
@@ -143,11 +143,27 @@ def bind_socket(path: Path) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn inside somebody else's process: signals belong to the daemon."""
+    """uvicorn inside somebody else's process: signals belong to the daemon, and an idle one sleeps.
+
+    Its own loop wakes ten times a second to renew a Date header, which we don't send, and to see whether
+    it should end.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)
+        await self._ending.wait()
+
+    def stop(self) -> None:
+        self.should_exit = True
+        self._ending.set()
 
 
 @contextlib.contextmanager
