@@ -45,6 +45,17 @@ static inline void sm_add_relaxed(uint64_t *p, uint64_t v)
     __atomic_store_n(p, __atomic_load_n(p, __ATOMIC_RELAXED) + v, __ATOMIC_RELAXED);
 }
 
+/* A flag that one thread clears and others show. */
+static inline int sm_load_flag(const int *p)
+{
+    return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+
+static inline void sm_store_flag(int *p, int v)
+{
+    __atomic_store_n(p, v, __ATOMIC_RELAXED);
+}
+
 static inline void sm_fence(void)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);

@@ -13,6 +13,7 @@ from libc.errno cimport EINVAL
 from libc.stdint cimport uint16_t
 from libc.string cimport memcmp, memset
 
+from shadowmesh._ext.atomic cimport store_flag
 from shadowmesh._ext.bytes cimport load32, store16
 from shadowmesh._ext.checksum cimport (
     checksum_finish,
@@ -195,9 +196,9 @@ cdef void _stop_joining(Delivery *delivery) noexcept nogil:
     """This kernel does not take such super-frames: from now on every segment by itself."""
     count(delivery.counters, Statistic.COALESCE_REFUSED, 1)
     if delivery.joined.shape.tcp:
-        delivery.join_tcp = False
+        store_flag(&delivery.join_tcp, False)
     else:
-        delivery.join_udp = False
+        store_flag(&delivery.join_udp, False)
 
 
 cdef void _patch_lengths(Joined *joined) noexcept nogil:

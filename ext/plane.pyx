@@ -5,6 +5,7 @@ Does NOT change tables (engine.pyx) and processes no packets (inbound.pyx, outbo
 
 from libc.stdlib cimport calloc, free
 
+from shadowmesh._ext.atomic cimport load_flag
 from shadowmesh._ext.duty cimport duty_clear, duty_free, duty_init, duty_wire, first_main, second_main
 from shadowmesh._ext.inbound cimport inbound_init
 from shadowmesh._ext.outbound cimport outbound_free, outbound_init
@@ -92,9 +93,9 @@ cdef void plane_use(Plane *plane, const Features *features) noexcept nogil:
 
 cdef void plane_features(const Plane *plane, Features *features) noexcept nogil:
     """Correct what was chosen at the start by what the threads gave up since."""
-    features.join_tcp = plane.inbound.delivery.join_tcp
-    features.join_udp = plane.inbound.delivery.join_udp
-    features.udp_gso = plane.outbound.batch.gso
+    features.join_tcp = load_flag(&plane.inbound.delivery.join_tcp)
+    features.join_udp = load_flag(&plane.inbound.delivery.join_udp)
+    features.udp_gso = load_flag(&plane.outbound.batch.gso)
 
 
 cdef int plane_start(Plane *plane) noexcept nogil:

@@ -13,7 +13,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from shadowmesh._ext.aead cimport MASK_SIZE, apply_mask, header_masks
-from shadowmesh._ext.atomic cimport add_relaxed
+from shadowmesh._ext.atomic cimport add_relaxed, store_flag
 from shadowmesh._ext.drops cimport DropReason, Statistic, count, drop, drop_many
 from shadowmesh._ext.endpoint cimport SOCKADDR_ROOM, endpoint_equal
 from shadowmesh._ext.system cimport (
@@ -311,7 +311,7 @@ cdef void _send_singly(SendBatch *batch, const Message *message, int error, int 
         else:
             drop(counters, _reason(errno))
     if error != EMSGSIZE and taken == message.packets:
-        batch.gso = False
+        store_flag(&batch.gso, False)
 
 
 cdef size_t _send_some(SendBatch *batch, size_t first, int fd, Counters *counters) noexcept nogil:

@@ -11,6 +11,8 @@ cdef extern from "atomic.h" nogil:
     uint64_t load_relaxed "sm_load_relaxed"(const uint64_t *p)
     void store_relaxed "sm_store_relaxed"(uint64_t *p, uint64_t v)
     void add_relaxed "sm_add_relaxed"(uint64_t *p, uint64_t v)
+    bint load_flag "sm_load_flag"(const bint *p)
+    void store_flag "sm_store_flag"(bint *p, bint v)
     void fence "sm_fence"()
     void fence_acquire "sm_fence_acquire"()
     void fence_release "sm_fence_release"()
