@@ -18,10 +18,11 @@ BENCH_PACKAGES = fastd n2n nebula openssl openvpn tinc wireguard-go wireguard-to
 BENCHES      = throughput setup_time
 FUZZ_TARGETS = $(filter-out fuzz/mutation.py fuzz/traffic.py,$(wildcard fuzz/[a-z]*.py))
 FUZZ_SECONDS ?= 30
+SANITIZE_SECONDS ?= 20
 PYTEST_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ext demo test unit e2e lint format bench fuzz build clean distclean
+.PHONY: help setup ext demo test unit e2e lint format bench fuzz sanitize tsan build clean distclean
 
 help: ## List the targets (this is what `make` alone does).
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +60,12 @@ bench: setup $(STAMPS)/bench ## Measure set-up and throughput, compare with othe
 
 fuzz: setup ## Fuzz every target for FUZZ_SECONDS (30) each.
 	@set -e; for target in $(FUZZ_TARGETS); do echo "== $$target"; $(BIN)/python "$$target" $(FUZZ_SECONDS); done
+
+sanitize: setup ## Run the extensions' tests and fuzz targets under AddressSanitizer and UBSan.
+	.ci/sanitize address $(BIN)/python $(SANITIZE_SECONDS)
+
+tsan: setup ## Run the extensions' tests and a stress test of their tables under ThreadSanitizer.
+	.ci/sanitize thread $(BIN)/python $(SANITIZE_SECONDS)
 
 build: setup ## Build the wheel into dist/.
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
