@@ -11,7 +11,7 @@ A frame has room before it for a virtio_net_hdr: at least 14 bytes of the packet
 
 from libc.errno cimport EINVAL
 from libc.stdint cimport uint16_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from shadowmesh._ext.atomic cimport store_flag
 from shadowmesh._ext.bytes cimport load32, store16
@@ -91,6 +91,7 @@ cdef void _begin(Joined *joined, uint8_t *segment, uint8_t *frame, size_t size) 
     joined.size = size
     joined.count = 1
     joined.open = False
+    joined.ending = 0
 
 
 cdef void _after(Joined *joined, const uint8_t *frame, size_t size, const Shape *shape) noexcept nogil:
@@ -101,8 +102,7 @@ cdef void _after(Joined *joined, const uint8_t *frame, size_t size, const Shape 
         joined.next_sequence = load32(transport + TCP_SEQUENCE) + <uint32_t>payload
         if transport[TCP_FLAGS] & (TCP_FIN | TCP_PSH):
             joined.open = False
-            # The first frame's header becomes that of all.
-            joined.frame[shape.transport + TCP_FLAGS] |= transport[TCP_FLAGS] & (TCP_FIN | TCP_PSH)
+            joined.ending = transport[TCP_FLAGS] & (TCP_FIN | TCP_PSH)
     if payload < joined.step or joined.count == JOIN_LIMIT:
         joined.open = False
 
@@ -179,7 +179,8 @@ cdef void delivery_flush(Delivery *delivery) noexcept nogil:
     joined.count = 0
     joined.open = False
     if frames > 1:
-        _patch_lengths(joined)
+        memcpy(joined.saved, joined.segment, SEGMENT_HEADER_SIZE + joined.shape.headers)
+        _patch_headers(joined)
     _set_head(delivery, frames)
     error = tap_write(delivery.tap_fd, joined.vectors, frames)
     if error == 0:
@@ -187,22 +188,37 @@ cdef void delivery_flush(Delivery *delivery) noexcept nogil:
         if frames > 1:
             count(delivery.counters, Statistic.COALESCED_FRAMES, 1)
         return
-    tap_refused(error, frames, delivery.counters)
     if frames > 1 and error == EINVAL:
-        _stop_joining(delivery)
+        _stop_joining(delivery, frames)
+    else:
+        tap_refused(error, frames, delivery.counters)
 
 
-cdef void _stop_joining(Delivery *delivery) noexcept nogil:
-    """This kernel does not take such super-frames: from now on every segment by itself."""
+cdef void _stop_joining(Delivery *delivery, size_t frames) noexcept nogil:
+    """This kernel does not take such super-frames: these frames and all from now on go by themselves.
+
+    Their headers are still there, each before its payload; those of the first have been saved.
+    """
+    cdef Joined *joined = &delivery.joined
+    cdef size_t headers = joined.shape.headers
+    cdef uint8_t *frame
+    cdef size_t i
     count(delivery.counters, Statistic.COALESCE_REFUSED, 1)
-    if delivery.joined.shape.tcp:
+    if joined.shape.tcp:
         store_flag(&delivery.join_tcp, False)
     else:
         store_flag(&delivery.join_udp, False)
+    memcpy(joined.segment, joined.saved, SEGMENT_HEADER_SIZE + headers)
+    joined.vectors[0].iov_base = joined.frame + headers
+    joined.vectors[0].iov_len = joined.first - headers
+    for i in range(frames):
+        frame = <uint8_t *>joined.vectors[i].iov_base - headers
+        _begin(joined, frame - SEGMENT_HEADER_SIZE, frame, headers + joined.vectors[i].iov_len)
+        delivery_flush(delivery)
 
 
-cdef void _patch_lengths(Joined *joined) noexcept nogil:
-    """Make the first frame's headers those of the super-frame."""
+cdef void _patch_headers(Joined *joined) noexcept nogil:
+    """Make the first frame's headers those of the super-frame: lengths, and FIN and PSH of the last."""
     cdef Shape *shape = &joined.shape
     cdef uint8_t *ip = joined.frame + shape.network
     cdef uint8_t *transport = joined.frame + shape.transport
@@ -213,7 +229,9 @@ cdef void _patch_lengths(Joined *joined) noexcept nogil:
     else:
         store16(ip + 2, <uint16_t>(joined.size - shape.network))
         ipv4_header_checksum(ip, shape.transport - shape.network)
-    if not shape.tcp:
+    if shape.tcp:
+        transport[TCP_FLAGS] |= joined.ending
+    else:
         store16(transport + UDP_LENGTH, <uint16_t>after)
     checksum_relength(transport + (TCP_CHECKSUM if shape.tcp else UDP_CHECKSUM), before, after)
 

@@ -10,7 +10,7 @@ check, allocate, publish, retire, under the GIL.
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 
-from shadowmesh._ext.atomic cimport load_flag, load_pointer, load_relaxed, store_pointer
+from shadowmesh._ext.atomic cimport load_pointer, load_relaxed, store_pointer
 from shadowmesh._ext.clients cimport (
     Client,
     client_dispose,
@@ -64,7 +64,7 @@ from shadowmesh._ext.tables cimport (
     table_remove,
     table_reserve,
 )
-from shadowmesh._ext.udp cimport receive_arrange
+from shadowmesh._ext.udp cimport receive_arrange, send_uses_gso
 from shadowmesh._ext.workers cimport (
     Stop,
     Worker,
@@ -328,7 +328,7 @@ cdef class Forwarder:
         return statistics_of(&self.plane.forward.receiver.counters, NULL)
 
     def features(self):
-        self.chosen.udp_gso = load_flag(&self.plane.forward.batch.gso)
+        self.chosen.udp_gso = send_uses_gso(self.plane.forward.batch)
         used = features_dict(&self.chosen)
         return {name: used[name] for name in ("udp_gso", "udp_gro")}
 

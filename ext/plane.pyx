@@ -13,7 +13,7 @@ from shadowmesh._ext.peers cimport peer_dispose, peer_list_new, plain_dispose, p
 from shadowmesh._ext.receive cimport receiver_free
 from shadowmesh._ext.records cimport record_dispose, session_dispose
 from shadowmesh._ext.tables cimport grace_free, grace_new, table_free, table_init
-from shadowmesh._ext.udp cimport receive_arrange
+from shadowmesh._ext.udp cimport receive_arrange, send_uses_gso
 from shadowmesh._ext.workers cimport (
     stop_free,
     stop_init,
@@ -95,7 +95,7 @@ cdef void plane_features(const Plane *plane, Features *features) noexcept nogil:
     """Correct what was chosen at the start by what the threads gave up since."""
     features.join_tcp = load_flag(&plane.inbound.delivery.join_tcp)
     features.join_udp = load_flag(&plane.inbound.delivery.join_udp)
-    features.udp_gso = load_flag(&plane.outbound.batch.gso)
+    features.udp_gso = send_uses_gso(plane.outbound.batch)
 
 
 cdef int plane_start(Plane *plane) noexcept nogil:

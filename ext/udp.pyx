@@ -13,9 +13,14 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from shadowmesh._ext.aead cimport MASK_SIZE, apply_mask, header_masks
-from shadowmesh._ext.atomic cimport add_relaxed, store_flag
+from shadowmesh._ext.atomic cimport add_relaxed, load_flag, store_flag
 from shadowmesh._ext.drops cimport DropReason, Statistic, count, drop, drop_many
-from shadowmesh._ext.endpoint cimport SOCKADDR_ROOM, endpoint_equal
+from shadowmesh._ext.endpoint cimport (
+    SOCKADDR_ROOM,
+    Endpoint,
+    endpoint_equal,
+    endpoint_key,
+)
 from shadowmesh._ext.system cimport (
     CMSG_DATA,
     CMSG_FIRSTHDR,
@@ -42,6 +47,7 @@ cdef enum:
     GSO_SEGMENTS = 64      # UDP_MAX_SEGMENTS of older kernels
     GSO_BYTES = 65507      # of one message, IPv4
     LOOK_BACK = 8          # messages that are searched for one to the same endpoint
+    GSO_RETRY = 4096       # packets to a destination after a refusal: a try costs less than one of them
 
 
 # ---- receive ---------------------------------------------------------------------------------
@@ -139,6 +145,7 @@ cdef SendBatch *send_new(size_t room) noexcept nogil:
     if batch == NULL:
         return NULL
     batch.room = room
+    batch.gso_taken = True
     batch.buffers = <uint8_t *>calloc(1, room)
     if batch.buffers == NULL:
         free(batch)
@@ -150,6 +157,11 @@ cdef void send_free(SendBatch *batch) noexcept nogil:
     if batch != NULL:
         free(batch.buffers)
         free(batch)
+
+
+cdef bint send_uses_gso(const SendBatch *batch) noexcept nogil:
+    """For display, by any thread: whether messages of several packets are made, and the last one was taken."""
+    return batch.gso and load_flag(&batch.gso_taken)
 
 
 cdef Outgoing *send_next(SendBatch *batch, size_t size) noexcept nogil:
@@ -206,6 +218,19 @@ cdef inline bint _fits(const Message *message, const Outgoing *outgoing) noexcep
     )
 
 
+cdef bint _goes_singly(SendBatch *batch, const Endpoint *target) noexcept nogil:
+    """Whether this packet is one of those that follow a refusal.
+
+    By destination, because it is the device, the tunnel or the MTU on the way to it that refuses: one
+    peer, or one client of a relay, must not slow all others down.  Two that share a slot share its fate.
+    """
+    cdef uint16_t *left = &batch.singly[endpoint_key(target) % GSO_SLOTS]
+    if left[0] == 0:
+        return False
+    left[0] -= 1
+    return True
+
+
 cdef size_t _message_for(SendBatch *batch, Outgoing *outgoing) noexcept nogil:
     """The message that takes this packet: the newest to its endpoint, or a new one, so none overtakes."""
     cdef size_t i = batch.message_count
@@ -223,7 +248,7 @@ cdef size_t _message_for(SendBatch *batch, Outgoing *outgoing) noexcept nogil:
     message.packets = 0
     message.bytes = 0
     message.step = outgoing.size
-    message.open = batch.gso
+    message.open = batch.gso and not _goes_singly(batch, &outgoing.target)
     batch.message_count += 1
     return batch.message_count - 1
 
@@ -293,9 +318,12 @@ cdef void _sent(Counters *counters, Outgoing *outgoing) noexcept nogil:
     count(counters, Statistic.UDP_TX_DATAGRAMS, 1)
 
 
-cdef void _send_singly(SendBatch *batch, const Message *message, int error, int fd,
-                       Counters *counters) noexcept nogil:
-    """Packet by packet, after the kernel refused the message.  If it takes them all, GSO was at fault."""
+cdef void _send_singly(SendBatch *batch, const Message *message, int fd, Counters *counters) noexcept nogil:
+    """Packet by packet, after the kernel refused the message.  If it takes them all, GSO was at fault.
+
+    EIO: a device without checksum offload, or IPsec.  EINVAL, EMSGSIZE: packets larger than the MTU, which
+    go as fragments where the socket allows that.
+    """
     cdef msghdr header
     cdef size_t i, taken = 0
     count(counters, Statistic.UDP_GSO_REFUSED, 1)
@@ -310,8 +338,9 @@ cdef void _send_singly(SendBatch *batch, const Message *message, int error, int 
             _sent(counters, &batch.outgoing[batch.order[i]])
         else:
             drop(counters, _reason(errno))
-    if error != EMSGSIZE and taken == message.packets:
-        store_flag(&batch.gso, False)
+    if taken == message.packets:
+        batch.singly[endpoint_key(message.target) % GSO_SLOTS] = GSO_RETRY
+        store_flag(&batch.gso_taken, False)
 
 
 cdef size_t _send_some(SendBatch *batch, size_t first, int fd, Counters *counters) noexcept nogil:
@@ -325,7 +354,7 @@ cdef size_t _send_some(SendBatch *batch, size_t first, int fd, Counters *counter
         if error == EINTR:
             return 0
         if message.packets > 1 and (error == EIO or error == EINVAL or error == EMSGSIZE):
-            _send_singly(batch, message, error, fd, counters)
+            _send_singly(batch, message, fd, counters)
         else:
             drop_many(counters, _reason(error), message.packets)
         return 1
@@ -333,6 +362,7 @@ cdef size_t _send_some(SendBatch *batch, size_t first, int fd, Counters *counter
         message = &batch.messages[i]
         if message.packets > 1:
             count(counters, Statistic.UDP_GSO_SENDS, 1)
+            store_flag(&batch.gso_taken, True)
         for k in range(message.start, message.start + message.packets):
             _sent(counters, &batch.outgoing[batch.order[k]])
     return <size_t>sent

@@ -20,6 +20,8 @@ cdef struct Joined:
     size_t size                   # of the super-frame
     size_t step                   # payload of all segments but the last
     uint32_t next_sequence
+    uint8_t ending                # FIN and PSH of the last frame
+    uint8_t saved[260]            # segment header and headers of the first frame, as they came
     Shape shape
 
 cdef struct Delivery:             # one thread's

@@ -113,7 +113,12 @@ class Engine:
         """By lower-case name of `DropReason`, zero too."""
 
     def features(self) -> dict[str, bool]:
-        """Which features are in use now; one that the kernel refused at run time is False from then on."""
+        """Which features are in use now.
+
+        join_tcp and join_udp are False for good once the TAP refused such a super-frame.  udp_gso is False
+        while the last send of several datagrams was refused: GSO is then left for a while towards that
+        destination, and only there.
+        """
 
     def peer_counters(self, peer: int) -> dict[str, float]:
         """tx_frames tx_bytes rx_frames rx_bytes (bytes of Ethernet frames; a frame counts as sent when the

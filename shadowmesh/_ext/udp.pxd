@@ -1,6 +1,6 @@
 """Batches of datagrams: buffers allocated once, one system call per batch."""
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
 
 from shadowmesh._ext.aead cimport KeyContext
 from shadowmesh._ext.drops cimport Counters
@@ -13,6 +13,7 @@ cdef enum:
     SEND_LIMIT = 256          # packets of a send batch
     BUFFER_SIZE = 16384       # jumbo frames (9216) and all that surrounds them
     GRO_BUFFER_SIZE = 0x10000
+    GSO_SLOTS = 256           # destinations that are told apart, by hash, when GSO is refused
     GRO_MESSAGES = 8          # per call: one costs a tenth of the throughput, more than 8 bring nothing
 
 cdef struct Traffic:       # written by one thread
@@ -57,7 +58,9 @@ cdef struct SendBatch:
     size_t count                # packets
     size_t used                 # bytes of `buffers`
     size_t room
-    bint gso
+    bint gso                    # put several packets into one message
+    bint gso_taken              # the kernel took the last such message; for display
+    uint16_t singly[GSO_SLOTS]  # packets that go one by one until the next try, after a refusal
     uint8_t *buffers
 
 cdef ReceiveBatch *receive_new() noexcept nogil
@@ -68,6 +71,7 @@ cdef bint drain_errors(int fd) noexcept nogil
 
 cdef SendBatch *send_new(size_t room) noexcept nogil
 cdef void send_free(SendBatch *batch) noexcept nogil
+cdef bint send_uses_gso(const SendBatch *batch) noexcept nogil
 cdef Outgoing *send_next(SendBatch *batch, size_t size) noexcept nogil
 cdef void send_commit(SendBatch *batch, Outgoing *outgoing) noexcept nogil
 cdef void send_flush(SendBatch *batch, int fd, Counters *counters) noexcept nogil
