@@ -19,10 +19,11 @@ BENCHES      = throughput setup_time
 FUZZ_TARGETS = $(filter-out fuzz/mutation.py fuzz/traffic.py,$(wildcard fuzz/[a-z]*.py))
 FUZZ_SECONDS ?= 30
 SANITIZE_SECONDS ?= 20
+GIGABYTES ?= 10
 PYTEST_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ext demo test unit e2e lint format bench fuzz sanitize tsan build clean distclean
+.PHONY: help setup ext demo test unit e2e lint format bench transfer fuzz sanitize tsan build clean distclean
 
 help: ## List the targets (this is what `make` alone does).
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +58,9 @@ format: setup ## Format the Python sources.
 bench: setup $(STAMPS)/bench ## Measure set-up and throughput, compare with other overlays (root, half an hour).
 	@set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python "bench/$$bench.py"; done
 	@echo "== compare"; $(BIN)/python bench/compare.py --save
+
+transfer: setup ## Compare what GIGABYTES (10) of transfers over each path carry in and out (root).
+	$(BIN)/python bench/transfer.py --gigabytes $(GIGABYTES)
 
 fuzz: setup ## Fuzz every target for FUZZ_SECONDS (30) each.
 	@set -e; for target in $(FUZZ_TARGETS); do echo "== $$target"; $(BIN)/python "$$target" $(FUZZ_SECONDS); done

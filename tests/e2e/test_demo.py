@@ -80,6 +80,19 @@ def test_comparison_runs(tmp_path: Path, system: str) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.timeout(90)
+def test_transfer_is_intact(tmp_path: Path) -> None:
+    output = run(tmp_path, str(ROOT / "bench" / "transfer.py"), "--smoke", "--json", limit=80.0)
+    document = json.loads(output[output.index("{\n") :])
+    assert sum(one["size"] for one in document["tcp"]) == 2 * 64_000_000
+    for one in document["tcp"]:
+        assert one["sent"] == one["received"]
+    for one in document["udp"]:
+        assert (one["sent"], one["changed"], one["repeated"], one["late"]) == (4000, 0, 0, 0)
+        assert one["received"] > 3000
+
+
+@pytest.mark.root
 def test_first_frame_within_a_second(tmp_path: Path) -> None:
     """From `up` to the first frame between two clients through the relay, on one machine."""
     output = run(tmp_path, str(ROOT / "bench" / "setup_time.py"), "--rounds", "3", "--json", limit=80.0)
