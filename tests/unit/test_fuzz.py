@@ -18,7 +18,10 @@ TARGETS = sorted(
 @pytest.mark.parametrize("name", TARGETS)
 def test_target(name: str) -> None:
     module = importlib.import_module(f"fuzz.{name}")
-    assert fuzz(module.target, module.SEEDS, runs=300, seconds=60, seed=1) == 300
+    try:
+        assert fuzz(module.target, module.SEEDS, runs=300, seconds=60, seed=1) == 300
+    finally:
+        getattr(module, "close", lambda: None)()
 
 
 def test_a_finding_is_a_failure() -> None:
