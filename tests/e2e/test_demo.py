@@ -81,6 +81,15 @@ def test_comparison_runs(tmp_path: Path, system: str) -> None:
 
 @pytest.mark.root
 @pytest.mark.timeout(90)
+def test_memory_is_within_its_limits(tmp_path: Path) -> None:
+    output = run(tmp_path, str(ROOT / "bench" / "memory.py"), "--smoke", "--json", limit=80.0)
+    document = json.loads(output[output.index("{\n") :])
+    assert 20 < document["imports_mb"] < document["client_mb"] <= 70
+    assert 1 < document["peer_kb"] <= 50
+
+
+@pytest.mark.root
+@pytest.mark.timeout(90)
 def test_transfer_is_intact(tmp_path: Path) -> None:
     output = run(tmp_path, str(ROOT / "bench" / "transfer.py"), "--smoke", "--json", limit=80.0)
     document = json.loads(output[output.index("{\n") :])
