@@ -143,3 +143,70 @@ def test_a_device_file_that_can_not_be_opened(
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(DeviceError, match=expected):
         Tap.open("smesh0", MAC, 1380, [])
+
+
+BOTH_WAYS = """
+import fcntl, socket
+import shadowmesh.io.tap as module
+from tests.reference.offload import UDP, Packet, split
+from tests.unit import ext_harness as harness
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+class RealNode(harness.Node):
+    # An engine on the real device in place of the socketpair.
+    def __init__(self, tap):
+        harness.Plane.__init__(self, socket.AF_INET6)
+        self.mac = MAC
+        self.engine = self.plane = harness.Engine(self.udp.fileno(), tap.fileno(), self.event_fd, MAC)
+        self.engine.start()
+    def __exit__(self, *error):
+        harness.Plane.__exit__(self, *error)
+
+def out(near, peer):
+    # A send of five datagrams, as the kernel cuts it or leaves it to the engine.
+    parts = [bytes([number]) * 1000 for number in range(5)]
+    near.sendmsg([b"".join(parts)], [(17, 103, (1000).to_bytes(2, "little"))], 0, ("10.77.0.2", 9))
+    got = []
+    while len(got) < 5:
+        payload = peer.open(peer.udp.recv(65536))[1]
+        if payload[-1000:] in parts:
+            got.append(payload[-1000:])
+    return got == parts
+
+def back(near, node, peer):
+    # Five segments in one batch: joined for the device, and datagrams again behind it.
+    addresses = socket.inet_aton("10.77.0.2"), socket.inet_aton("10.77.0.1")
+    ports = 9, near.getsockname()[1]
+    whole = Packet(MAC + peer.mac + b"\\x08\\x00", *addresses, UDP, b"x" * 5000, ports=ports)
+    sealed = [peer.packet(part.segment()) for part in split(whole, 1000)]
+    control = (17, 103, len(sealed[0]).to_bytes(2, "little"))
+    peer.udp.sendmsg([b"".join(sealed)], [control], 0, node.udp.getsockname())
+    return [near.recv(65536) for _ in range(5)] == [b"x" * 1000] * 5
+
+result, offloads = [], list(module._OFFLOADS)
+while offloads:
+    module._OFFLOADS = tuple(offloads)
+    with Tap.open("smesh0", MAC, 1380, ["10.77.0.1/24"]) as tap, RealNode(tap) as node:
+        peer = harness.Peer(node)
+        neighbour = ["ip", "neigh", "add", "10.77.0.2", "lladdr", peer.mac.hex(":"), "dev", "smesh0"]
+        subprocess.run(neighbour, check=True)
+        with peer.udp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as near:
+            near.bind(("10.77.0.1", 0))
+            near.settimeout(5.0)
+            intact = [out(near, peer), back(near, node, peer)]
+            harness.wait_until(lambda: node.engine.counters()["coalesced_frames"] == 1)
+            counters = node.engine.counters()
+            cut, joined = counters["split_frames"] > 0, counters["coalesced_frames"]
+            result.append([list(tap.offloads), intact, cut, joined, node.engine.features()["join_udp"]])
+    offloads.pop(0)
+"""
+
+
+@pytest.mark.root
+def test_frames_cross_whatever_the_kernel_offers() -> None:
+    """USO, TSO without USO, and nothing: each forced; only who cuts the datagrams apart differs."""
+    assert in_namespace(BOTH_WAYS) == [
+        [["checksum", "tso", "uso"], [True, True], True, 1, True],
+        [["checksum", "tso"], [True, True], False, 1, True],
+        [[], [True, True], False, 1, True],
+    ]
