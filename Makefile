@@ -65,7 +65,7 @@ transfer: setup ## Compare what GIGABYTES (10) of transfers over each path carry
 fuzz: setup ## Fuzz every target for FUZZ_SECONDS (30) each.
 	@set -e; for target in $(FUZZ_TARGETS); do echo "== $$target"; $(BIN)/python "$$target" $(FUZZ_SECONDS); done
 
-sanitize: setup ## Run the extensions' tests and fuzz targets under AddressSanitizer and UBSan.
+sanitize: setup ## Run tests and fuzz targets of the extensions under AddressSanitizer and UBSan.
 	.ci/sanitize address $(BIN)/python $(SANITIZE_SECONDS)
 
 tsan: setup ## Run the extensions' tests and a stress test of their tables under ThreadSanitizer.

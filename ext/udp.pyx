@@ -160,7 +160,7 @@ cdef void send_free(SendBatch *batch) noexcept nogil:
 
 
 cdef bint send_uses_gso(const SendBatch *batch) noexcept nogil:
-    """For display, by any thread: whether messages of several packets are made, and the last one was taken."""
+    """For display, by any thread: messages of several packets are made, and the last one was taken."""
     return batch.gso and load_flag(&batch.gso_taken)
 
 
