@@ -23,10 +23,10 @@ GIGABYTES ?= 10
 PYTEST_FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ext demo test unit e2e lint format bench transfer fuzz sanitize tsan build clean distclean
+.PHONY: help setup ext demo test unit e2e lint format bench bench-micro transfer fuzz sanitize tsan build clean distclean
 
 help: ## List the targets (this is what `make` alone does).
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMPS)/ext ## Install what is missing: Debian packages, a virtual environment, the extensions.
 
@@ -58,6 +58,9 @@ format: setup ## Format the Python sources.
 bench: setup $(STAMPS)/bench ## Measure set-up and throughput, compare with other overlays (root, half an hour).
 	@set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python "bench/$$bench.py"; done
 	@echo "== compare"; $(BIN)/python bench/compare.py --save
+
+bench-micro: setup ## Measure packets, look-ups and handshakes against their primitives (no root, seconds).
+	@$(BIN)/python bench/micro.py
 
 transfer: setup ## Compare what GIGABYTES (10) of transfers over each path carry in and out (root).
 	$(BIN)/python bench/transfer.py --gigabytes $(GIGABYTES)

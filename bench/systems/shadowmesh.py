@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from shadowmesh.testing.lab import Host, Lab
 
 DIRECT_PORT = 4400
+LIBRARY_PACKAGE = "android-libboringssl"
+
+
+def find_aead_library() -> Path | None:
+    """The libcrypto of Debian's android-libboringssl, if it is installed."""
+    return next(iter(sorted(Path("/usr/lib").glob("*/android/libcrypto.so.0"))), None)
 
 
 class ShadowMeshRelayed(System):
