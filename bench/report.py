@@ -10,12 +10,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from bench.verdict import Systems, judge
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 README = ROOT / "README.md"
 MARKS = ("<!-- compare -->", "<!-- /compare -->")
 
-OURS = ("shadowmesh", "shadowmesh-relayed")
+OURS = ("shadowmesh", "shadowmesh-boringssl", "shadowmesh-relayed")
 """Which entry the ratios are of: the first that was measured."""
 
 METRICS = {
@@ -40,7 +42,8 @@ PLOTTED = (
     "cpu_s_per_gb",
 )
 
-Systems = dict[str, dict[str, Any]]
+LOST = ("rtt_idle_lost_percent", "rtt_load_lost_percent")
+
 Row = list[str]
 
 
@@ -108,7 +111,20 @@ def notes(document: dict[str, Any]) -> list[str]:
     lines = ["Versions and ciphers: " + "; ".join(f"{name}: {word}" for name, word in words) + "."]
     other = {name: entry["mtu"] for name, entry in systems if entry["mtu"] != document["inner_mtu"]}
     lines += [f"Inner MTU of {name}: {mtu}, to avoid IP fragments." for name, mtu in other.items()]
-    return lines + [f"Not measured: {name}: {reason}." for name, reason in document["skipped"].items()]
+    lost = {name: max(entry["median"].get(key, 0.0) for key in LOST) for name, entry in systems}
+    lines += [f"Echoes of ping lost by {name}: {share:.1f} %." for name, share in lost.items() if share]
+    lines.append(
+        f"The source of small datagrams sends {number(document['flood_ceiling_kpps'])} kpps by itself, "
+        "into an interface that nobody reads."
+    )
+    lines += [f"Not measured: {name}: {reason}." for name, reason in document["skipped"].items()]
+    return lines + [f"{name}: {reason}." for name, reason in document["failures"].items()]
+
+
+def requirements(document: dict[str, Any]) -> list[str]:
+    """One line for each requirement, from this run alone."""
+    lines = [verdict.line() for verdict in judge(document["systems"])]
+    return ["Requirements, by the medians of this run:", *lines] if lines else []
 
 
 def _aligned(rows: list[Row]) -> list[str]:
@@ -123,7 +139,7 @@ def _aligned(rows: list[Row]) -> list[str]:
 
 
 def text(document: dict[str, Any]) -> str:
-    """Both tables for a terminal."""
+    """Both tables, the conditions and the requirements, for a terminal."""
     lines: list[str] = []
     if document["systems"]:
         head, *rows = figure_rows(document)
@@ -132,7 +148,9 @@ def text(document: dict[str, Any]) -> str:
         lines += _aligned([titles, units, *rows]) if head else []
     if relative := ratio_rows(document):
         lines += ["", *_aligned(relative)]
-    return "\n".join([*lines, "", conditions(document), *notes(document)])
+    return "\n".join(
+        [*lines, "", conditions(document), *notes(document), "", *requirements(document)]
+    ).rstrip()
 
 
 def _markdown(rows: list[Row]) -> list[str]:

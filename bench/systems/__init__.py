@@ -9,7 +9,7 @@ from bench.systems.n2n import N2n
 from bench.systems.nebula import Nebula
 from bench.systems.openvpn import Openvpn
 from bench.systems.raw import Raw
-from bench.systems.shadowmesh import ShadowMeshDirect, ShadowMeshRelayed
+from bench.systems.shadowmesh import ShadowMeshBoringssl, ShadowMeshDirect, ShadowMeshRelayed
 from bench.systems.tinc import Tinc
 from bench.systems.wireguard_go import WireguardGo, WireguardGoCurrent
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 CLASSES: tuple[type[System], ...] = (
     Raw,
     ShadowMeshDirect,
+    ShadowMeshBoringssl,
     ShadowMeshRelayed,
     WireguardGoCurrent,
     WireguardGo,

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 import shadowmesh
 from bench.systems.base import INNER_MTU, System
-from shadowmesh.config import load_client_config
-from shadowmesh.errors import ConfigError
 from shadowmesh.testing.mesh import READY_TIMEOUT, ClientNode, Mesh
-from shadowmesh.testing.process import wait_until
+from shadowmesh.testing.process import LabError, wait_until
 
 if TYPE_CHECKING:
     from shadowmesh.testing.lab import Host, Lab
 
 DIRECT_PORT = 4400
+OPENSSL = "OpenSSL"
 LIBRARY_PACKAGE = "android-libboringssl"
 
 
@@ -48,22 +45,32 @@ class ShadowMeshRelayed(System):
         """Configure and start everything; returns when each client has a session with the other."""
         mesh = Mesh(lab)
         relay = mesh.relay()
-        clients = [mesh.client(near.name), mesh.client(far.name)]
+        # The third stays idle; with it each end has two peers.
+        clients = [mesh.client(near.name), mesh.client(far.name), mesh.client("carol")]
         mesh.configure()
         for client in clients:
             client.config["interface"]["mtu"] = INNER_MTU
             self._set_paths(client, clients)
         self.helpers.append(relay.start().running_process)
         for client in clients:
-            self.ends.append(client.launch())
+            processes = self.helpers if client is clients[2] else self.ends
+            processes.append(client.launch())
             client.wait_relay(READY_TIMEOUT)
-        for client, other in zip(clients, reversed(clients), strict=True):
-            client.wait_peers(other.name)
-            self._wait_path(client, other)
+            self._check(client)
+        for client in clients:
+            for other in clients:
+                if other is not client:
+                    client.wait_peers(other.name)
+                    self._wait_path(client, other)
         return clients[1].ipv4
 
     def _set_paths(self, client: ClientNode, clients: list[ClientNode]) -> None:
         client.config["paths"] = {"direct": self._paths}
+
+    def _check(self, client: ClientNode) -> None:
+        """It runs as it should be measured, with OpenSSL's AEAD."""
+        if (found := client.status()["node"]["aead"]) != OPENSSL:
+            raise LabError(f"{client.name} seals by {found}, not by {OPENSSL}")
 
     def _wait_path(self, client: ClientNode, other: ClientNode) -> None:
         """The relayed path is there with the session."""
@@ -74,27 +81,6 @@ class ShadowMeshDirect(ShadowMeshRelayed):
 
     name = "shadowmesh"
     _paths = "static"
-
-    def available(self) -> str | None:
-        """None, or why this build can't: its configuration has no `peers[].endpoint` yet."""
-        client = {
-            "node": {"name": "probe"},
-            "interface": {"addresses": ["10.77.0.1/24"]},
-            "relays": [{"address": "10.99.0.9:4433", "id": "a" * 52}],
-            "peers": [{"name": "peer", "id": "b" * 52, "addresses": [], "endpoint": "10.99.0.3:4400"}],
-            "paths": {"direct": self._paths},
-        }
-        with tempfile.TemporaryDirectory() as directory:
-            path = Path(directory) / "client.yaml"
-            path.write_text(yaml.safe_dump(client))
-            try:
-                load_client_config(path)
-            except ConfigError as error:
-                # The invented NodeIDs are refused too; only what is said of the new key counts.
-                lines = [line for line in str(error).splitlines() if "endpoint" in line or "direct" in line]
-                if lines:
-                    return f"no static direct paths in this build: {lines[0].partition(': ')[2]}"
-        return super().available()
 
     def _set_paths(self, client: ClientNode, clients: list[ClientNode]) -> None:
         super()._set_paths(client, clients)
@@ -109,3 +95,29 @@ class ShadowMeshDirect(ShadowMeshRelayed):
             return path is not None and not path.startswith("relay ")
 
         wait_until(direct, READY_TIMEOUT, lambda: f"direct path of {client.name}: {client.peer(other.name)}")
+
+
+class ShadowMeshBoringssl(ShadowMeshDirect):
+    """The same with `aead_library:`, a BoringSSL that Debian has in place of OpenSSL's AEAD."""
+
+    name = "shadowmesh-boringssl"
+
+    def version(self) -> str:
+        """Of this checkout and of the library's package."""
+        command = ["dpkg-query", "-W", "-f", "${Version}", LIBRARY_PACKAGE]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return f"{super().version()} with {LIBRARY_PACKAGE} {done.stdout}"
+
+    def available(self) -> str | None:
+        """None, or that the library is missing."""
+        if find_aead_library() is None:
+            return f"no android/libcrypto.so.0 (Debian package {LIBRARY_PACKAGE})"
+        return super().available()
+
+    def _set_paths(self, client: ClientNode, clients: list[ClientNode]) -> None:
+        super()._set_paths(client, clients)
+        client.config["aead_library"] = str(find_aead_library())
+
+    def _check(self, client: ClientNode) -> None:
+        if (found := client.status()["node"]["aead"]) == OPENSSL:
+            raise LabError(f"{client.name} seals by {found}, not by the library")

@@ -20,6 +20,7 @@ from bench.systems.base import (
 if TYPE_CHECKING:
     from shadowmesh.testing.lab import Host, Lab
 
+SOCKETS = Path("/var/run/wireguard")
 CURRENT_VARIABLE = "WIREGUARD_GO"
 """Names a newer program than Debian's, with UDP GSO and TSO, where there is one."""
 
@@ -34,6 +35,10 @@ class WireguardGo(System):
     package = "wireguard-go, wireguard-tools"
     binary = "wireguard-go"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._sockets: list[Path] = []
+
     def start(self, lab: Lab, near: Host, far: Host) -> str:
         """Both ends, each with the other as its only peer."""
         hosts = (near, far)
@@ -42,6 +47,7 @@ class WireguardGo(System):
             # The name is also that of a socket in /var/run/wireguard, which all namespaces share.
             interface = f"{lab.prefix.replace('-', '')}w{host.number}"
             environment = ["env", "LOG_LEVEL=error", "WG_PROCESS_FOREGROUND=1"]
+            self._sockets.append(SOCKETS / f"{interface}.sock")
             self.spawn(host, [*environment, self.binary, "-f", interface])
             wait_interface(host, interface)
             private, _ = keys[host.name]
@@ -53,6 +59,13 @@ class WireguardGo(System):
             address_interface(host, interface, address)
         return FAR_ADDRESS
 
+    def stop(self) -> None:
+        """End both; one that had to be killed leaves its socket behind."""
+        super().stop()
+        for path in self._sockets:
+            path.unlink(missing_ok=True)
+        self._sockets = []
+
     def _key(self, lab: Lab, host: Host) -> tuple[str, str]:
         """Path of the private key, and the public key."""
         private = host.run(["wg", "genkey"]).stdout
@@ -63,7 +76,7 @@ class WireguardGo(System):
 class WireguardGoCurrent(WireguardGo):
     """A current wireguard-go: the program that $WIREGUARD_GO names."""
 
-    name = "wireguard-go"
+    name = "wireguard-go-current"
     programs = ("wg",)
     package = "wireguard-tools"
 
@@ -72,9 +85,15 @@ class WireguardGoCurrent(WireguardGo):
         self.binary = os.environ.get(CURRENT_VARIABLE, "")
 
     def version(self) -> str:
-        """What the program says of itself."""
-        said = subprocess.run([self.binary, "--version"], capture_output=True, text=True, check=False).stdout
-        return said.partition("\n")[0].removeprefix("wireguard-go ")
+        """What the program says of itself; empty if it doesn't run."""
+        try:
+            done = subprocess.run(
+                [self.binary, "--version"], capture_output=True, text=True, check=False, timeout=5
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
+        first, _, _ = done.stdout.partition("\n")
+        return first.removeprefix("wireguard-go ") if first.startswith("wireguard-go ") else ""
 
     def available(self) -> str | None:
         """None, or what is missing."""
@@ -82,4 +101,6 @@ class WireguardGoCurrent(WireguardGo):
             return f"${CURRENT_VARIABLE} names no program"
         if not Path(self.binary).exists():
             return f"{self.binary} does not exist"
+        if not self.version():
+            return f"{self.binary} does not run, or is no wireguard-go"
         return super().available()

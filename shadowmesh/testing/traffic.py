@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 IPERF_START = 10.0
 IPERF_MARGIN = 20.0
 """Seconds beyond the test's own duration before iperf3 counts as hung."""
+IPERF_BETWEEN = ("Connection refused", "server is busy")
+"""What a client is told while the server puts the test before away: it opens its port anew each time."""
 
 MARKER_PORT = 7007
 MARKER_TIMEOUT = 10.0
@@ -70,8 +72,17 @@ def iperf(
     command = ["iperf3", "-c", address, "-t", str(max(1, seconds)), "-P", str(streams), "-J"]
     command += ["-C", congestion] if congestion else []
     command += ["-R"] if reverse else []
-    done = client.run(command, check=False, timeout=seconds + IPERF_MARGIN)
-    return parse_iperf(done.stdout, " ".join(command))
+
+    def attempt() -> Iperf | None:
+        done = client.run(command, check=False, timeout=seconds + IPERF_MARGIN)
+        try:
+            return parse_iperf(done.stdout, " ".join(command))
+        except LabError as error:
+            if not any(reason in str(error) for reason in IPERF_BETWEEN):
+                raise
+            return None
+
+    return wait_until(attempt, IPERF_START, f"the server for {' '.join(command)}")
 
 
 def parse_iperf(text: str, what: str) -> Iperf:

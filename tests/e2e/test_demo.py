@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
+from bench.systems.shadowmesh import find_aead_library
 from shadowmesh.testing import demo
 from shadowmesh.testing.lab import NETNS_DIRECTORY, Lab
-from shadowmesh.testing.process import LabError, Process
+from shadowmesh.testing.process import LabError, Process, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO_LIMIT = 120.0
@@ -63,14 +65,17 @@ def test_benchmark_runs(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.root
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize("system", ["raw", "shadowmesh-relayed"])
+@pytest.mark.parametrize("system", ["raw", "shadowmesh-relayed", "shadowmesh-boringssl"])
 def test_comparison_runs(tmp_path: Path, system: str) -> None:
+    if system == "shadowmesh-boringssl" and find_aead_library() is None:
+        pytest.skip("android-libboringssl is not installed")
     arguments = ("--smoke", "--json", "--systems", system)
     output = run(tmp_path, str(ROOT / "bench" / "compare.py"), *arguments, limit=60.0)
     document = json.loads(output[output.index("{\n") :])
     assert document["schema"] == "shadowmesh.bench.compare/1"
     median = document["systems"][system]["median"]
-    assert document["skipped"] == {}
+    assert document["skipped"] == document["failures"] == {}
+    assert document["flood_ceiling_kpps"] > 0
     for key in ("tcp1_gbit", "tcp4_gbit", "reverse_gbit", "udp64_peak_kpps", "rtt_idle_p50_us"):
         assert median[key] > 0
     if system != "raw":
@@ -99,6 +104,27 @@ def test_transfer_is_intact(tmp_path: Path) -> None:
     for one in document["udp"]:
         assert (one["sent"], one["changed"], one["repeated"], one["late"]) == (4000, 0, 0, 0)
         assert one["received"] > 3000
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_comparison_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    """The exit code says that it did not finish."""
+    # The lab names its directory and its namespaces alike: so these are told from another lab's.
+    directory = tmp_path / "tmp"
+    directory.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(directory)}
+    command = [sys.executable, str(ROOT / "bench" / "compare.py"), "--systems", "raw"]
+    process = Process(command, tmp_path / "output", environment)
+    try:
+        lab = wait_until(lambda: next(directory.glob("smt-*"), None), 10.0, "a lab").name.rpartition("-")[0]
+        wait_until(lambda: any(name.startswith(lab) for name in namespaces()), 10.0, "a namespace")
+        assert process.terminate(timeout=20.0, number=number) == 130, process.report()
+    finally:
+        process.terminate(timeout=20.0)
+    assert not [name for name in namespaces() if name.startswith(lab)]
+    assert not list(directory.iterdir())
+    assert "Traceback" not in process.output()
 
 
 @pytest.mark.root

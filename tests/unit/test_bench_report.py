@@ -38,7 +38,9 @@ def document() -> dict[str, Any]:
         "inner_mtu": 1400,
         "ours": ours,
         "systems": systems,
+        "flood_ceiling_kpps": 600.0,
         "skipped": {"tinc": "not found"},
+        "failures": {"n2n": "round 2 failed: no answer"},
         "ratios": report.ratios(systems, ours),
     }
 
@@ -61,6 +63,22 @@ def test_tables_name_what_is_missing() -> None:
         assert "20.0x" in table
         assert "Not measured: tinc: not found." in table
         assert "Inner MTU of n2n: 1360" in table
+        assert "n2n: round 2 failed: no answer." in table
+        assert "sends 600 kpps by itself" in table
+
+
+def test_requirements_follow_the_tables() -> None:
+    assert "TCP one stream, shadowmesh vs n2n: 20x (asked 6x, aim 10x): aim reached" in report.text(
+        document()
+    )
+    assert "Requirements" not in report.markdown(document())
+
+
+def test_lost_echoes_are_named() -> None:
+    found = document()
+    assert "Echoes" not in report.text(found)
+    found["systems"]["n2n"]["median"]["rtt_load_lost_percent"] = 2.0
+    assert "Echoes of ping lost by n2n: 2.0 %." in report.text(found)
 
 
 def test_text_columns_line_up() -> None:
