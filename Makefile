@@ -55,7 +55,7 @@ format: setup ## Format the Python sources.
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: setup $(STAMPS)/bench ## Measure set-up and throughput, compare with other overlays (root, half an hour).
+bench: setup $(STAMPS)/bench ## Measure set-up and throughput, compare with other overlays (root, 40 minutes).
 	@set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python "bench/$$bench.py"; done
 	@echo "== compare"; $(BIN)/python bench/compare.py --save
 

@@ -44,6 +44,8 @@ class Results:
     runs: dict[str, list[Run]]
     failures: dict[str, str] = field(default_factory=dict)
     ceiling: float = 0.0
+    load: float = 0.0
+    """Processes that wanted to run before the first measurement: others share the machine then."""
     interrupted: bool = False
 
 
@@ -95,7 +97,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     for name, reason in skipped.items():
         print(f"skipped {name}: {reason}", file=sys.stderr)
         del chosen[name]
-    results = Results({name: [] for name in chosen})
+    results = Results({name: [] for name in chosen}, load=os.getloadavg()[0])
     try:
         results.ceiling = ceiling(options)
         rounds(chosen, options, results)
@@ -135,6 +137,7 @@ def document(
         "seconds": options.seconds,
         "cores": os.cpu_count(),
         "kernel": os.uname().release,
+        "load_before": results.load,
         "interrupted": results.interrupted,
         "flood_ceiling_kpps": results.ceiling,
         "ours": (ours := report.own(systems)),

@@ -42,6 +42,9 @@ PLOTTED = (
     "cpu_s_per_gb",
 )
 
+BUSY = 0.3
+"""Load average from which the table says that the machine was not idle before the run."""
+
 LOST = ("rtt_idle_lost_percent", "rtt_load_lost_percent")
 
 Row = list[str]
@@ -117,6 +120,8 @@ def notes(document: dict[str, Any]) -> list[str]:
         f"The source of small datagrams sends {number(document['flood_ceiling_kpps'])} kpps by itself, "
         "into an interface that nobody reads."
     )
+    if (load := document["load_before"]) > BUSY:
+        lines.append(f"Load average before the run: {load:.1f}; something else ran on this machine.")
     lines += [f"Not measured: {name}: {reason}." for name, reason in document["skipped"].items()]
     return lines + [f"{name}: {reason}." for name, reason in document["failures"].items()]
 

@@ -38,6 +38,7 @@ def document() -> dict[str, Any]:
         "inner_mtu": 1400,
         "ours": ours,
         "systems": systems,
+        "load_before": 0.0,
         "flood_ceiling_kpps": 600.0,
         "skipped": {"tinc": "not found"},
         "failures": {"n2n": "round 2 failed: no answer"},
@@ -72,6 +73,13 @@ def test_requirements_follow_the_tables() -> None:
         document()
     )
     assert "Requirements" not in report.markdown(document())
+
+
+def test_a_busy_machine_is_named() -> None:
+    found = document()
+    assert "Load average" not in report.text(found)
+    found["load_before"] = 1.5
+    assert "Load average before the run: 1.5" in report.text(found)
 
 
 def test_lost_echoes_are_named() -> None:
