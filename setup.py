@@ -40,14 +40,25 @@ if SANITIZE:
     LINK += [CHOSEN]
 
 
+ROOT = Path(__file__).resolve().parent
+BUILD = "build/cython-debug" if DEBUG else "build/cython"
+
+
+def forget_stale() -> None:
+    """Remove generated C older than its module's own .pxd, which Cython looks for beside the .pyx only."""
+    for generated in (ROOT / BUILD / "ext").glob("*.c"):
+        declarations = ROOT / "shadowmesh" / "_ext" / f"{generated.stem}.pxd"
+        if declarations.exists() and declarations.stat().st_mtime > generated.stat().st_mtime:
+            generated.unlink()
+
+
 def extensions() -> list[Extension]:
     """One module per .pyx; all link libcrypto's headers, those that call it libcrypto."""
-    root = Path(__file__).resolve().parent
-    headers = sorted(str(path.relative_to(root)) for path in (root / "ext").glob("*.h"))
+    headers = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "ext").glob("*.h"))
     return [
         Extension(
             f"shadowmesh._ext.{path.stem}",
-            [str(path.relative_to(root))],
+            [str(path.relative_to(ROOT))],
             include_dirs=["ext"],
             libraries=["crypto"],
             depends=headers,
@@ -55,14 +66,15 @@ def extensions() -> list[Extension]:
             extra_link_args=["-Wl,--as-needed", *LINK],
             define_macros=[("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")] if DEBUG else [],
         )
-        for path in sorted((root / "ext").glob("*.pyx"))
+        for path in sorted((ROOT / "ext").glob("*.pyx"))
     ]
 
 
+forget_stale()
 setup(
     ext_modules=cythonize(
         extensions(),
-        build_dir="build/cython-debug" if DEBUG else "build/cython",
+        build_dir=BUILD,
         compiler_directives=DIRECTIVES,
     ),
 )
