@@ -211,6 +211,10 @@ def _command_line(pid: int) -> str:
         return "(gone)"
 
 
+FAMILY_VARIABLE = "SHADOWMESH_LAB"
+"""Environment: three characters at the front of all names, so that who starts a program can tell its labs."""
+
+
 class Lab:
     """Context manager that owns namespaces, processes and one temporary directory.
 
@@ -219,7 +223,7 @@ class Lab:
     """
 
     def __init__(self, mtu: int = 1500, ipv4: bool = True, ipv6: bool = True) -> None:
-        self.prefix = f"smt-{secrets.token_hex(3)}"
+        self.prefix = f"{os.environ.get(FAMILY_VARIABLE, 'smt')}-{secrets.token_hex(3)}"
         self.mtu = mtu
         self.ipv4 = ipv4
         self.ipv6 = ipv6

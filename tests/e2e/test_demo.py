@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from bench.systems.shadowmesh import find_aead_library
 from shadowmesh.testing import demo
-from shadowmesh.testing.lab import NETNS_DIRECTORY, Lab
+from shadowmesh.testing.lab import FAMILY_VARIABLE, NETNS_DIRECTORY, Lab
 from shadowmesh.testing.process import LabError, Process, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,21 +21,22 @@ DEMO_LIMIT = 120.0
 """Seconds: the project's requirement for `make demo`."""
 
 
-def namespaces() -> set[str]:
-    """Names of all network namespaces."""
-    return {path.name for path in NETNS_DIRECTORY.glob("smt-*")}
+def namespaces(family: str) -> set[str]:
+    """Names of the network namespaces of one family of labs."""
+    return {path.name for path in NETNS_DIRECTORY.glob(f"{family}-*")}
 
 
 def run(tmp_path: Path, *command: str, limit: float = DEMO_LIMIT) -> str:
     """Run a command of this interpreter; it must succeed and leave no namespace of its own."""
-    before = namespaces()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    family = f"t{secrets.token_hex(1)}"
+    before = namespaces(family)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), FAMILY_VARIABLE: family}
     process = Process([sys.executable, *command], tmp_path / "output", environment)
     try:
         assert process.wait(limit) == 0, process.report()
     finally:
         process.terminate(timeout=20.0)
-    assert namespaces() <= before
+    assert namespaces(family) <= before
     return process.output()
 
 
@@ -110,19 +112,18 @@ def test_transfer_is_intact(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_comparison_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     """The exit code says that it did not finish."""
-    # The lab names its directory and its namespaces alike: so these are told from another lab's.
+    family = f"t{secrets.token_hex(1)}"
     directory = tmp_path / "tmp"
     directory.mkdir()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(directory)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(directory), FAMILY_VARIABLE: family}
     command = [sys.executable, str(ROOT / "bench" / "compare.py"), "--systems", "raw"]
     process = Process(command, tmp_path / "output", environment)
     try:
-        lab = wait_until(lambda: next(directory.glob("smt-*"), None), 10.0, "a lab").name.rpartition("-")[0]
-        wait_until(lambda: any(name.startswith(lab) for name in namespaces()), 10.0, "a namespace")
+        wait_until(lambda: namespaces(family), 10.0, "a namespace")
         assert process.terminate(timeout=20.0, number=number) == 130, process.report()
     finally:
         process.terminate(timeout=20.0)
-    assert not [name for name in namespaces() if name.startswith(lab)]
+    assert not namespaces(family)
     assert not list(directory.iterdir())
     assert "Traceback" not in process.output()
 
