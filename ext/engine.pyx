@@ -27,6 +27,9 @@ from shadowmesh._ext.features cimport Features, features_choose, features_dict
 from shadowmesh._ext.inbound cimport Source
 from shadowmesh._ext.lanes cimport SendKeys, SendLane
 from shadowmesh._ext.peers cimport (
+    BUDGET_DEFAULT,
+    BUDGET_LARGEST,
+    BUDGET_LEAST,
     Peer,
     PeerList,
     peer_clear_route,
@@ -228,15 +231,19 @@ cdef class Engine:
         cdef SendLane *made = keys.claim(lane, receiver_id, first_number)
         peer_set_lane(self.plane.grace, found, made)
 
-    def set_endpoint(self, peer, sockaddr, channel):
+    def set_endpoint(self, peer, sockaddr, channel, *, budget=BUDGET_DEFAULT):
         cdef bint relayed = channel != b""
+        cdef uint64_t payload = unsigned(budget, BUDGET_LARGEST, "budget")
         cdef uint64_t id = id_of(channel) if relayed else 0
         cdef Peer *found = self._peer(peer)
         cdef Endpoint endpoint
+        if payload < BUDGET_LEAST:
+            raise ValueError(f"budget must be at least {<int>BUDGET_LEAST}, not {payload}")
         endpoint_from(sockaddr, self.family, &endpoint)
         found.endpoint = endpoint
         found.relayed = relayed
         found.channel = id
+        found.budget = payload
         if not peer_publish_route(self.plane.grace, found):
             raise MemoryError("no memory for a route")
 

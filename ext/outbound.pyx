@@ -20,7 +20,7 @@ from shadowmesh._ext.packets cimport (
     ETHERNET_HEADER_SIZE,
     KIND_FRAME,
 )
-from shadowmesh._ext.peers cimport Peer, PeerList, Route
+from shadowmesh._ext.peers cimport BUDGET_LARGEST, Peer, PeerList, Route
 from shadowmesh._ext.segment cimport (
     SEGMENT_HEADER_SIZE,
     Cut,
@@ -152,7 +152,7 @@ cdef void _super_frame(Outbound *outbound, Peer **peers, size_t peer_count, uint
     cdef Cut cut
     cdef uint8_t *segment
     cdef size_t length = 0
-    if not cut_begin(&cut, frame, size, &outbound.header):
+    if not cut_begin(&cut, frame, size, &outbound.header, _smallest_room(peers, peer_count)):
         drop(&outbound.counters, DropReason.UNSPLITTABLE)
         return
     if cut.shape.headers + cut.step > FRAME_ROOM:
@@ -166,6 +166,17 @@ cdef void _super_frame(Outbound *outbound, Peer **peers, size_t peer_count, uint
         if _to_peers(outbound, peers, peer_count, segment, length, length - SEGMENT_HEADER_SIZE) == 0:
             drop(&outbound.counters, DropReason.NO_ROUTE)
             return
+
+
+cdef size_t _smallest_room(Peer **peers, size_t peer_count) noexcept nogil:
+    """What one packet to each of the peers can hold; of peers without a route, anything."""
+    cdef size_t i, room = BUDGET_LARGEST
+    cdef Route *route
+    for i in range(peer_count):
+        route = <Route *>load_pointer(&peers[i].route)
+        if route != NULL and route.room < room:
+            room = route.room
+    return room
 
 
 cdef size_t _to_peers(Outbound *outbound, Peer **peers, size_t peer_count, const uint8_t *payload,

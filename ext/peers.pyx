@@ -5,8 +5,10 @@ Does NOT choose routes.  Functions of the writer (GIL held); threads only follow
 
 from libc.stdlib cimport calloc, free
 
+from shadowmesh._ext.aead cimport OVERHEAD
 from shadowmesh._ext.atomic cimport load_pointer, store_pointer
 from shadowmesh._ext.lanes cimport lane_dispose
+from shadowmesh._ext.packets cimport CHANNEL_HEADER_SIZE
 from shadowmesh._ext.tables cimport grace_retire
 
 
@@ -50,6 +52,7 @@ cdef bint peer_publish_route(Grace *grace, Peer *peer) noexcept nogil:
     route.endpoint = peer.endpoint
     route.relayed = peer.relayed
     route.channel = peer.channel
+    route.room = peer.budget - OVERHEAD - <size_t>(CHANNEL_HEADER_SIZE if peer.relayed else 0)
     _swap_route(grace, peer, route)
     return True
 

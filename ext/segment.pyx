@@ -179,8 +179,17 @@ cdef bint _cut_shape(Cut *cut, const uint8_t *frame, size_t size, const Vnet *vn
     )
 
 
-cdef bint cut_begin(Cut *cut, uint8_t *frame, size_t size, const Vnet *vnet) noexcept nogil:
-    """Prepare a super-frame with SEGMENT_HEADER_SIZE bytes of room before it; False: it can't be cut."""
+cdef size_t _step(const Shape *shape, size_t gso_size, size_t room) noexcept nogil:
+    """TCP permits smaller segments than the kernel asks for; a UDP datagram stays what it is."""
+    cdef size_t fits = room - SEGMENT_HEADER_SIZE - shape.headers
+    return fits if shape.tcp and fits < gso_size else gso_size
+
+
+cdef bint cut_begin(Cut *cut, uint8_t *frame, size_t size, const Vnet *vnet, size_t room) noexcept nogil:
+    """Prepare a super-frame with SEGMENT_HEADER_SIZE bytes of room before it; False: it can't be cut.
+
+    `room`: largest payload of a packet (peers.pxd: more than all headers that a segment can have).
+    """
     cdef Shape plain
     cdef uint8_t flags = SEGMENT_CHECKSUM
     if not _cut_shape(cut, frame, size, vnet) or vnet.gso_size == 0 or cut.shape.headers >= size:
@@ -198,7 +207,7 @@ cdef bint cut_begin(Cut *cut, uint8_t *frame, size_t size, const Vnet *vnet) noe
     cut.room = SEGMENT_HEADER_SIZE + cut.shape.headers
     cut.payload = frame + cut.shape.headers
     cut.left = size - cut.shape.headers
-    cut.step = vnet.gso_size
+    cut.step = _step(&cut.shape, vnet.gso_size, room)
     cut.whole = size - cut.shape.transport
     cut.index = 0
     return True

@@ -30,6 +30,9 @@ DEFAULT_MTU = 1380
 """TAP MTU: 1500 less 40 (IPv6), 8 (UDP), 9 (channel), 29 (packet), 5 (segment header) and 18 (Ethernet with
 VLAN tag) is 1391; rounded down."""
 
+BUDGET = 1452
+"""Largest UDP payload to a path that nothing better is known of: 1500 less 40 (IPv6) and 8 (UDP)."""
+
 MAX_QUIC_DATAGRAM = 1200
 """Payload of our QUIC datagrams: what RFC 9000 section 14 lets every path carry."""
 

@@ -74,8 +74,12 @@ class Engine:
         numbers; it exists to try out the end of a lane.
         """
 
-    def set_endpoint(self, peer: int, sockaddr: Buffer, channel: Buffer) -> None:
-        """Send there, with a channel header in front unless `channel` is b"" (a direct path)."""
+    def set_endpoint(self, peer: int, sockaddr: Buffer, channel: Buffer, *, budget: int = 1452) -> None:
+        """Send there, with a channel header in front unless `channel` is b"" (a direct path).
+
+        `budget`: largest UDP payload on this route in bytes, channel header included, 1000..65507.
+        Super-frames of TCP are cut so that every segment fits.
+        """
 
     def clear_route(self, peer: int) -> None:
         """Send this peer nothing until lane and endpoint are set again."""

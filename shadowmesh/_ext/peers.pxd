@@ -9,12 +9,18 @@ from shadowmesh._ext.tables cimport Grace, Retired
 from shadowmesh._ext.udp cimport Traffic
 
 
+cdef enum Budget:             # bytes of UDP payload, channel header included
+    BUDGET_LEAST = 1000       # every header that a segment can have still leaves room for data
+    BUDGET_DEFAULT = 1452     # 1500 - 40 (IPv6) - 8 (UDP)
+    BUDGET_LARGEST = 65507    # of UDP over IPv4
+
 cdef struct Route:            # how to reach a peer; never changed once published
     Retired retired
     SendLane *lane
     Endpoint endpoint
     bint relayed              # put a channel header in front
     uint64_t channel
+    size_t room               # largest payload of one packet, its kind included
 
 cdef struct Peer:
     Retired retired
@@ -29,6 +35,7 @@ cdef struct Peer:
     Endpoint endpoint
     bint relayed
     uint64_t channel
+    size_t budget
     Session *sessions
 
 cdef struct PeerList:         # all peers, for floods; never changed once published

@@ -52,5 +52,5 @@ cdef bint shape_network(const uint8_t *frame, size_t size, Shape *shape) noexcep
 cdef bint shape_of(const uint8_t *frame, size_t size, Shape *shape) noexcept nogil
 cdef bint segment_valid(const uint8_t *segment, size_t size, Shape *shape) noexcept nogil
 cdef bint segment_write(uint8_t *frame, size_t size, const Vnet *vnet) noexcept nogil
-cdef bint cut_begin(Cut *cut, uint8_t *frame, size_t size, const Vnet *vnet) noexcept nogil
+cdef bint cut_begin(Cut *cut, uint8_t *frame, size_t size, const Vnet *vnet, size_t room) noexcept nogil
 cdef uint8_t *cut_next(Cut *cut, size_t *size) noexcept nogil

@@ -8,7 +8,7 @@ from typing import Any
 from shadowmesh._ext.engine import Engine
 from shadowmesh._ext.lanes import SendKeys
 from shadowmesh.io.udp import to_sockaddr
-from shadowmesh.units import Address
+from shadowmesh.units import BUDGET, Address
 
 
 class EngineTables:
@@ -35,8 +35,8 @@ class EngineTables:
     def set_lane(self, peer: int, keys: Any, lane: int, receiver_id: bytes) -> None:
         self._engine.set_lane(peer, keys, lane, receiver_id)
 
-    def set_endpoint(self, peer: int, address: Address, channel: bytes) -> None:
-        self._engine.set_endpoint(peer, to_sockaddr(address, self._family), channel)
+    def set_endpoint(self, peer: int, address: Address, channel: bytes, *, budget: int = BUDGET) -> None:
+        self._engine.set_endpoint(peer, to_sockaddr(address, self._family), channel, budget=budget)
 
     def allow_source(self, address: Address) -> None:
         """Counted: the names of two relays may stand for one address."""

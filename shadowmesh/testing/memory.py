@@ -19,7 +19,7 @@ from shadowmesh.core.shared import CoreEvent, ResolveRelay
 from shadowmesh.crypto.identity import Identity
 from shadowmesh.errors import BadPacket
 from shadowmesh.overlay.mac import mac_of
-from shadowmesh.units import Address
+from shadowmesh.units import BUDGET, Address
 from shadowmesh.wire.headers import LONG_HEADER, split_channel, through_channel
 from shadowmesh.wire.payload import Kind
 
@@ -52,6 +52,8 @@ class MemoryTables:
         self.sources: Counter[Address] = Counter()
         self.routes: dict[int, _Route] = {}
         self.endpoints: dict[int, tuple[Address, bytes]] = {}
+        self.budgets: dict[int, int] = {}
+        """Noted only: the network in memory carries whole frames."""
         self.counters: dict[int, Counter[str]] = {}
         self.material: list[bytes] = []
         """Copies of all key material that was ever installed, for tests that look for leaks."""
@@ -72,8 +74,9 @@ class MemoryTables:
         self._used.append((keys, lane))
         self.routes[peer] = _Route(keys, lane, receiver_id)
 
-    def set_endpoint(self, peer: int, address: Address, channel: bytes) -> None:
+    def set_endpoint(self, peer: int, address: Address, channel: bytes, *, budget: int = BUDGET) -> None:
         self.endpoints[peer] = (address, channel)
+        self.budgets[peer] = budget
 
     def clear_route(self, peer: int) -> None:
         self.routes.pop(peer, None)

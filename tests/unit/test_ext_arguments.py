@@ -77,6 +77,9 @@ VALUE_ERRORS: dict[str, Call] = {
     "set_endpoint: wrong family": lambda on: on.engine.set_endpoint(1, b"\x02\x00" + on.here[2:], b""),
     "set_endpoint: port 0": lambda on: on.engine.set_endpoint(1, on.here[:2] + b"\0\0" + on.here[4:], b""),
     "set_endpoint: channel": lambda on: on.engine.set_endpoint(1, on.here, b"1234567"),
+    "set_endpoint: budget too small": lambda on: on.engine.set_endpoint(1, on.here, b"", budget=999),
+    "set_endpoint: budget too large": lambda on: on.engine.set_endpoint(1, on.here, b"", budget=65508),
+    "set_endpoint: budget negative": lambda on: on.engine.set_endpoint(1, on.here, b"", budget=-1),
     "install_receive: session twice": lambda on: on.engine.install_receive(10, 1, [wire_id(5)], material(3)),
     "install_receive: negative session": lambda on: on.engine.install_receive(
         -1, 1, [wire_id(5)], material(3)
