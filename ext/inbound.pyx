@@ -18,12 +18,14 @@ from shadowmesh._ext.coalesce cimport (
 )
 from shadowmesh._ext.drops cimport Counters, DropReason, Statistic, count, drop
 from shadowmesh._ext.endpoint cimport endpoint_equal, endpoint_key
+from shadowmesh._ext.fragment cimport fragment_take, pool_free
 from shadowmesh._ext.packets cimport (
     CHANNEL_HEADER_SIZE,
     ETHERNET_HEADER_SIZE,
     KIND_BIND,
     KIND_BOUND,
     KIND_EMPTY,
+    KIND_FRAGMENT,
     KIND_FRAME,
     KIND_PADDING,
     KIND_PROBE_REPLY,
@@ -36,6 +38,7 @@ from shadowmesh._ext.receive cimport (
     deliver,
     deliver_control,
     deliver_long_header,
+    receiver_free,
     receiver_init,
     receiver_lookup,
     receiver_pend,
@@ -53,7 +56,13 @@ cdef bint inbound_init(Inbound *inbound) noexcept nogil:
     inbound.receiver.on_packet = _on_packet
     inbound.receiver.on_batch_end = _on_batch_end
     inbound.delivery.counters = &inbound.receiver.counters
+    inbound.pool.counters = &inbound.receiver.counters
     return receiver_init(&inbound.receiver)
+
+
+cdef void inbound_free(Inbound *inbound) noexcept nogil:
+    receiver_free(&inbound.receiver)
+    pool_free(&inbound.pool)
 
 
 # ---- sorting ---------------------------------------------------------------------------------
@@ -114,6 +123,8 @@ cdef void _on_packet(Receiver *receiver, const Pending *pending, uint8_t *payloa
         _frame(<Inbound *>receiver.owner, peer, payload + 1, size - 1)
     elif kind == KIND_SEGMENT:
         _segment(<Inbound *>receiver.owner, peer, payload, size)
+    elif kind == KIND_FRAGMENT:
+        _fragment(<Inbound *>receiver.owner, pending, payload, size)
     elif kind == KIND_PADDING or kind == KIND_EMPTY:
         count(&receiver.counters, Statistic.EMPTY_PACKETS, 1)
     elif kind in (KIND_PROBE_REQUEST, KIND_PROBE_REPLY, KIND_BIND, KIND_BOUND):
@@ -163,6 +174,27 @@ cdef void _segment(Inbound *inbound, Peer *peer, uint8_t *payload, size_t size) 
         drop(&inbound.receiver.counters, DropReason.MALFORMED_SEGMENT)
     elif _accepts(inbound, peer, payload + SEGMENT_HEADER_SIZE, size - SEGMENT_HEADER_SIZE):
         deliver_segment(&inbound.delivery, payload, size, &shape)
+
+
+cdef void _fragment(Inbound *inbound, const Pending *pending, const uint8_t *payload,
+                    size_t size) noexcept nogil:
+    """What it completes is a frame or a segment like any other, never a fragment again."""
+    cdef Peer *peer = <Peer *>pending.record.session.owner
+    cdef uint8_t *whole
+    if peer.number == 0 or pending.record.lane == 0:
+        drop(&inbound.receiver.counters, DropReason.UNEXPECTED_KIND)
+        return
+    whole = fragment_take(&inbound.pool, &peer.assemblies, pending.record.session.handle, payload, size,
+                          inbound.receiver.now, &size)
+    if whole == NULL:
+        return
+    count(&inbound.receiver.counters, Statistic.REASSEMBLED_FRAMES, 1)
+    if whole[0] == KIND_FRAME:
+        _frame(inbound, peer, whole + 1, size - 1)
+    else:
+        _segment(inbound, peer, whole, size)
+        # The next frame may be put together in the same buffer.
+        delivery_flush(&inbound.delivery)
 
 
 cdef void _on_batch_end(Receiver *receiver) noexcept nogil:

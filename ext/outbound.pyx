@@ -5,15 +5,18 @@ by Python, and what can't be sent is counted.
 
 Stages, in the order of the functions: `outbound_serve` -> `_read_batch` -> `_classify`
 (our source MAC? one peer or all?) -> `_frame` (whole, checksum partial, or a super-frame to be cut) ->
-`_to_peers` -> `_seal` -> send_flush (udp.pyx), which protects the headers of the batch and sends it.
+`_to_peers` -> `_fragments`, where the route carries less -> `_seal` -> send_flush (udp.pyx), which protects
+the headers of the batch and sends it.
 """
 
 from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
 
 from shadowmesh._ext.atomic cimport load_pointer
 from shadowmesh._ext.bytes cimport load48, store64
 from shadowmesh._ext.checksum cimport checksum_finish
 from shadowmesh._ext.drops cimport DropReason, Statistic, count, drop
+from shadowmesh._ext.fragment cimport FRAGMENT_HEADER_SIZE, fragment_header
 from shadowmesh._ext.lanes cimport lane_seal
 from shadowmesh._ext.packets cimport (
     CHANNEL_HEADER_SIZE,
@@ -32,6 +35,7 @@ from shadowmesh._ext.tables cimport grace_step, table_find
 from shadowmesh._ext.tap cimport TAP_NOTHING, TAP_TROUBLE, tap_read
 from shadowmesh._ext.udp cimport (
     Outgoing,
+    Traffic,
     send_commit,
     send_flush,
     send_free,
@@ -50,7 +54,7 @@ from shadowmesh._ext.vnet cimport (
 cdef enum:
     HEADROOM = 64                         # channel header, packet header, segment header, tag: 43 bytes
     FRAME_ROOM = 16384 - HEADROOM         # so that a sealed frame fits a receive buffer
-    LEAD = 16                             # before a frame: vnet_hdr, later the segment header
+    LEAD = 16                             # before a frame: vnet_hdr, later fragment and segment header
     READ_ROOM = 0x10000 + 64              # a super-frame: 65535 bytes of IP and its Ethernet header
     QUANTUM = 64                          # reads per batch
     SEND_ROOM = 0x40000                   # of sealed packets: two super-frames and what one may add
@@ -179,7 +183,7 @@ cdef size_t _smallest_room(Peer **peers, size_t peer_count) noexcept nogil:
     return room
 
 
-cdef size_t _to_peers(Outbound *outbound, Peer **peers, size_t peer_count, const uint8_t *payload,
+cdef size_t _to_peers(Outbound *outbound, Peer **peers, size_t peer_count, uint8_t *payload,
                       size_t size, size_t credit) noexcept nogil:
     """How many of the peers have a route; each of these gets a packet of its own."""
     cdef size_t i, reached = 0
@@ -187,13 +191,42 @@ cdef size_t _to_peers(Outbound *outbound, Peer **peers, size_t peer_count, const
     for i in range(peer_count):
         route = <Route *>load_pointer(&peers[i].route)
         if route != NULL:
-            _seal(outbound, peers[i], route, payload, size, credit)
+            if size <= route.room:
+                _seal(outbound, route, payload, size, &peers[i].sent, credit)
+            else:
+                _fragments(outbound, peers[i], route, payload, size, credit)
             reached += 1
     return reached
 
 
-cdef void _seal(Outbound *outbound, Peer *peer, const Route *route, const uint8_t *payload, size_t size,
-                size_t credit) noexcept nogil:
+cdef void _fragments(Outbound *outbound, Peer *peer, const Route *route, uint8_t *payload, size_t size,
+                     size_t credit) noexcept nogil:
+    """In parts of nearly equal size, so that those of many frames fit one GSO message.
+
+    The header of a part lies over the end of the part before while it is sealed, and the next peer needs
+    that again.  The frame counts as sent with its last part.
+    """
+    cdef size_t room = route.room - FRAGMENT_HEADER_SIZE
+    cdef size_t parts = (size + room - 1) // room
+    cdef size_t step = (size + parts - 1) // parts
+    cdef size_t index
+    cdef uint8_t kept[FRAGMENT_HEADER_SIZE]
+    cdef uint8_t *fragment = payload - FRAGMENT_HEADER_SIZE
+    for index in range(parts):
+        memcpy(kept, fragment, FRAGMENT_HEADER_SIZE)
+        fragment_header(fragment, peer.next_frame, index, parts)
+        if index < parts - 1:
+            _seal(outbound, route, fragment, FRAGMENT_HEADER_SIZE + step, NULL, 0)
+        else:
+            _seal(outbound, route, fragment, FRAGMENT_HEADER_SIZE + size - index * step, &peer.sent, credit)
+        memcpy(fragment, kept, FRAGMENT_HEADER_SIZE)
+        fragment += step
+    peer.next_frame += 1
+    count(&outbound.counters, Statistic.FRAGMENTED_FRAMES, 1)
+
+
+cdef void _seal(Outbound *outbound, const Route *route, const uint8_t *payload, size_t size,
+                Traffic *traffic, size_t credit) noexcept nogil:
     """channel header (9, if relayed) | frame packet around `payload`; `credit`: bytes of the frame in it.
 
     The first byte of the channel header is written with the header protection (udp.pyx).
@@ -208,6 +241,6 @@ cdef void _seal(Outbound *outbound, Peer *peer, const Route *route, const uint8_
     if route.relayed:
         store64(outgoing.data + 1, route.channel)
     outgoing.target = route.endpoint
-    outgoing.traffic = &peer.sent
+    outgoing.traffic = traffic
     outgoing.credit = credit
     send_commit(outbound.batch, outgoing)

@@ -7,10 +7,9 @@ from libc.stdlib cimport calloc, free
 
 from shadowmesh._ext.atomic cimport load_flag
 from shadowmesh._ext.duty cimport duty_clear, duty_free, duty_init, duty_wire, first_main, second_main
-from shadowmesh._ext.inbound cimport inbound_init
+from shadowmesh._ext.inbound cimport inbound_free, inbound_init
 from shadowmesh._ext.outbound cimport outbound_free, outbound_init
 from shadowmesh._ext.peers cimport peer_dispose, peer_list_new, plain_dispose, peer_new
-from shadowmesh._ext.receive cimport receiver_free
 from shadowmesh._ext.records cimport record_dispose, session_dispose
 from shadowmesh._ext.tables cimport grace_free, grace_new, table_free, table_init
 from shadowmesh._ext.udp cimport receive_arrange, send_uses_gso
@@ -69,6 +68,7 @@ cdef void plane_wire(Plane *plane, int udp_fd, int tap_fd, int event_fd, uint64_
     plane.inbound.sources = &plane.sources
     plane.inbound.delivery.tap_fd = tap_fd
     plane.inbound.mac = mac
+    plane.inbound.pool.sessions = &plane.sessions
     plane.outbound.udp_fd = udp_fd
     plane.outbound.tap.fd = tap_fd
     plane.outbound.grace = plane.grace
@@ -126,7 +126,7 @@ cdef void plane_free(Plane *plane) noexcept nogil:
     grace_free(plane.grace)
     free(plane.flood)
     free(plane.leg)
-    receiver_free(&plane.inbound.receiver)
+    inbound_free(&plane.inbound)
     outbound_free(&plane.outbound)
     duty_free(&plane.duty)
     stop_free(&plane.stop)

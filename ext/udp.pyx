@@ -312,8 +312,9 @@ cdef DropReason _reason(int error) noexcept nogil:
 
 
 cdef void _sent(Counters *counters, Outgoing *outgoing) noexcept nogil:
-    add_relaxed(&outgoing.traffic.packets, 1)
-    add_relaxed(&outgoing.traffic.bytes, outgoing.credit)
+    if outgoing.traffic != NULL:
+        add_relaxed(&outgoing.traffic.packets, 1)
+        add_relaxed(&outgoing.traffic.bytes, outgoing.credit)
     count(counters, Statistic.UDP_TX_BYTES, outgoing.size)
     count(counters, Statistic.UDP_TX_DATAGRAMS, 1)
 

@@ -26,7 +26,7 @@ cpdef enum DropReason:
     MESSAGE_RATE            # token bucket of a session's lane messages is empty
     LONG_RING_FULL          # asyncio didn't keep up with long headers
     CONTROL_RING_FULL       # asyncio didn't keep up with control and lane messages
-    NO_MEMORY               # no memory for a replay window
+    NO_MEMORY               # no memory for a replay window or fragments
     FOREIGN_SOURCE          # outbound frame whose source MAC isn't ours
     UNKNOWN_DESTINATION     # outbound frame to a MAC of no peer
     NO_ROUTE                # peer (or every peer of a flood) without lane or endpoint
@@ -34,10 +34,13 @@ cpdef enum DropReason:
     SEND_BUFFER_FULL        # EAGAIN, ENOBUFS
     SEND_FAILED             # every other errno of a send
     LANE_EXHAUSTED          # packet number reached 2^31
-    UNEXPECTED_KIND         # relay: anything but BIND in a client's lane
+    UNEXPECTED_KIND         # relay: anything but BIND in a client's lane; client: fragment in lane 0
     STALE_BIND              # relay: BIND from a new source, not newer than the newest seen
     MALFORMED_SEGMENT       # authentic segment whose header contradicts its frame
     UNSPLITTABLE            # outbound super-frame of a shape that can't be cut
+    MALFORMED_FRAGMENT      # authentic fragment that contradicts itself or the others of its frame
+    REPEATED_FRAGMENT       # a part of a frame that is there already
+    INCOMPLETE_FRAME        # fragment of a frame whose others did not come in time
 
 cpdef enum Statistic:
     UDP_RX_DATAGRAMS
@@ -54,10 +57,12 @@ cpdef enum Statistic:
     UDP_GRO_RECEIVES        # the same, received
     UDP_GSO_REFUSED         # of these sends, those that had to be repeated one by one
     COALESCE_REFUSED        # super-frames that the TAP refused
+    FRAGMENTED_FRAMES       # frames that left in fragments, per peer that they went to
+    REASSEMBLED_FRAMES      # frames that came in fragments, and whole
 
 cdef enum:
-    DROP_REASONS = 32
-    STATISTICS = 14
+    DROP_REASONS = 35
+    STATISTICS = 16
 
 cdef struct Counters:       # written by one thread, read by any
     uint64_t drops[DROP_REASONS]

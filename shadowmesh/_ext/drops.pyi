@@ -42,6 +42,9 @@ class DropReason(IntEnum):
     STALE_BIND = 29
     MALFORMED_SEGMENT = 30
     UNSPLITTABLE = 31
+    MALFORMED_FRAGMENT = 32
+    REPEATED_FRAGMENT = 33
+    INCOMPLETE_FRAME = 34
 
 class Statistic(IntEnum):
     """What is counted besides drops, over all threads of one engine or forwarder."""
@@ -60,3 +63,5 @@ class Statistic(IntEnum):
     UDP_GRO_RECEIVES = 11
     UDP_GSO_REFUSED = 12
     COALESCE_REFUSED = 13
+    FRAGMENTED_FRAMES = 14
+    REASSEMBLED_FRAMES = 15

@@ -4,6 +4,7 @@ from libc.stdint cimport uint64_t
 
 from shadowmesh._ext.coalesce cimport Delivery
 from shadowmesh._ext.endpoint cimport Endpoint
+from shadowmesh._ext.fragment cimport Pool
 from shadowmesh._ext.receive cimport Receiver
 from shadowmesh._ext.tables cimport Retired, Table
 
@@ -15,7 +16,9 @@ cdef struct Source:          # an address that direct long headers are taken fro
 cdef struct Inbound:
     Receiver receiver
     Delivery delivery
+    Pool pool                # frames that come in fragments
     uint64_t mac             # ours
     Table *sources           # endpoint_key -> Source
 
 cdef bint inbound_init(Inbound *inbound) noexcept nogil
+cdef void inbound_free(Inbound *inbound) noexcept nogil

@@ -4,7 +4,7 @@
 cpdef enum PayloadKind:
     KIND_PADDING = 0x00        # ignored
     KIND_FRAME = 0x01          # the Ethernet frame follows
-    KIND_FRAGMENT = 0x02       # reserved
+    KIND_FRAGMENT = 0x02       # fragment.pyx
     KIND_EMPTY = 0x03
     KIND_PROBE_REQUEST = 0x04  # nonce (8)
     KIND_PROBE_REPLY = 0x05    # nonce (8)

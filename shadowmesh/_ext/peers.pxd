@@ -1,8 +1,9 @@
 """A peer as the client's threads see it: MAC, route, traffic."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from shadowmesh._ext.endpoint cimport Endpoint
+from shadowmesh._ext.fragment cimport Assemblies
 from shadowmesh._ext.lanes cimport SendLane
 from shadowmesh._ext.records cimport Session
 from shadowmesh._ext.tables cimport Grace, Retired
@@ -28,9 +29,11 @@ cdef struct Peer:
     uint64_t mac
     void *route               # Route *, published atomically; NULL: nothing is sent to it
     Traffic sent              # outbound thread
+    uint32_t next_frame       # outbound thread: id of the next frame that is fragmented
     uint64_t padding[8]       # the two threads write different cache lines
     Traffic received          # inbound thread
     uint64_t last_received    # inbound thread; CLOCK_MONOTONIC in ns, 0 = never
+    Assemblies assemblies     # inbound thread
     SendLane *lane            # from here on: writers only
     Endpoint endpoint
     bint relayed

@@ -20,7 +20,7 @@ cdef struct Plane:
     Table ids                  # id -> Record
     Table sources              # endpoint_key -> Source
     Table macs                 # MAC -> Peer
-    Table sessions             # handle -> Session; writer only
+    Table sessions             # handle -> Session; threads only ask whether there is one
     void *flood                # PeerList *
     Peer *peers[PEER_LIMIT]
     Peer *leg                  # owner of the sessions with relays: no MAC, no route, no frames

@@ -35,7 +35,7 @@ cdef struct Outgoing:
     size_t size
     KeyContext *keys       # NULL: nothing to protect
     uint8_t *packet        # the frame packet inside `data`, header not yet protected
-    Traffic *traffic       # credited when the kernel took it
+    Traffic *traffic       # credited when the kernel took it; NULL: none
     size_t credit          # bytes to credit
 
 cdef struct Message:        # of one sendmmsg entry

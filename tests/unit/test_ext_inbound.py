@@ -54,9 +54,10 @@ def test_frames_to_us_and_to_groups_are_delivered() -> None:
         ("not_for_us", b"\x01" + frame(mac(2), mac(77))),
         ("frame_size", b"\x01" + frame(mac(1), mac(77))[:13]),
         ("frame_size", b"\x01"),
-        ("unknown_kind", b"\x02" + frame(mac(1), mac(77))),
+        ("malformed_fragment", b"\x02"),
+        ("malformed_fragment", b"\x02" + frame(mac(1), mac(77))),
         ("malformed_segment", b"\x06"),
-        ("unknown_kind", b"\x07"),
+        ("unknown_kind", b"\x0a"),
         ("unknown_kind", b"\xff"),
     ],
 )
