@@ -27,7 +27,11 @@ from shadowmesh._ext.packets cimport (
     KIND_EMPTY,
     KIND_FRAGMENT,
     KIND_FRAME,
+    KIND_OBSERVED,
     KIND_PADDING,
+    KIND_PATH_COMPLETE,
+    KIND_PATH_REQUEST,
+    KIND_PATH_RESPONSE,
     KIND_PROBE_REPLY,
     KIND_PROBE_REQUEST,
     KIND_SEGMENT,
@@ -127,7 +131,10 @@ cdef void _on_packet(Receiver *receiver, const Pending *pending, uint8_t *payloa
         _fragment(<Inbound *>receiver.owner, pending, payload, size)
     elif kind == KIND_PADDING or kind == KIND_EMPTY:
         count(&receiver.counters, Statistic.EMPTY_PACKETS, 1)
-    elif kind in (KIND_PROBE_REQUEST, KIND_PROBE_REPLY, KIND_BIND, KIND_BOUND):
+    elif kind in (
+        KIND_PROBE_REQUEST, KIND_PROBE_REPLY, KIND_PATH_REQUEST, KIND_PATH_RESPONSE, KIND_PATH_COMPLETE,
+        KIND_BIND, KIND_BOUND, KIND_OBSERVED,
+    ):
         _message(receiver, pending, payload, size)
     else:
         drop(&receiver.counters, DropReason.UNKNOWN_KIND)

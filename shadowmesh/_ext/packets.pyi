@@ -13,8 +13,12 @@ class PayloadKind(IntEnum):
     KIND_PROBE_REQUEST = 0x04
     KIND_PROBE_REPLY = 0x05
     KIND_SEGMENT = 0x06
+    KIND_PATH_REQUEST = 0x07
+    KIND_PATH_RESPONSE = 0x08
+    KIND_PATH_COMPLETE = 0x09
     KIND_BIND = 0x10
     KIND_BOUND = 0x11
+    KIND_OBSERVED = 0x13
 
 class WireSize(IntEnum):
     """Sizes in bytes; BIND and BOUND payloads have the same."""

@@ -390,8 +390,12 @@ def test_kinds_and_sizes_are_those_of_the_wire() -> None:
         "PROBE_REQUEST": 0x04,
         "PROBE_REPLY": 0x05,
         "SEGMENT": 0x06,
+        "PATH_REQUEST": 0x07,
+        "PATH_RESPONSE": 0x08,
+        "PATH_COMPLETE": 0x09,
         "BIND": 0x10,
         "BOUND": 0x11,
+        "OBSERVED": 0x13,
     }
     assert int(WireSize.BIND_SIZE) == 35
     assert int(WireSize.CHANNEL_HEADER_SIZE) == units.CHANNEL_OVERHEAD

@@ -80,7 +80,7 @@ def test_padding_and_empty_packets_are_only_life() -> None:
         assert node.drops() == {}
 
 
-@pytest.mark.parametrize("kind", [0x04, 0x05, 0x10, 0x11])
+@pytest.mark.parametrize("kind", [0x04, 0x05, 0x07, 0x08, 0x09, 0x10, 0x11, 0x13])
 def test_messages_go_to_asyncio(kind: int) -> None:
     with node_and_peer() as (node, peer):
         payload = bytes([kind]) + b"message"
