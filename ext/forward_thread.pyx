@@ -22,7 +22,7 @@ from shadowmesh._ext.bytes cimport store64
 from shadowmesh._ext.clients cimport Client
 from shadowmesh._ext.drops cimport DropReason, drop
 from shadowmesh._ext.endpoint cimport Endpoint
-from shadowmesh._ext.lanes cimport SendLane, lane_seal
+from shadowmesh._ext.lanes cimport SendLane, lane_expired, lane_seal
 from shadowmesh._ext.packets cimport BIND_SIZE, KIND_BIND
 from shadowmesh._ext.receive cimport (
     Pending,
@@ -165,6 +165,9 @@ cdef void _reply(Forward *forward, Client *client, const uint8_t *payload, BindR
     cdef uint8_t bound[BIND_SIZE]
     if lane == NULL:
         drop(&forward.receiver.counters, DropReason.NO_ROUTE)
+        return
+    if lane_expired(lane, forward.receiver.now):
+        drop(&forward.receiver.counters, DropReason.EXPIRED_KEYS)
         return
     bound_write(bound, payload, client, result, source)
     if not lane_seal(lane, outgoing, 0, bound, BIND_SIZE, &forward.receiver.counters):

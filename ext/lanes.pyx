@@ -24,6 +24,10 @@ from shadowmesh._ext.libcrypto cimport OPENSSL_cleanse
 cimport cython
 
 
+cdef double LAST_SECOND = 4e9   # 126 years: far above any clock, far below 64 bits of nanoseconds
+cdef uint64_t NEVER = 0xFFFFFFFFFFFFFFFF
+
+
 cdef void lane_dispose(void *record) noexcept nogil:
     key_free((<SendLane *>record).keys)
     free(record)
@@ -51,10 +55,22 @@ cdef bint lane_seal(SendLane *lane, Outgoing *outgoing, size_t headroom, const u
     return True
 
 
+cdef uint64_t _expiry(object seconds) except 0:
+    """CLOCK_MONOTONIC in seconds, or None, as nanoseconds."""
+    if seconds is None:
+        return NEVER
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+        raise TypeError(f"expires_at must be a number, not {type(seconds).__name__}")
+    if not 0 < seconds <= LAST_SECOND:
+        raise ValueError(f"expires_at must be seconds above 0 and up to {LAST_SECOND:g}, not {seconds}")
+    return max(1, int(seconds * 1e9))
+
+
 @cython.final
 cdef class SendKeys:
-    def __cinit__(self, material):
+    def __cinit__(self, material, *, expires_at=None):
         cdef const uint8_t[::1] view = sized(material, MATERIAL_SIZE, "key material")
+        self.expires = _expiry(expires_at)
         memcpy(self.material, &view[0], MATERIAL_SIZE)
 
     def __dealloc__(self):
@@ -83,5 +99,6 @@ cdef class SendKeys:
         made.lane = <uint32_t>bit
         made.receiver_id = receiver
         made.number = first
+        made.expires = self.expires
         self.used |= (<uint64_t>1) << bit
         return made

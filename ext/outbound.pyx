@@ -17,7 +17,7 @@ from shadowmesh._ext.bytes cimport load48, store64
 from shadowmesh._ext.checksum cimport checksum_finish
 from shadowmesh._ext.drops cimport DropReason, Statistic, count, drop
 from shadowmesh._ext.fragment cimport FRAGMENT_HEADER_SIZE, fragment_header
-from shadowmesh._ext.lanes cimport lane_seal
+from shadowmesh._ext.lanes cimport lane_expired, lane_seal
 from shadowmesh._ext.packets cimport (
     CHANNEL_HEADER_SIZE,
     ETHERNET_HEADER_SIZE,
@@ -31,6 +31,7 @@ from shadowmesh._ext.segment cimport (
     cut_next,
     segment_write,
 )
+from shadowmesh._ext.system cimport monotonic_ns
 from shadowmesh._ext.tables cimport grace_step, table_find
 from shadowmesh._ext.tap cimport TAP_NOTHING, TAP_TROUBLE, tap_read
 from shadowmesh._ext.udp cimport (
@@ -90,6 +91,7 @@ cdef void _read_batch(Outbound *outbound, bint prompt) noexcept nogil:
     cdef size_t head = VNET_SIZE if outbound.vnet else 0
     cdef Py_ssize_t size
     cdef int i
+    outbound.now = monotonic_ns()
     for i in range(QUANTUM):
         if outbound.batch.used >= SEND_FULL:
             return
@@ -185,13 +187,15 @@ cdef size_t _smallest_room(Peer **peers, size_t peer_count) noexcept nogil:
 
 cdef size_t _to_peers(Outbound *outbound, Peer **peers, size_t peer_count, uint8_t *payload,
                       size_t size, size_t credit) noexcept nogil:
-    """How many of the peers have a route; each of these gets a packet of its own."""
+    """How many of the peers have a route; each of these gets a packet of its own, or several."""
     cdef size_t i, reached = 0
     cdef Route *route
     for i in range(peer_count):
         route = <Route *>load_pointer(&peers[i].route)
         if route != NULL:
-            if size <= route.room:
+            if lane_expired(route.lane, outbound.now):
+                drop(&outbound.counters, DropReason.EXPIRED_KEYS)
+            elif size <= route.room:
                 _seal(outbound, route, payload, size, &peers[i].sent, credit)
             else:
                 _fragments(outbound, peers[i], route, payload, size, credit)

@@ -41,6 +41,7 @@ cpdef enum DropReason:
     MALFORMED_FRAGMENT      # authentic fragment that contradicts itself or the others of its frame
     REPEATED_FRAGMENT       # a part of a frame that is there already
     INCOMPLETE_FRAME        # fragment of a frame whose others did not come in time
+    EXPIRED_KEYS            # the lane's keys may seal no more
 
 cpdef enum Statistic:
     UDP_RX_DATAGRAMS
@@ -61,7 +62,7 @@ cpdef enum Statistic:
     REASSEMBLED_FRAMES      # frames that came in fragments, and whole
 
 cdef enum:
-    DROP_REASONS = 35
+    DROP_REASONS = 36
     STATISTICS = 16
 
 cdef struct Counters:       # written by one thread, read by any

@@ -45,6 +45,7 @@ class DropReason(IntEnum):
     MALFORMED_FRAGMENT = 32
     REPEATED_FRAGMENT = 33
     INCOMPLETE_FRAME = 34
+    EXPIRED_KEYS = 35
 
 class Statistic(IntEnum):
     """What is counted besides drops, over all threads of one engine or forwarder."""

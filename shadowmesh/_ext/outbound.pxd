@@ -22,6 +22,7 @@ cdef struct Outbound:
     bint vnet               # every read begins with a virtio_net_hdr
     Vnet header             # of the frame in hand; zero without `vnet`
     uint8_t *buffer
+    uint64_t now            # ns, once per batch
 
 cdef bint outbound_init(Outbound *outbound) noexcept nogil
 cdef void outbound_free(Outbound *outbound) noexcept nogil

@@ -64,7 +64,8 @@ class MemoryTables:
         self.macs[peer] = mac
         self.counters[peer] = Counter()
 
-    def new_send_keys(self, material: bytearray) -> Any:
+    def new_send_keys(self, material: bytearray, expires_at: float | None = None) -> Any:
+        """No clock here: `expires_at` is left to the compiled data plane."""
         self.material.append(bytes(material))
         return PacketKeys(material)
 

@@ -118,6 +118,10 @@ VALUE_ERRORS: dict[str, Call] = {
     "forwarder.install_channel: taken": lambda on: on.forwarder.install_channel(wire_id(3), 1, 1, wire_id(8)),
     "forwarder.remove: a lane": lambda on: on.forwarder.remove(wire_id(1)),
     "SendKeys: size": lambda on: SendKeys(bytes(77)),
+    "SendKeys: expired before the clock began": lambda on: SendKeys(material(1), expires_at=0.0),
+    "SendKeys: negative expiry": lambda on: SendKeys(material(1), expires_at=-1),
+    "SendKeys: no number as expiry": lambda on: SendKeys(material(1), expires_at=float("nan")),
+    "SendKeys: endless expiry": lambda on: SendKeys(material(1), expires_at=float("inf")),
 }
 
 KEY_ERRORS: dict[str, Call] = {
@@ -160,6 +164,8 @@ TYPE_ERRORS: dict[str, Call] = {
     "allow_source: None": lambda on: on.engine.allow_source(None),
     "add_client: None": lambda on: on.forwarder.add_client(2, None),
     "SendKeys: None": lambda on: SendKeys(None),  # type: ignore[arg-type]
+    "SendKeys: text as expiry": lambda on: SendKeys(material(1), expires_at="1"),  # type: ignore[arg-type]
+    "SendKeys: bool as expiry": lambda on: SendKeys(material(1), expires_at=True),
 }
 
 

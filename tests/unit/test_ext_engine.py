@@ -153,6 +153,28 @@ def test_a_lane_ends_at_2_31() -> None:
         assert node.engine.peer_counters(7)["next_number"] == 2**31
 
 
+def test_expired_keys_seal_nothing() -> None:
+    """Neither keys that were too old from the first, nor those that become so under way."""
+    with node_and_peer() as (node, peer):
+        now = time.monotonic()
+        node.engine.set_lane(7, SendKeys(material(71), expires_at=now), 2, wire_id(0x7777))
+        node.tap.send(frame(peer.mac, node.mac, bytes(3000)))
+        wait_until(lambda: node.drops() == {"expired_keys": 1})
+        expires_at = time.monotonic() + 0.05
+        node.engine.set_lane(7, SendKeys(material(71), expires_at=expires_at), 2, wire_id(0x7777))
+        node.tap.send(frame(peer.mac, node.mac, b"in time"))
+        assert peer.open(peer.udp.recv(65536))[1].endswith(b"in time")
+        while node.drops() == {"expired_keys": 1}:
+            node.tap.send(frame(peer.mac, node.mac, b"until then"))
+        assert time.monotonic() >= expires_at
+        assert node.engine.peer_counters(7)["next_number"] > 0
+        node.engine.set_lane(7, SendKeys(material(71), expires_at=now + 3600), 2, wire_id(0x7777))
+        node.tap.send(frame(peer.mac, node.mac, b"new keys"))
+        peer.udp.settimeout(5)
+        while not peer.open(peer.udp.recv(65536))[1].endswith(b"new keys"):
+            pass
+
+
 def test_clear_route_and_removal_stop_sending() -> None:
     with node_and_peer() as (node, peer):
         keys = SendKeys(material(72))

@@ -311,6 +311,16 @@ def test_bind_without_a_lane_to_answer_in() -> None:
         assert relay.drops() == {"no_route": 1}
 
 
+def test_a_bind_is_not_answered_with_expired_keys() -> None:
+    with relay_and_client() as (relay, client):
+        expired = SendKeys(material(41), expires_at=time.monotonic())
+        relay.forwarder.set_lane(Client.NUMBER, expired, 0, wire_id(0x44))
+        client.send(client.packet(client.bind_payload()))
+        wait_until(lambda: relay.drops() == {"expired_keys": 1})
+        relay.forwarder.set_lane(Client.NUMBER, SendKeys(material(41)), 0, wire_id(0x44))
+        client.bind()
+
+
 def test_new_keys_replace_old_ones() -> None:
     with relay_and_client() as (relay, client):
         relay.forwarder.install_receive(4, [b"newlane0"], material(45))
