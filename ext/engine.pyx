@@ -11,7 +11,7 @@ what was replaced.  All of it under the GIL, which is the one writer that the ta
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from shadowmesh._ext.atomic cimport load_relaxed, store_pointer
+from shadowmesh._ext.atomic cimport load_acquire, load_relaxed, store_pointer
 from shadowmesh._ext.bytes cimport load48
 from shadowmesh._ext.convert cimport id_of, sized, unsigned
 from shadowmesh._ext.drops cimport drops_of, statistics_of
@@ -36,7 +36,7 @@ from shadowmesh._ext.peers cimport (
     peer_dispose,
     peer_list_new,
     peer_new,
-    peer_publish_route,
+    peer_set_endpoint,
     peer_set_lane,
     plain_dispose,
 )
@@ -86,6 +86,7 @@ __all__ = [
     "EVENT_CONTROL",
     "EVENT_LANE_MESSAGE",
     "EVENT_LONG_HEADER",
+    "EVENT_SOURCE",
     "DropReason",
     "Engine",
     "Event",
@@ -95,6 +96,7 @@ __all__ = [
 EVENT_LONG_HEADER = int(EventKind.EVENT_LONG_HEADER)
 EVENT_CONTROL = int(EventKind.EVENT_CONTROL)
 EVENT_LANE_MESSAGE = int(EventKind.EVENT_LANE_MESSAGE)
+EVENT_SOURCE = int(EventKind.EVENT_SOURCE)
 # A cimported class is no attribute of the module, and Python looks for it here.
 globals()["SendKeys"] = SendKeys
 
@@ -240,11 +242,7 @@ cdef class Engine:
         if payload < BUDGET_LEAST:
             raise ValueError(f"budget must be at least {<int>BUDGET_LEAST}, not {payload}")
         endpoint_from(sockaddr, self.family, &endpoint)
-        found.endpoint = endpoint
-        found.relayed = relayed
-        found.channel = id
-        found.budget = payload
-        if not peer_publish_route(self.plane.grace, found):
+        if not peer_set_endpoint(self.plane.grace, found, &endpoint, relayed, id, payload):
             raise MemoryError("no memory for a route")
 
     def clear_route(self, peer):
@@ -337,6 +335,7 @@ cdef class Engine:
         cdef Peer *found = self._peer(peer)
         cdef Session *session = found.sessions
         cdef uint64_t failed = 0
+        cdef bint current = load_acquire(&found.path_way) == found.way
         while session != NULL:
             failed = max(failed, load_relaxed(&session.failed_opens))
             session = session.next
@@ -347,5 +346,6 @@ cdef class Engine:
             "rx_bytes": load_relaxed(&found.received.bytes),
             "next_number": load_relaxed(&found.lane.number) if found.lane != NULL else 0,
             "last_received": load_relaxed(&found.last_received) / 1e9,
+            "path_received": load_relaxed(&found.path_received) / 1e9 if current else 0.0,
             "failed_opens": failed,
         }

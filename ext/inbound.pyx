@@ -9,7 +9,7 @@ message; channel -> its 9 bytes off and again from the top, once; control connec
 
 from libc.stdint cimport uint8_t
 
-from shadowmesh._ext.atomic cimport add_relaxed, store_relaxed
+from shadowmesh._ext.atomic cimport add_relaxed, load_pointer, store_relaxed, store_release
 from shadowmesh._ext.bytes cimport load48, load64
 from shadowmesh._ext.coalesce cimport (
     deliver_frame,
@@ -36,7 +36,7 @@ from shadowmesh._ext.packets cimport (
     KIND_PROBE_REQUEST,
     KIND_SEGMENT,
 )
-from shadowmesh._ext.peers cimport Peer
+from shadowmesh._ext.peers cimport Peer, Route
 from shadowmesh._ext.receive cimport (
     Pending,
     deliver,
@@ -47,8 +47,15 @@ from shadowmesh._ext.receive cimport (
     receiver_lookup,
     receiver_pend,
 )
-from shadowmesh._ext.records cimport RECORD_CONTROL, RECORD_LANE, Record, bucket_take
-from shadowmesh._ext.ring cimport EVENT_LANE_MESSAGE, Arrival
+from shadowmesh._ext.records cimport (
+    RECORD_CONTROL,
+    RECORD_LANE,
+    Record,
+    Session,
+    bucket_at_ease,
+    bucket_take,
+)
+from shadowmesh._ext.ring cimport EVENT_LANE_MESSAGE, EVENT_SOURCE, Arrival
 from shadowmesh._ext.segment cimport SEGMENT_HEADER_SIZE, Shape, segment_valid
 from shadowmesh._ext.tables cimport table_find
 
@@ -122,7 +129,8 @@ cdef void _on_packet(Receiver *receiver, const Pending *pending, uint8_t *payloa
     """An authentic, fresh packet; `size` >= 1."""
     cdef Peer *peer = <Peer *>pending.record.session.owner
     cdef uint8_t kind = payload[0]
-    store_relaxed(&peer.last_received, receiver.now)
+    if not _same_run(&(<Inbound *>receiver.owner).run, pending):
+        _begin_run(receiver, pending, peer)
     if kind == KIND_FRAME:
         _frame(<Inbound *>receiver.owner, peer, payload + 1, size - 1)
     elif kind == KIND_SEGMENT:
@@ -138,6 +146,46 @@ cdef void _on_packet(Receiver *receiver, const Pending *pending, uint8_t *payloa
         _message(receiver, pending, payload, size)
     else:
         drop(&receiver.counters, DropReason.UNKNOWN_KIND)
+
+
+cdef inline bint _same_run(const Run *run, const Pending *pending) noexcept nogil:
+    return (
+        run.record == pending.record and run.source == pending.arrival.source
+        and run.relayed == pending.arrival.relayed and run.via == pending.arrival.via
+    )
+
+
+cdef void _begin_run(Receiver *receiver, const Pending *pending, Peer *peer) noexcept nogil:
+    """Note where these packets come from; all packets of a batch have the same time."""
+    cdef Run *run = &(<Inbound *>receiver.owner).run
+    cdef const Arrival *arrival = &pending.arrival
+    cdef Route *route = <Route *>load_pointer(&peer.route)
+    run.record = pending.record
+    run.source = arrival.source
+    run.relayed = arrival.relayed
+    run.via = arrival.via
+    store_relaxed(&peer.last_received, receiver.now)
+    if route != NULL and route.relayed == arrival.relayed and endpoint_equal(&route.endpoint, arrival.source):
+        store_relaxed(&peer.path_received, receiver.now)
+        store_release(&peer.path_way, route.way)
+    if peer.number != 0 and pending.record.lane != 0:
+        _note_source(receiver, pending.record.session, arrival, pending.packet)
+
+
+cdef void _note_source(Receiver *receiver, Session *session, const Arrival *arrival,
+                       const uint8_t *nothing) noexcept nogil:
+    """Tell asyncio when it is another.  If tokens are few or the ring is full, the next run tries again."""
+    if (
+        session.relayed == arrival.relayed and session.via == arrival.via
+        and endpoint_equal(&session.source, arrival.source)
+    ):
+        return
+    if not bucket_at_ease(&session.bucket, receiver.now) or not bucket_take(&session.bucket, receiver.now):
+        return
+    if deliver(receiver, EVENT_SOURCE, session.handle, nothing, 0, arrival):
+        session.source = arrival.source[0]
+        session.relayed = arrival.relayed
+        session.via = arrival.via
 
 
 cdef void _message(Receiver *receiver, const Pending *pending, const uint8_t *payload,
@@ -205,5 +253,6 @@ cdef void _fragment(Inbound *inbound, const Pending *pending, const uint8_t *pay
 
 
 cdef void _on_batch_end(Receiver *receiver) noexcept nogil:
-    """The super-frame in the making points into the receive buffers."""
+    """The super-frame in the making points into the receive buffers, and so does the run."""
+    (<Inbound *>receiver.owner).run.record = NULL
     delivery_flush(&(<Inbound *>receiver.owner).delivery)

@@ -7,6 +7,7 @@ from libc.stdlib cimport calloc, free
 
 from shadowmesh._ext.aead cimport OVERHEAD
 from shadowmesh._ext.atomic cimport load_pointer, store_pointer
+from shadowmesh._ext.endpoint cimport endpoint_equal
 from shadowmesh._ext.lanes cimport lane_dispose
 from shadowmesh._ext.packets cimport CHANNEL_HEADER_SIZE
 from shadowmesh._ext.tables cimport grace_retire
@@ -52,9 +53,22 @@ cdef bint peer_publish_route(Grace *grace, Peer *peer) noexcept nogil:
     route.endpoint = peer.endpoint
     route.relayed = peer.relayed
     route.channel = peer.channel
+    route.way = peer.way
     route.room = peer.budget - OVERHEAD - <size_t>(CHANNEL_HEADER_SIZE if peer.relayed else 0)
     _swap_route(grace, peer, route)
     return True
+
+
+cdef bint peer_set_endpoint(Grace *grace, Peer *peer, const Endpoint *endpoint, bint relayed,
+                            uint64_t channel, size_t budget) noexcept nogil:
+    """Replace the endpoint; another budget alone is no other way.  False: no memory."""
+    if not endpoint_equal(&peer.endpoint, endpoint) or peer.relayed != relayed or peer.channel != channel:
+        peer.way += 1
+    peer.endpoint = endpoint[0]
+    peer.relayed = relayed
+    peer.channel = channel
+    peer.budget = budget
+    return peer_publish_route(grace, peer)
 
 
 cdef void peer_set_lane(Grace *grace, Peer *peer, SendLane *lane) noexcept nogil:
@@ -70,6 +84,7 @@ cdef void peer_set_lane(Grace *grace, Peer *peer, SendLane *lane) noexcept nogil
 
 cdef void peer_clear_route(Grace *grace, Peer *peer) noexcept nogil:
     peer.endpoint.size = 0
+    peer.way += 1
     peer_set_lane(grace, peer, NULL)
 
 

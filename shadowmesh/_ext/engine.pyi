@@ -17,6 +17,7 @@ from shadowmesh._ext.ring import Event as Event
 EVENT_LONG_HEADER: int
 EVENT_CONTROL: int
 EVENT_LANE_MESSAGE: int
+EVENT_SOURCE: int
 
 class Engine:
     """Data plane of one client.
@@ -57,6 +58,10 @@ class Engine:
         """All control events and at most 64 long headers, oldest first in each class; control first.
 
         If long headers are left, the eventfd stays readable.  After `stop` it returns what is left.
+
+        EVENT_SOURCE (handle = session) says that packets of a peer's lanes from 1 on come from another source
+        or channel than before, or for the first time in this session.  It takes a token of the session's
+        bucket (1000 per second, 256 at once, shared with its lane messages), and waits while half are gone.
         """
 
     def add_peer(self, peer: int, mac: Buffer) -> None:
@@ -127,6 +132,8 @@ class Engine:
     def peer_counters(self, peer: int) -> dict[str, float]:
         """tx_frames tx_bytes rx_frames rx_bytes (bytes of Ethernet frames; a frame counts as sent when the
         kernel took it), next_number (of the lane, 0 without one), last_received (CLOCK_MONOTONIC seconds
-        of the last authentic packet, 0.0 = never), failed_opens (largest of its live sessions; at 2^36
-        a session opens nothing any more).
+        of the last authentic packet, 0.0 = never), path_received (of the last one that came from exactly
+        where the route points, and as it says: directly or through a channel; 0.0 = none since it points
+        there, or no route), failed_opens (largest of its live sessions; at 2^36 a session opens nothing any
+        more).
         """

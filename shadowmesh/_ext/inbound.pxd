@@ -6,6 +6,7 @@ from shadowmesh._ext.coalesce cimport Delivery
 from shadowmesh._ext.endpoint cimport Endpoint
 from shadowmesh._ext.fragment cimport Pool
 from shadowmesh._ext.receive cimport Receiver
+from shadowmesh._ext.records cimport Record
 from shadowmesh._ext.tables cimport Retired, Table
 
 
@@ -13,10 +14,17 @@ cdef struct Source:          # an address that direct long headers are taken fro
     Retired retired
     Endpoint endpoint
 
+cdef struct Run:             # packets of one lane in a row that came the same way
+    Record *record           # NULL: none
+    const Endpoint *source   # of the receive batch in hand, so the same pointer is the same address
+    bint relayed
+    uint64_t via
+
 cdef struct Inbound:
     Receiver receiver
     Delivery delivery
     Pool pool                # frames that come in fragments
+    Run run
     uint64_t mac             # ours
     Table *sources           # endpoint_key -> Source
 

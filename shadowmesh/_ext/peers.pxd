@@ -22,6 +22,7 @@ cdef struct Route:            # how to reach a peer; never changed once publishe
     bint relayed              # put a channel header in front
     uint64_t channel
     size_t room               # largest payload of one packet, its kind included
+    uint64_t way              # of the peer when it was published
 
 cdef struct Peer:
     Retired retired
@@ -33,12 +34,15 @@ cdef struct Peer:
     uint64_t padding[8]       # the two threads write different cache lines
     Traffic received          # inbound thread
     uint64_t last_received    # inbound thread; CLOCK_MONOTONIC in ns, 0 = never
+    uint64_t path_received    # inbound thread: the same, from where the route of `path_way` points
+    uint64_t path_way         # inbound thread; written after path_received
     Assemblies assemblies     # inbound thread
     SendLane *lane            # from here on: writers only
     Endpoint endpoint
     bint relayed
     uint64_t channel
     size_t budget
+    uint64_t way              # counts up when the route points elsewhere
     Session *sessions
 
 cdef struct PeerList:         # all peers, for floods; never changed once published
@@ -48,6 +52,8 @@ cdef struct PeerList:         # all peers, for floods; never changed once publis
 
 cdef Peer *peer_new(uint64_t number, uint64_t mac) noexcept nogil
 cdef void peer_dispose(void *record) noexcept nogil
+cdef bint peer_set_endpoint(Grace *grace, Peer *peer, const Endpoint *endpoint, bint relayed,
+                            uint64_t channel, size_t budget) noexcept nogil
 cdef bint peer_publish_route(Grace *grace, Peer *peer) noexcept nogil
 cdef void peer_set_lane(Grace *grace, Peer *peer, SendLane *lane) noexcept nogil
 cdef void peer_clear_route(Grace *grace, Peer *peer) noexcept nogil

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from shadowmesh._ext.aead cimport KeyContext
+from shadowmesh._ext.endpoint cimport Endpoint
 from shadowmesh._ext.replay cimport Window
 from shadowmesh._ext.tables cimport Grace, Retired, Table
 
@@ -27,6 +28,9 @@ cdef struct Session:             # one set of receive keys: one peer or client, 
     Session *next                # of the same owner; writers only
     uint64_t failed_opens
     uint64_t bucket
+    Endpoint source              # client, inbound thread: where packets of lanes >= 1 came from last
+    bint relayed
+    uint64_t via
     size_t lanes
     uint64_t ids[64]
 
@@ -61,3 +65,8 @@ cdef inline bint bucket_take(uint64_t *bucket, uint64_t now) noexcept nogil:
         return False
     bucket[0] = due + BUCKET_STEP_NS
     return True
+
+
+cdef inline bint bucket_at_ease(const uint64_t *bucket, uint64_t now) noexcept nogil:
+    """Is more than half of the burst left?  For what may wait, so that it starves nothing else."""
+    return bucket[0] <= now + BUCKET_DEPTH_NS // 2

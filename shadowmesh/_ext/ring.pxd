@@ -10,6 +10,7 @@ cpdef enum EventKind:
     EVENT_CONTROL = 2
     EVENT_LANE_MESSAGE = 3
     EVENT_ENDPOINT = 4
+    EVENT_SOURCE = 5
 
 cdef struct Arrival:        # how a datagram came in
     const Endpoint *source

@@ -11,13 +11,14 @@ class EventKind(IntEnum):
     EVENT_CONTROL = 2
     EVENT_LANE_MESSAGE = 3
     EVENT_ENDPOINT = 4
+    EVENT_SOURCE = 5
 
 class Event(NamedTuple):
     """One thing that Python has to deal with.
 
-    handle: session (lane message) or client (endpoint), else 0.  via: channel id (8 bytes) that it came
-    through, or b"".  source: raw sockaddr of the datagram.  data: the datagram, without a channel
-    header; of a lane message the opened payload, kind byte included; of an endpoint change b"".
+    handle: session (lane message, source) or client (endpoint), else 0.  via: channel id (8 bytes) that it
+    came through, or b"".  source: raw sockaddr of the datagram.  data: the datagram, without a channel
+    header; of a lane message the opened payload, kind byte included; of an endpoint or source change b"".
     """
 
     kind: int

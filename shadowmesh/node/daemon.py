@@ -12,7 +12,7 @@ import socket
 import time
 from collections import Counter
 
-from shadowmesh._ext.engine import EVENT_LANE_MESSAGE, Engine
+from shadowmesh._ext.engine import EVENT_LANE_MESSAGE, EVENT_SOURCE, Engine
 from shadowmesh.api.schema import PingReply, Status
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
@@ -116,7 +116,7 @@ class Daemon:
         for kind, handle, via, source, data in self._engine.poll():
             if kind == EVENT_LANE_MESSAGE:
                 survives(self._core.handle_payload, handle, data, via, from_sockaddr(source), now)
-            else:
+            elif kind != EVENT_SOURCE:  # where frames come from decides nothing
                 survives(self._core.handle_datagram, data, via, from_sockaddr(source), now)
         self._drive()
 

@@ -54,6 +54,7 @@ class MemoryTables:
         self.endpoints: dict[int, tuple[Address, bytes]] = {}
         self.budgets: dict[int, int] = {}
         """Noted only: the network in memory carries whole frames."""
+        self.path_received: dict[int, float] = {}
         self.counters: dict[int, Counter[str]] = {}
         self.material: list[bytes] = []
         """Copies of all key material that was ever installed, for tests that look for leaks."""
@@ -76,12 +77,14 @@ class MemoryTables:
         self.routes[peer] = _Route(keys, lane, receiver_id)
 
     def set_endpoint(self, peer: int, address: Address, channel: bytes, *, budget: int = BUDGET) -> None:
+        if self.endpoints.get(peer) != (address, channel):
+            self.path_received.pop(peer, None)
         self.endpoints[peer] = (address, channel)
         self.budgets[peer] = budget
 
     def clear_route(self, peer: int) -> None:
-        self.routes.pop(peer, None)
-        self.endpoints.pop(peer, None)
+        for table in (self.routes, self.endpoints, self.path_received):
+            table.pop(peer, None)
 
     def install_receive(self, session: int, peer: int, ids: Sequence[bytes], material: bytearray) -> None:
         self.material.append(bytes(material))
@@ -122,6 +125,7 @@ class MemoryTables:
         return {name: self.counters[peer][name] for name in names} | {
             "next_number": route.number if route else 0,
             "failed_opens": self.failed_opens,
+            "path_received": self.path_received.get(peer, 0.0),
         }
 
     def _claim(self, table_id: bytes) -> None:
@@ -202,6 +206,9 @@ class MemoryClient:
         if number in lane.seen:
             raise BadPacket("duplicate")
         lane.seen.add(number)
+        target, send = self.tables.endpoints.get(lane.peer, (None, b""))
+        if target == source and bool(send) == bool(via):
+            self.tables.path_received[lane.peer] = now
         if payload[0] == Kind.FRAME and lane.peer:
             if payload[7:13] != self.tables.macs[lane.peer]:
                 raise BadPacket("spoofed_source")

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from shadowmesh._ext.engine import Engine, Event, SendKeys
+from shadowmesh._ext.engine import EVENT_SOURCE, Engine, Event, SendKeys
 from shadowmesh._ext.forward import Forwarder
 from tests.reference import frame_packet
 
@@ -107,13 +107,17 @@ class Plane:
         self.udp.close()
         os.close(self.event_fd)
 
-    def event(self) -> Event:
-        """The next event, waiting for it."""
+    def event(self, *, sources: bool = False) -> Event:
+        """The next event, waiting for it; those of new sources only if asked for."""
         end = time.monotonic() + DEADLINE
         while not self.seen:
             assert wait_readable(self.plane.fileno(), max(0.0, end - time.monotonic())), "no event"
-            self.seen.extend(self.plane.poll())
+            self.seen.extend(self.plane.poll() if sources else self.poll())
         return self.seen.pop(0)
+
+    def poll(self) -> list[Event]:
+        """What is there now, without those of new sources."""
+        return [event for event in self.plane.poll() if event.kind != EVENT_SOURCE]
 
     def drops(self) -> dict[str, int]:
         """Only what isn't zero."""

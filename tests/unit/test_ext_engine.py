@@ -272,6 +272,7 @@ def test_icmp_errors_neither_stop_nor_spin_the_threads() -> None:
             if number % 30 == 0:
                 peer.mark()
         peer.mark()
+        assert node.poll() == []
         used = time.process_time()
         assert not wait_readable(node.event_fd, 0.3)
         assert time.process_time() - used < 0.1

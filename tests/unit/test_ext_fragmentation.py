@@ -201,7 +201,7 @@ def test_fragments_of_fragments_and_messages_are_refused() -> None:
             peer.send(peer.packet(cut(payload, 6, 400)[0]))
         peer.mark()
         assert node.drops() == {"malformed_fragment": 2}
-        assert node.engine.poll() == []
+        assert node.poll() == []
 
 
 def test_lane_0_and_relays_send_no_fragments() -> None:
