@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 
 from shadowmesh._ext.aead import PacketKeys
+from shadowmesh._ext.fragment import Reassembler
 from shadowmesh.crypto.identity import Identity, _self_signed, node_id_text
 from shadowmesh.crypto.keys import Direction, frame_keys
 from shadowmesh.overlay.mac import mac_of
@@ -18,6 +19,7 @@ from shadowmesh.session.machine import Machine, Opening, Secrets
 from shadowmesh.units import PROTOCOL_VERSIONS, Address
 from shadowmesh.wire.headers import split_channel, through_channel
 from shadowmesh.wire.messages import MessageType
+from tests.reference.fragment import cut
 
 FOLDER = Path(__file__).parents[1] / "vectors"
 
@@ -101,6 +103,15 @@ def test_packets(vector: dict[str, Any]) -> None:
     sealed = keys.seal(vector["lane"], unhex(vector["receiver_id"]), vector["number"], payload)
     assert sealed.hex() == vector["packet"]
     assert keys.open(vector["lane"], packet) == (vector["number"], payload)
+
+
+def test_fragments() -> None:
+    made = Reassembler()
+    fragments = [unhex(fragment) for fragment in VECTORS["fragments"]["fragments"]]
+    taken = [made.take(1, 1, fragment, 0) for fragment in reversed(fragments)]
+    assert taken == [None, None, unhex(VECTORS["fragments"]["payload"])]
+    # A sender with room for 41 bytes in a packet makes these of it.
+    assert cut(taken[-1] or b"", 0x01020304, 41) == fragments
 
 
 def test_channel_header() -> None:

@@ -173,6 +173,16 @@ def packets(material: bytes, lanes: list[bytes]) -> list[dict[str, object]]:
     ]
 
 
+def fragments(payload: bytes, frame: int, sizes: list[int]) -> dict[str, object]:
+    """The payload in parts of these sizes."""
+    made, start = [], 0
+    for index, size in enumerate(sizes):
+        head = b"\x02" + frame.to_bytes(4, "big") + bytes([index, len(sizes)])
+        made.append(head + payload[start : start + size])
+        start += size
+    return {"payload": payload, "fragments": made}
+
+
 def main() -> None:
     """Write protocol-1.json beside this file."""
     alice, bob = node("alice"), node("bob")
@@ -184,6 +194,7 @@ def main() -> None:
         "bob": bob,
         "handshake": session,
         "packets_of_alice": packets(material, bob["lanes"]),  # type: ignore[arg-type]
+        "fragments": fragments(b"\x01" + stretch("fragmented frame", 100), 0x01020304, [34, 34, 33]),
         "channel": {
             "id": stretch("channel", 8),
             "inner": b"\xc3" + stretch("inner", 20),
