@@ -86,7 +86,7 @@ class Core:
             if driver is not None:
                 self._shared.links.handle_datagram(driver, data, now)
             elif channel:
-                self._channel_owner(channel, source).handle_initial_untrusted(data, now)
+                self._channel_owner(channel, source).handshakes.handle_initial_untrusted(data, now)
             else:
                 raise BadPacket("unknown_connection")
         except BadPacket as error:
@@ -167,7 +167,7 @@ class Core:
     def _channel_owner(self, channel: bytes, source: Address) -> PeerClient:
         """Who a new connection in this channel is from, if it was the channel's relay that sent it."""
         for peer in self.peers.values():
-            if peer.owns_channel(channel, source):
+            if peer.rendezvous.owns_channel(channel, source):
                 return peer
         raise BadPacket("unknown_channel")
 
@@ -189,35 +189,35 @@ class Core:
         # Sessions that wait for a path come first.
         waiting = sorted(self.peers.values(), key=lambda peer: peer.session is None)
         for peer in waiting[:CALLS_AT_ONCE]:
-            peer.handle_relay_up(relay, now)
+            peer.rendezvous.handle_relay_up(relay, now)
 
     def _relay_down(self, relay: RelayClient, now: float) -> None:
         for peer in self.peers.values():
-            peer.handle_absent(relay, now)
+            peer.rendezvous.handle_absent(relay, now)
 
     def _relay_message(self, relay: RelayClient, message: Message, now: float) -> None:
         if isinstance(message, Opened):
             self._handle_opened(relay, message, now)
         elif isinstance(message, Close):
             for peer in self.peers.values():
-                peer.handle_close(relay, message.send, now)
+                peer.rendezvous.handle_close(relay, message.send, now)
         elif isinstance(message, Present | Absent | Call):
-            peer_of_message = self.peers.get(message.node)
-            if peer_of_message is None:
+            subject = self.peers.get(message.node)
+            if subject is None:
                 self.drops["unknown_node"] += 1
             elif isinstance(message, Present):
-                peer_of_message.handle_present(relay, message.instance, now)
+                subject.rendezvous.handle_present(relay, message.instance, now)
             elif isinstance(message, Absent):
-                peer_of_message.handle_absent(relay, now)
+                subject.rendezvous.handle_absent(relay, now)
             else:
-                peer_of_message.handle_call(relay, message.send, now)
+                subject.rendezvous.handle_call(relay, message.send, now)
         else:
             self.drops["unexpected_message"] += 1
 
     def _handle_opened(self, relay: RelayClient, opened: Opened, now: float) -> None:
         for peer in self.peers.values():
-            if peer.awaits(relay, opened.receive):
-                peer.handle_opened(relay, opened, now)
+            if peer.rendezvous.awaits(relay, opened.receive):
+                peer.rendezvous.handle_opened(relay, opened, now)
                 return
         if opened.send:
             relay.send(Close(opened.send), now)  # too late: we have given up and asked again

@@ -87,21 +87,21 @@ def test_relay_that_stops_the_control_stream_is_left(pair: Mesh) -> None:
 def test_peer_that_withholds_the_last_message_of_a_renewal(pair: Mesh) -> None:
     """The old session is closed as replaced, the new one never confirmed: a fresh one must come."""
     alice, bob = pair.peer(0, 1), pair.peer(1, 0)
-    original = bob.handle_initial_untrusted
+    original = bob.handshakes.handle_initial_untrusted
 
     def hostile(datagram: bytes, now: float) -> None:
         original(datagram, now)
-        driver = bob._accepted[-1]
+        driver = bob.handshakes._accepted[-1]
         send = driver.send
         driver.send = lambda data: None if driver.link.established else send(data)
 
-    bob.handle_initial_untrusted = hostile  # type: ignore[method-assign]
-    alice._dial(pair.network.now)
+    bob.handshakes.handle_initial_untrusted = hostile  # type: ignore[method-assign]
+    alice.handshakes.dial(pair.network.now)
     pair.network.flush(pair.clients[0])
     pair.network.run_for(0.5)
-    bob.handle_initial_untrusted = original  # type: ignore[method-assign]
-    assert alice._unconfirmed is not None
-    pair.network.run_until(lambda: alice._unconfirmed is None, 15)
+    bob.handshakes.handle_initial_untrusted = original  # type: ignore[method-assign]
+    assert alice.handshakes.unconfirmed is not None
+    pair.network.run_until(lambda: alice.handshakes.unconfirmed is None, 15)
     assert alice.session is None or not alice.session.driver.link.ended
     pair.pair_up(within=30)
     pair.exchange(0, 1)
@@ -138,19 +138,19 @@ def test_more_path_changes_than_lanes(pair: Mesh) -> None:
 def test_dialler_tries_again_after_a_collision_that_was_none(pair: Mesh) -> None:
     """Whoever can answer in the channel claims a collision, again and again; it ends when they stop."""
     alice, bob = pair.peer(0, 1), pair.peer(1, 0)
-    original = bob._admit
+    original = bob.handshakes._admit
 
     def claim(node: bytes, instance: bytes) -> None:
         raise Refused(CloseCode.COLLISION, "my own connection is under way")
 
-    bob._admit = claim  # type: ignore[method-assign]
-    bob._dial = lambda now: None  # type: ignore[method-assign]
+    bob.handshakes._admit = claim  # type: ignore[method-assign]
+    bob.handshakes.dial = lambda now: None  # type: ignore[method-assign]
     for peer, number in ((alice, 0), (bob, 1)):
         assert peer.session is not None
         peer.session.close(CloseCode.TIMEOUT, "for the test", pair.network.now)
         pair.network.flush(pair.clients[number])
     pair.network.run_for(20)
-    bob._admit = original  # type: ignore[method-assign]
+    bob.handshakes._admit = original  # type: ignore[method-assign]
     pair.pair_up(within=20)
 
 
@@ -171,7 +171,7 @@ def test_late_duplicate_of_an_initial_starts_nothing(mesh: Mesh) -> None:
     assert initials
     for source, data in initials:
         mesh.clients[1].receive(data, source, mesh.network.now)
-    assert mesh.peer(1, 0)._accepted == []
+    assert not mesh.peer(1, 0).handshakes.under_way
     assert mesh.clients[1].core.drops["late_initial"] >= 1
 
 
@@ -182,7 +182,7 @@ def test_initial_in_a_channel_from_another_address_is_dropped(pair: Mesh) -> Non
     forged = b"\x43" + channel.receive + initial
     pair.clients[1].receive(forged, Address("203.0.113.9", 4433), pair.network.now)
     assert pair.clients[1].core.drops["unknown_channel"] == 1
-    assert pair.peer(1, 0)._accepted == []
+    assert not pair.peer(1, 0).handshakes.under_way
 
 
 def test_relay_that_passes_another_node_off_as_the_pinned_one(mesh: Mesh) -> None:

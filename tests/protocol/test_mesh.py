@@ -80,14 +80,14 @@ def test_simultaneous_opening_ends_in_one_session(mesh: Mesh, delay: float) -> N
     mesh.pair_up()
     mesh.network.run_for(30)
     for first, second in ((0, 1), (1, 0)):
-        mesh.peer(first, second)._dial(mesh.network.now)
+        mesh.peer(first, second).handshakes.dial(mesh.network.now)
         mesh.network.flush(mesh.clients[first])
         mesh.network.run_for(delay)
-        mesh.peer(second, first)._dial(mesh.network.now)
+        mesh.peer(second, first).handshakes.dial(mesh.network.now)
         mesh.network.flush(mesh.clients[second])
         mesh.network.run_for(30)
         sessions = [mesh.peer(0, 1), mesh.peer(1, 0)]
-        assert all(peer._initiated is None and not peer._accepted for peer in sessions)
+        assert not any(peer.handshakes.under_way for peer in sessions)
         assert len({lane.session for lane in mesh.clients[0].tables.lanes.values() if lane.peer}) == 1
         assert len({lane.session for lane in mesh.clients[1].tables.lanes.values() if lane.peer}) == 1
         mesh.exchange(0, 1)
