@@ -12,7 +12,17 @@ from fuzz.mutation import main
 from fuzz.traffic import handshake_messages
 from shadowmesh.errors import BadPacket
 from shadowmesh.wire import messages
-from shadowmesh.wire.messages import Answer, Close, Interest, Open, Opened, Present
+from shadowmesh.wire.messages import (
+    Answer,
+    Close,
+    Interest,
+    Open,
+    Opened,
+    Present,
+    RekeyAnswer,
+    RekeyAsk,
+    RekeyOffer,
+)
 
 SEEDS = [
     *handshake_messages(),
@@ -25,6 +35,9 @@ SEEDS = [
             Answer(b"s" * 8, b"r" * 8),
             Opened(b"r" * 8, refused="the node is busy"),
             Close(b"s" * 8),
+            RekeyAsk(7),
+            RekeyOffer(7, bytes(1600), [b"r" * 8] * 8),
+            RekeyAnswer(7, bytes(1600), [b"r" * 8] * 8),
         )
     ),
 ]

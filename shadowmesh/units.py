@@ -26,6 +26,13 @@ CHANNEL_OVERHEAD = 9
 NUMBER_LIMIT = 1 << 31
 """Packet numbers of one lane stop here: 32 bits on the wire, one bit of margin."""
 
+REKEY_AFTER = 120
+"""Seconds after which a session takes fresh keys. Source: WireGuard's REKEY_AFTER_TIME; 4 ms of CPU each."""
+
+EPOCH_LIFETIME = 300.0
+"""Seconds after which the keys of an epoch seal nothing: two and a half tries, and a bound for how long
+someone who withholds control messages can keep old keys, or a revoked member, in use."""
+
 DEFAULT_MTU = 1380
 """TAP MTU: 1500 less 40 (IPv6), 8 (UDP), 9 (channel), 29 (packet), 5 (segment header) and 18 (Ethernet with
 VLAN tag) is 1391; rounded down."""

@@ -2,7 +2,8 @@
 
 A node is named by NodeID = SHA-256("shadowmesh node" || Ed25519 key (32) || ML-DSA-87 key (2592)),
 all 32 bytes, written as 52 base32 characters.  This module makes, stores and loads the two private
-keys and the self-signed certificate that TLS shows.  It does not verify anybody else.
+keys and the self-signed certificate that TLS shows.  A composite signature is one of each key, joined,
+and holds only if both do.
 
 On disk: one file `identity.pem` (0600) in the state directory (0700): a line that names the node,
 two PKCS#8 keys and one certificate, all in the textual encoding of RFC 7468.
@@ -34,11 +35,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
+from shadowmesh.crypto.provider import DEFAULT_PROVIDER
 from shadowmesh.errors import IdentityError
 from shadowmesh.units import NodeId
 
 IDENTITY_FILE = "identity.pem"
 ED25519_KEY_SIZE = 32
+ED25519_SIGNATURE_SIZE = 64
 MLDSA87_KEY_SIZE = 2592
 """FIPS 204, table 2."""
 _HEADING = "shadowmesh identity of "
@@ -78,6 +81,10 @@ class Identity:
         """Ed25519 signature (64 bytes) over `data`. Source: RFC 8032."""
         return self.ed25519.sign(data)
 
+    def sign_composite(self, data: bytes) -> bytes:
+        """Ed25519 (64 bytes) and ML-DSA-87 signature (4627, empty context) over `data`, joined."""
+        return self.ed25519.sign(data) + self.mldsa.sign(data)
+
     def __repr__(self) -> str:
         return f"<Identity {self.name} {node_id_text(self.node_id)}>"
 
@@ -87,6 +94,14 @@ def node_id_of(ed25519_public: bytes, mldsa_public: bytes) -> NodeId:
     if len(ed25519_public) != ED25519_KEY_SIZE or len(mldsa_public) != MLDSA87_KEY_SIZE:
         raise ValueError("a NodeID is made from 32 bytes of Ed25519 and 2592 bytes of ML-DSA-87 key")
     return hashlib.sha256(b"shadowmesh node" + ed25519_public + mldsa_public).digest()
+
+
+def composite_verifies(ed25519_public: bytes, mldsa_public: bytes, signature: bytes, data: bytes) -> bool:
+    """Whether both halves of a composite signature hold over `data`."""
+    ed25519, mldsa = signature[:ED25519_SIGNATURE_SIZE], signature[ED25519_SIGNATURE_SIZE:]
+    return DEFAULT_PROVIDER.ed25519_verify(ed25519_public, ed25519, data) and (
+        DEFAULT_PROVIDER.mldsa_verify(mldsa_public, mldsa, data)
+    )
 
 
 def node_id_text(node_id: NodeId) -> str:

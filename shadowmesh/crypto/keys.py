@@ -1,6 +1,7 @@
 """Key schedule of the data plane: from a TLS exporter secret to what seals frame packets.
 
     exporter secret -> root of epoch 0
+    root, and what a rekey agreed -> root of the next epoch
     root of an epoch -> for each direction: key (32) || IV (12) || header key (32)
 
 Labels and sizes stand in docs/protocol.md, section 5.  Secrets live in bytearrays, so that whoever
@@ -10,6 +11,7 @@ used them can wipe them.  Nothing here touches the network.
 from __future__ import annotations
 
 import enum
+import hmac
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
@@ -30,6 +32,11 @@ class Direction(enum.Enum):
     INITIATOR = b"initiator"
     RESPONDER = b"responder"
 
+    @property
+    def other(self) -> Direction:
+        """The other side's."""
+        return Direction.RESPONDER if self is Direction.INITIATOR else Direction.INITIATOR
+
 
 def frame_keys(root: bytes | bytearray, epoch: int, direction: Direction) -> bytearray:
     """The 76 bytes of key material of one direction of one epoch: key || IV || header key.
@@ -40,6 +47,15 @@ def frame_keys(root: bytes | bytearray, epoch: int, direction: Direction) -> byt
         raise ValueError("the root of an epoch has 32 bytes")
     info = b"shadowmesh/1 frames " + direction.value + epoch.to_bytes(4, "big")
     return bytearray(HKDFExpand(hashes.SHA256(), MATERIAL_SIZE, info).derive(bytes(root)))
+
+
+def next_root(root: bytearray, secret: bytes, transcript: bytes) -> bytearray:
+    """The 32-byte root of the next epoch: HKDF-Extract (RFC 5869) with the old root as its salt.
+
+    :param secret: what X25519+ML-KEM-1024 agreed, 64 bytes.
+    :param transcript: SHA-256 over both messages of the rekey, 32 bytes.
+    """
+    return bytearray(hmac.digest(root, secret + transcript, "sha256"))
 
 
 def wipe(secret: bytearray) -> None:

@@ -72,9 +72,10 @@ class Confirmed:
 
 @dataclass(frozen=True)
 class Received:
-    """A control message of an established session."""
+    """A control message of an established session, and all its bytes, proof included."""
 
     message: Message
+    raw: bytes
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,16 @@ class Link:
 
     def send(self, message: Message) -> None:
         """Send a control message; only after `established`."""
-        self._write(messages.encode(message))
+        self.send_encoded(messages.encode(message))
+
+    def send_encoded(self, message: bytes) -> None:
+        """Send a control message that is encoded already, with its proof; only after `established`."""
+        self._write(message)
+
+    def nudge(self) -> None:
+        """There is a path again: what was lost meanwhile goes out again at once, not at QUIC's late timer."""
+        if self._closing is None and not self._ended:
+            self._connection.send_ping(0)
 
     def _write(self, data: bytes) -> None:
         """Write to the control stream; a peer that stops it or never reads it loses the link."""
@@ -291,10 +301,11 @@ class Link:
         for message_type, body in complete:
             if self._closing is not None:
                 return
-            if message_type in messages.PROOF_SIZE:
+            if message_type in messages.HANDSHAKE:
                 self._handle_handshake(message_type, body)
             elif self.established:
-                self._events.append(Received(messages.decode(message_type, body)[0]))
+                message, _ = messages.decode(message_type, body)
+                self._events.append(Received(message, messages.frame(message_type, body)))
             else:
                 raise RemoteProtocolError(f"{message_type.name} came before the handshake was done")
 

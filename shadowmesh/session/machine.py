@@ -28,6 +28,7 @@ from shadowmesh.crypto.identity import Identity, node_id_of
 from shadowmesh.crypto.keys import Direction, frame_keys, wipe
 from shadowmesh.crypto.provider import DEFAULT_PROVIDER
 from shadowmesh.errors import LocalProtocolError, RemoteProtocolError
+from shadowmesh.session.epoch import EpochKeys
 from shadowmesh.units import PROTOCOL_VERSIONS, Address, NodeId
 from shadowmesh.wire import messages
 from shadowmesh.wire.messages import Challenge, Established, Hello, Introduction, MessageType, Response
@@ -121,22 +122,26 @@ class Opening:
     """Where the responder sees the initiator."""
 
 
-@dataclass(frozen=True, repr=False)
-class Agreement:
-    """What both sides hold after the handshake. The caller wipes the key material once installed."""
+@dataclass(frozen=True, repr=False, kw_only=True)
+class Agreement(EpochKeys):
+    """What both sides hold after the handshake: the keys of epoch 0, and what a rekey builds on."""
 
     peer: NodeId
+    peer_ed25519: bytes
+    peer_mldsa: bytes
     instance: bytes
     version: int
-    send_keys: bytearray
-    receive_keys: bytearray
-    send_lanes: list[bytes]
-    receive_lanes: list[bytes]
+    role: Direction
+    """Ours."""
+    root: bytearray
+    """Of epoch 0."""
+    binding: bytes
+    """SHA-256 over HELLO, CHALLENGE and RESPONSE: names this session, and is bound to its connection."""
 
     def wipe(self) -> None:
-        """Overwrite the key material; called once it is installed."""
-        wipe(self.send_keys)
-        wipe(self.receive_keys)
+        """Overwrite the key material and the root; called once they are installed."""
+        super().wipe()
+        wipe(self.root)
 
 
 class Machine:
@@ -237,12 +242,12 @@ class Machine:
         _, mac = messages.decode(MessageType.RESPONSE, body)
         self._check_confirmation(MessageType.RESPONSE, body, mac, secrets)
         self._advance(Event.RESPONSE)
+        self._agree(secrets)
         observed = self._opening.observed or Address("", 0)
         self.confirmation = Established(
             session=self._opening.session, observed_host=observed.host, observed_port=observed.port
         )
         answer = self._confirmed(MessageType.ESTABLISHED, messages.encode_body(self.confirmation), secrets)
-        self._agree(secrets)
         secrets.wipe()
         return answer
 
@@ -296,7 +301,7 @@ class Machine:
         mine: bool,
     ) -> bytes:
         """ "shadowmesh/1 " || role || exporter (32) || hash (32) || initiator NodeID || responder NodeID."""
-        signer = self.role if mine else _other(self.role)
+        signer = self.role if mine else self.role.other
         ids = (self._identity.node_id, peer)
         initiator, responder = ids if self.role is Direction.INITIATOR else ids[::-1]
         digest = self._digest_with(message_type, content, size)
@@ -327,7 +332,7 @@ class Machine:
 
     def _mac(self, message_type: MessageType, content: bytes, secrets: Secrets, mine: bool) -> bytes:
         """HMAC-SHA256 (RFC 2104) under the second exporter secret over role || hash."""
-        role = self.role if mine else _other(self.role)
+        role = self.role if mine else self.role.other
         digest = self._digest_with(message_type, content, len(content) + messages.PROOF_SIZE[message_type])
         return hmac.digest(bytes(secrets.confirm), role.value + digest, "sha256")
 
@@ -337,20 +342,23 @@ class Machine:
         return message
 
     def _agree(self, secrets: Secrets) -> None:
+        """Called when the transcript ends with RESPONSE, at both sides."""
         peer = self._shown
         assert self.peer is not None
         assert peer is not None
         self.agreement = Agreement(
+            epoch=0,
             peer=self.peer,
+            peer_ed25519=peer.key,
+            peer_mldsa=secrets.peer_mldsa,
             instance=peer.instance,
             version=self._version,
+            role=self.role,
+            root=bytearray(secrets.root),
+            binding=self._transcript.digest(),
             send_keys=frame_keys(secrets.root, 0, self.role),
-            receive_keys=frame_keys(secrets.root, 0, _other(self.role)),
+            receive_keys=frame_keys(secrets.root, 0, self.role.other),
             send_lanes=peer.lanes,
             receive_lanes=self._opening.lanes,
         )
         wipe(secrets.root)
-
-
-def _other(role: Direction) -> Direction:
-    return Direction.RESPONDER if role is Direction.INITIATOR else Direction.INITIATOR

@@ -1,9 +1,10 @@
 """The registry of control messages: every message that travels on stream 0 of a session.
 
     message   type (1) | length (3, big-endian) | body (length)
-    body      MessagePack map of the fields below; the proof of a handshake message follows the map
-              at the body's end (64-byte signature, or 32-byte MAC) and is no part of the map
+    body      MessagePack map of the fields below; the proof of some messages follows the map at the
+              body's end (64-byte signature, 32-byte MAC, or both signatures) and is no part of the map
 
+Proofs of REKEY_OFFER and REKEY_ANSWER are an Ed25519 (64) and an ML-DSA-87 signature (4,627), joined.
 Unknown fields of a map are ignored; an unknown name in `critical` of HELLO and CHALLENGE refuses the
 session.  Sizes are bounded before anything is decoded.
 """
@@ -29,10 +30,16 @@ MAX_NODES = 1024
 Bytes8 = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
 Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Text = Annotated[str, msgspec.Meta(max_length=200)]
+Lanes = Annotated[list[Bytes8], msgspec.Meta(min_length=LANES, max_length=LANES)]
+"""Receiver ids of one epoch, lane 0 first."""
+SHARE_SIZE = 1568 + 32
+"""Both shares of X25519+ML-KEM-1024 (`crypto/hybrid.py`). Source: FIPS 203, table 3; RFC 7748."""
+Share = Annotated[bytes, msgspec.Meta(min_length=SHARE_SIZE, max_length=SHARE_SIZE)]
+Epoch = Annotated[int, msgspec.Meta(ge=1, lt=1 << 32)]
 
 
 class MessageType(enum.IntEnum):
-    """Type byte of a message: 0x01-0x0f handshake, 0x20-0x3f rendezvous at a relay."""
+    """Type byte of a message: 0x01-0x0f handshake, 0x20-0x3f rendezvous at a relay, 0x48-0x4f rekey."""
 
     HELLO = 0x01
     CHALLENGE = 0x02
@@ -46,6 +53,9 @@ class MessageType(enum.IntEnum):
     ANSWER = 0x25
     OPENED = 0x26
     CLOSE = 0x27
+    REKEY_ASK = 0x48
+    REKEY_OFFER = 0x49
+    REKEY_ANSWER = 0x4A
 
 
 class Introduction(msgspec.Struct, kw_only=True, frozen=True):
@@ -58,8 +68,8 @@ class Introduction(msgspec.Struct, kw_only=True, frozen=True):
     nonce: Bytes32
     instance: Bytes8
     """Random per process start: tells a restarted node from a second holder of its identity."""
-    lanes: Annotated[list[Bytes8], msgspec.Meta(min_length=LANES, max_length=LANES)]
-    """Receiver ids of epoch 0, lane 0 first."""
+    lanes: Lanes
+    """Of epoch 0."""
     membership: Annotated[bytes, msgspec.Meta(max_length=MAX_HANDSHAKE_MESSAGE)] = b""
 
 
@@ -145,9 +155,34 @@ class Close(msgspec.Struct, frozen=True):
     send: Bytes8
 
 
+class RekeyAsk(msgspec.Struct, frozen=True):
+    """Responder -> initiator: begin with the keys of `epoch`, please."""
+
+    epoch: Epoch
+
+
+class RekeyOffer(msgspec.Struct, frozen=True):
+    """Initiator -> responder: its half of the keys of `epoch`; both signatures follow the map."""
+
+    epoch: Epoch
+    share: Share
+    lanes: Lanes
+    """Where the initiator receives in that epoch."""
+
+
+class RekeyAnswer(msgspec.Struct, frozen=True):
+    """Responder -> initiator: the other half; both signatures follow the map."""
+
+    epoch: Epoch
+    share: Share
+    lanes: Lanes
+    """Where the responder receives in that epoch."""
+
+
 Message = (
     Hello | Challenge | Response | Established
     | Interest | Present | Absent | Open | Call | Answer | Opened | Close
+    | RekeyAsk | RekeyOffer | RekeyAnswer
 )  # fmt: skip
 
 REGISTRY: dict[MessageType, type[Any]] = {
@@ -163,12 +198,23 @@ REGISTRY: dict[MessageType, type[Any]] = {
     MessageType.ANSWER: Answer,
     MessageType.OPENED: Opened,
     MessageType.CLOSE: Close,
+    MessageType.REKEY_ASK: RekeyAsk,
+    MessageType.REKEY_OFFER: RekeyOffer,
+    MessageType.REKEY_ANSWER: RekeyAnswer,
 }
+HANDSHAKE = frozenset(
+    (MessageType.HELLO, MessageType.CHALLENGE, MessageType.RESPONSE, MessageType.ESTABLISHED)
+)
+"""What may come before a session is established, and nothing else."""
+COMPOSITE_SIGNATURE_SIZE = 64 + 4627
+"""Ed25519 (RFC 8032) and ML-DSA-87 (FIPS 204, table 2)."""
 PROOF_SIZE: dict[MessageType, int] = {
     MessageType.HELLO: 64,
     MessageType.CHALLENGE: 64,
     MessageType.RESPONSE: 32,
     MessageType.ESTABLISHED: 32,
+    MessageType.REKEY_OFFER: COMPOSITE_SIGNATURE_SIZE,
+    MessageType.REKEY_ANSWER: COMPOSITE_SIGNATURE_SIZE,
 }
 _TYPE_OF = {struct: message_type for message_type, struct in REGISTRY.items()}
 _DECODERS = {message_type: msgspec.msgpack.Decoder(struct) for message_type, struct in REGISTRY.items()}

@@ -12,13 +12,17 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 
 from shadowmesh._ext.aead import PacketKeys
 from shadowmesh._ext.fragment import Reassembler
+from shadowmesh.crypto import hybrid
 from shadowmesh.crypto.identity import Identity, _self_signed, node_id_text
 from shadowmesh.crypto.keys import Direction, frame_keys
+from shadowmesh.crypto.provider import AgreementKey, CryptographyProvider, KemKey, KemLevel
 from shadowmesh.overlay.mac import mac_of
-from shadowmesh.session.machine import Machine, Opening, Secrets
+from shadowmesh.session.machine import Agreement, Machine, Opening, Secrets
+from shadowmesh.session.rekey import Rekey
 from shadowmesh.units import PROTOCOL_VERSIONS, Address
+from shadowmesh.wire import messages
 from shadowmesh.wire.headers import split_channel, through_channel
-from shadowmesh.wire.messages import MessageType
+from shadowmesh.wire.messages import MessageType, RekeyAnswer, RekeyOffer
 from tests.reference.fragment import cut
 
 FOLDER = Path(__file__).parents[1] / "vectors"
@@ -89,6 +93,58 @@ def test_handshake_byte_for_byte() -> None:
     assert initiator.agreement is not None
     assert initiator.agreement.send_keys.hex() == VECTORS["handshake"]["keys_epoch_0"]["initiator"]
     assert initiator.agreement.receive_keys.hex() == VECTORS["handshake"]["keys_epoch_0"]["responder"]
+
+
+class FixedProvider(CryptographyProvider):
+    """Makes the keys of the vectors where others are random."""
+
+    def kem_generate(self, level: KemLevel, seed: bytes | None = None) -> KemKey:
+        return super().kem_generate(level, unhex(VECTORS["rekey"]["mlkem_seed"]))
+
+    def x25519_generate(self, seed: bytes | None = None) -> AgreementKey:
+        return super().x25519_generate(unhex(VECTORS["rekey"]["x25519_seed_of_alice"]))
+
+
+def agreement_of_alice() -> Agreement:
+    """From the handshake of the vectors, replayed."""
+    alice, bob = identity_of("alice"), identity_of("bob")
+    initiator = Machine(Direction.INITIATOR, alice, bob.node_id, opening_of("alice"))
+    secrets = secrets_with(bob)
+    initiator.begin(secrets)
+    initiator.handle(MessageType.CHALLENGE, unhex(VECTORS["handshake"]["challenge"])[4:], secrets)
+    assert initiator.agreement is not None
+    return initiator.agreement
+
+
+def test_rekey(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The initiator's side byte for byte, but for the ML-DSA signatures, which are random."""
+    vector, bob = VECTORS["rekey"], identity_of("bob")
+    agreement = agreement_of_alice()
+    assert agreement.binding == unhex(vector["binding"])
+    rekey = Rekey(identity_of("alice"), agreement)
+    fixed = hybrid.Initiator(hybrid.X25519MLKEM1024, FixedProvider())
+    monkeypatch.setattr(hybrid, "Initiator", lambda _: fixed)
+    answered = unhex(vector["answer_without_proof"])
+    lanes, _ = messages.decode(
+        MessageType.REKEY_OFFER, unhex(vector["offer_without_proof"])[4:] + bytes(4691)
+    )
+    assert isinstance(lanes, RekeyOffer)
+
+    offer = rekey.offer(lanes.lanes)
+    content, proof = offer[:-4691], offer[-4691:]
+    assert content == unhex(vector["offer_without_proof"])
+    assert proof[:64] == unhex(vector["ed25519_signature_in_offer"])
+    mldsa = identity_of("alice").mldsa.public_key()
+    mldsa.verify(proof[64:], unhex(vector["signed_in_offer"]))
+
+    signature = bob.mldsa.sign(unhex(vector["signed_in_answer"]))
+    raw = answered + unhex(vector["ed25519_signature_in_answer"]) + signature
+    answer, _ = messages.decode(MessageType.REKEY_ANSWER, raw[4:])
+    assert isinstance(answer, RekeyAnswer)
+    keys = rekey.handle_answer(answer, raw)
+    assert keys.send_keys.hex() == vector["keys_epoch_1"]["initiator"]
+    assert keys.receive_keys.hex() == vector["keys_epoch_1"]["responder"]
+    assert keys.send_lanes == answer.lanes
 
 
 def test_key_schedule() -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
@@ -47,7 +49,9 @@ def pack(value: object) -> bytes:
     if isinstance(value, str):
         return bytes((0xA0 | len(value),)) + value.encode()
     if isinstance(value, bytes):
-        return b"\xc4" + bytes((len(value),)) + value
+        if len(value) < 256:
+            return b"\xc4" + bytes((len(value),)) + value
+        return b"\xc5" + len(value).to_bytes(2, "big") + value
     if isinstance(value, list):
         return bytes((0x90 | len(value),)) + b"".join(map(pack, value))
     assert isinstance(value, dict)
@@ -153,6 +157,55 @@ def handshake(alice: dict, bob: dict) -> dict[str, object]:  # type: ignore[type
     }
 
 
+def rekey(alice: dict, bob: dict, session: dict) -> dict[str, object]:  # type: ignore[type-arg]
+    """The first rekey of that session, as far as it is the same in every run.
+
+    ML-DSA signatures are randomised, so they are left out; so is encapsulation: the ML-KEM ciphertext is
+    made up, and its secret is what FIPS 203 prescribes for such a one (implicit rejection).
+    """
+    kem_seed, alice_x25519 = stretch("alice rekey mlkem", 64), stretch("alice rekey x25519", 32)
+    bob_x25519 = stretch("bob rekey x25519", 32)
+    kem = MLKEM1024PrivateKey.from_seed_bytes(kem_seed)
+    exchanges = [X25519PrivateKey.from_private_bytes(seed) for seed in (alice_x25519, bob_x25519)]
+    ciphertext = stretch("bob rekey ciphertext", 1568)
+    shares = [
+        kem.public_key().public_bytes_raw() + exchanges[0].public_key().public_bytes_raw(),
+        ciphertext + exchanges[1].public_key().public_bytes_raw(),
+    ]
+    lanes = [[stretch(f"{name} lane {lane} of epoch 1", 8) for lane in range(8)] for name in ("alice", "bob")]
+    binding = hashlib.sha256(session["hello"] + session["challenge"] + session["response"]).digest()
+    contents, signed, made = b"", [], []
+    for message_type, side, role in ((0x49, 0, b"initiator"), (0x4A, 1, b"responder")):
+        body = text_map([("epoch", 1), ("share", shares[side]), ("lanes", lanes[side])])
+        content = header(message_type, len(body) + 64 + 4627) + body
+        contents += content
+        made.append(content)
+        digest = hashlib.sha256(contents).digest()
+        ids = alice["node_id"] + bob["node_id"]
+        signed.append(b"shadowmesh/1 rekey " + role + binding + b"\0\0\0\1" + digest + ids)
+    secret = kem.decapsulate(ciphertext) + exchanges[0].exchange(exchanges[1].public_key())
+    extracted = secret + hashlib.sha256(contents).digest()
+    root = hmac.digest(session["exporters"]["root"], extracted, "sha256")
+    sign = [Ed25519PrivateKey.from_private_bytes(side["ed25519_seed"]).sign for side in (alice, bob)]
+    return {
+        "mlkem_seed": kem_seed,
+        "x25519_seed_of_alice": alice_x25519,
+        "binding": binding,
+        "offer_without_proof": made[0],
+        "answer_without_proof": made[1],
+        "signed_in_offer": signed[0],
+        "signed_in_answer": signed[1],
+        "ed25519_signature_in_offer": sign[0](signed[0]),
+        "ed25519_signature_in_answer": sign[1](signed[1]),
+        "secret": secret,
+        "root": root,
+        "keys_epoch_1": {
+            role: expand(root, b"shadowmesh/1 frames " + role.encode() + b"\0\0\0\1", 76)
+            for role in ("initiator", "responder")
+        },
+    }
+
+
 def packets(material: bytes, lanes: list[bytes]) -> list[dict[str, object]]:
     """Frame packets of several lanes, numbers and payloads."""
     chosen = [
@@ -193,6 +246,7 @@ def main() -> None:
         "alice": alice,
         "bob": bob,
         "handshake": session,
+        "rekey": rekey(alice, bob, session),
         "packets_of_alice": packets(material, bob["lanes"]),  # type: ignore[arg-type]
         "fragments": fragments(b"\x01" + stretch("fragmented frame", 100), 0x01020304, [34, 34, 33]),
         "channel": {
