@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, cast
 import msgspec
 
 from shadowmesh.errors import ConfigError
-from shadowmesh.units import NODE_ID_SIZE, Address, NodeId
+from shadowmesh.units import NODE_ID_SIZE, REKEY_AFTER, Address, NodeId
 
 if TYPE_CHECKING:
     from shadowmesh.document import Section
@@ -39,6 +39,12 @@ MAX_MTU = 65500
 
 MAX_SOCKET_PATH = 107
 """Bytes of sockaddr_un.sun_path, less its closing NUL (unix(7))."""
+
+MIN_REKEY_SECONDS = 2
+"""Sessions leave 1 s between two rekeys."""
+
+MAX_REKEY_SECONDS = 240
+"""A minute is left for the rekey before keys of 300 s (units.EPOCH_LIFETIME) seal nothing any more."""
 
 EXAMPLE_NODE_ID = "exampleaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 
@@ -90,6 +96,12 @@ class Paths(msgspec.Struct, frozen=True):
     direct: Literal["auto", "never", "static"]
 
 
+class SessionSection(msgspec.Struct, frozen=True):
+    """`session:` how long the keys of a session serve."""
+
+    rekey_seconds: int = REKEY_AFTER
+
+
 class ClientConfig(msgspec.Struct, frozen=True):
     """All of client.yaml, checked."""
 
@@ -99,6 +111,7 @@ class ClientConfig(msgspec.Struct, frozen=True):
     relays: tuple[RelayPeer, ...]
     peers: tuple[Peer, ...]
     paths: Paths
+    session: SessionSection = SessionSection()
     aead_library: Path | None = None
     """A BoringSSL-class libcrypto that seals and opens frame packets instead of OpenSSL's."""
     file: str = "the configuration"
@@ -110,7 +123,8 @@ def load_client_config(path: Path) -> ClientConfig:
     from shadowmesh.document import Document  # the YAML parser: verbs that need only our defaults skip it
 
     document = Document.load(path)
-    top = document.section(("node", "listen", "interface", "relays", "peers", "paths", "aead_library"))
+    keys = ("node", "listen", "interface", "relays", "peers", "paths", "session", "aead_library")
+    top = document.section(keys)
     interface = top.section("interface", ("name", "addresses", "mtu"))
     relays = top.sections("relays", ("address", "id"))
     peers = top.sections("peers", ("name", "id", "addresses", "endpoint"))
@@ -121,6 +135,7 @@ def load_client_config(path: Path) -> ClientConfig:
         relays=tuple(_relay(relay) for relay in relays),
         peers=tuple(_peer(peer) for peer in peers),
         paths=_paths(top.section("paths", ("direct",))),
+        session=_session(top.section("session", ("rekey_seconds",))),
         aead_library=top.text("aead_library", parse_path, "/usr/lib/android/libcrypto.so.0", None),
         file=document.file,
     )
@@ -208,6 +223,11 @@ def _peer(section: Section) -> Peer:
 def _paths(section: Section) -> Paths:
     direct = section.text("direct", one_of("auto", "never", "static"), "auto", "auto")
     return Paths(direct=cast("Literal['auto', 'never', 'static']", direct))
+
+
+def _session(section: Section) -> SessionSection:
+    seconds = section.number("rekey_seconds", MIN_REKEY_SECONDS, MAX_REKEY_SECONDS, default=REKEY_AFTER)
+    return SessionSection(rekey_seconds=seconds)
 
 
 def after_refusal(host_port: tuple[str, int] | None) -> tuple[str, int]:

@@ -49,7 +49,7 @@ class RelayStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One configured peer. `last_handshake` is seconds ago; bytes and frames are counted since `up`."""
+    """One configured peer. `last_handshake` and `epoch_age` are seconds ago, the rest counts since `up`."""
 
     name: str
     node_id: str
@@ -63,6 +63,7 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     rx_frames: int = 0
     last_handshake: float | None = None
     epoch: int | None = None
+    epoch_age: float | None = None
     cipher: str | None = None
     key_exchange: str | None = None
     last_error: str | None = None

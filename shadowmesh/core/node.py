@@ -55,6 +55,7 @@ class Core:
             random=random,
             instance=random(ID_SIZE),
             links=LinkSet(tables.install_control, tables.remove),
+            rekey_after=float(config.session.rekey_seconds),
         )
         self.peers: dict[NodeId, PeerClient] = {
             member.node_id: PeerClient(member, handle, self._shared)
@@ -158,6 +159,7 @@ class Core:
         for peer in self.peers.values():
             found = peer.find_session(session)
             if found is not None:
+                peer.handle_authentic(found, session, now)
                 rtt = peer.handle_payload_untrusted(found, payload, direct, now)
                 if rtt is not None:
                     self._shared.events.append(ProbeAnswered(payload[1:], rtt))

@@ -11,29 +11,21 @@ from shadowmesh.core.handshakes import Handshakes
 from shadowmesh.core.rendezvous import PATIENCE, Channel, Rendezvous
 from shadowmesh.core.session import Session
 from shadowmesh.core.shared import Shared
-from shadowmesh.errors import BadPacket
+from shadowmesh.errors import BadPacket, RemoteProtocolError
 from shadowmesh.membership.roster import Member
 from shadowmesh.overlay.mac import mac_of
 from shadowmesh.path.backoff import Backoff
 from shadowmesh.path.prober import Prober
 from shadowmesh.path.static import StaticPath
-from shadowmesh.session.link import CloseCode, Confirmed, Ended, LinkEvent, Ready
+from shadowmesh.session.link import CloseCode, Confirmed, Ended, LinkEvent, Ready, Received
 from shadowmesh.session.links import Driver
-from shadowmesh.units import NUMBER_LIMIT, Address
+from shadowmesh.units import Address
 from shadowmesh.wire.payload import Kind, encode_probe, parse_probe
 
 GRACE = 10.0
 """Seconds that the receive lanes of a replaced session live on."""
 FORGET_AFTER = 120.0
 """Seconds without any path after which a session is dropped."""
-RENEW_AFTER = 3600.0
-"""Seconds after which the node with the smaller NodeID replaces a session, and with it its keys."""
-RENEW_GRACE = 60.0
-"""Seconds that the other side leaves the caller to do so."""
-LANE_MARGIN = 1 << 26
-"""Packets before the limit of a lane at which the next one is taken: 30 s at 2 million packets per second."""
-FAILED_OPENS_LIMIT = 1 << 36
-"""Packets that failed to open, at which a key is given up. Source: RFC 9001 section 6.6."""
 
 
 class PeerClient:
@@ -73,10 +65,10 @@ class PeerClient:
         return self.rendezvous.channel
 
     def find_session(self, handle: int) -> Session | None:
-        """The live or retired session with this handle in the data plane."""
+        """The live or retired session with this handle, of one of its epochs, in the data plane."""
         retired = [session for _, session in self._retired]
         for session in (self.session, self.handshakes.unconfirmed, *retired):
-            if session is not None and session.handle == handle:
+            if session is not None and session.receives_as(handle):
                 return session
         return None
 
@@ -94,6 +86,8 @@ class PeerClient:
             if channel is None:
                 self.session.prober.suspend()
             else:
+                self.session.driver.link.nudge()
+                self._shared.links.pump(self.session.driver, now)
                 self.session.prober.resume(now)
         if relayed:
             self._take_path(now)
@@ -128,7 +122,7 @@ class PeerClient:
 
     def _session_is_current(self) -> bool:
         session = self.session
-        if session is None or session.spent:
+        if session is None:
             return False
         return not self.present or session.instance in self.rendezvous.instances
 
@@ -141,6 +135,8 @@ class PeerClient:
     def handle_timer(self, now: float) -> None:
         """Call at or after `deadline`."""
         self._retire_due(now)
+        if self.session is not None and now >= self.session.deadline:
+            self.session.handle_timer(now)
         if self.session is not None:
             self._probe_paths(self.session, now)
         pathless = self._pathless_since is not None and now >= self._pathless_since + FORGET_AFTER
@@ -152,19 +148,9 @@ class PeerClient:
 
     def handle_tick(self, next_number: int, failed_opens: int, now: float) -> None:
         """Once a second: the packet number that the sealing lane has come to, and forgeries seen."""
-        session = self.session
-        if session is None:
-            return
-        if failed_opens >= FAILED_OPENS_LIMIT:
-            session.close(CloseCode.TIMEOUT, "too many forged packets", now)
-            return
-        worn = next_number > NUMBER_LIMIT - LANE_MARGIN
-        if worn and session.lanes_left:
-            session.take_lane()
-            worn = False
-        aged = now - session.established_at > RENEW_AFTER + (0 if self._caller else RENEW_GRACE)
-        if (worn or aged) and not self.handshakes.dialling and self.channel is not None:
-            self.handshakes.dial(now)
+        if self.session is not None:
+            self.session.handle_tick(next_number, failed_opens, now)
+            self._update_deadline()
 
     def close(self, now: float) -> None:
         """Say goodbye to the peer."""
@@ -186,9 +172,33 @@ class PeerClient:
                 self._switch(waiting, now)
             elif self.session is not None and self.session.driver is driver:
                 self.session.prober.hurry(now)  # the first probe may have been there before the keys
+        elif isinstance(event, Received):
+            if self.session is not None and self.session.driver is driver:
+                self._handle_message(self.session, event, now)
         elif isinstance(event, Ended):
             self._handle_ended(driver, event, now)
         self._update_deadline()
+
+    def _handle_message(self, session: Session, received: Received, now: float) -> None:
+        """What it refuses ends the session; a new one comes by itself."""
+        epoch = session.epoch
+        try:
+            if session.handle_message(received, now):
+                self.probe(now)
+        except RemoteProtocolError as error:
+            session.close(CloseCode.PROTOCOL, str(error), now)
+        self._note_epoch(session, epoch)
+
+    def handle_authentic(self, session: Session, handle: int, now: float) -> None:
+        """A packet of one of our sessions, of the epoch with this handle, was opened."""
+        if session is self.session:
+            epoch = session.epoch
+            session.handle_authentic(handle, now)
+            self._note_epoch(session, epoch)
+
+    def _note_epoch(self, session: Session, before: int) -> None:
+        if session.epoch != before:
+            self._tell(f"seals with the keys of epoch {session.epoch}", detail=True)
 
     def _switch(self, session: Session, now: float) -> None:
         old, self.session = self.session, session
@@ -216,10 +226,10 @@ class PeerClient:
             return  # its successor is about to be confirmed; until then its lanes still receive
         if lost and self.session is not None:
             session, self.session = self.session, None
+            self._shared.tables.clear_route(self.handle)
             session.retire()
             if self.direct is not None:
                 self.direct.stop()
-            self._shared.tables.clear_route(self.handle)
             self._tell(f"disconnected: {ended.reason}")
         if ended.code in (CloseCode.COLLISION, CloseCode.REPLACED) and not orphaned:
             if self.session is None:
@@ -264,10 +274,8 @@ class PeerClient:
         if self.session is None or prober is None or self.path is None:
             return None
         request = prober.create_probe(now)
-        if self.direct is not None and prober is self.direct.prober:
-            self._shared.outbox.append((self.session.seal(request), self.direct.address))
-        else:
-            self._transmit(self.session.seal(request))
+        target = self.direct.address if self.direct is not None and self.direct.alive else None
+        self._send(self.session, request, target, now)
         return parse_probe(request)
 
     def handle_payload_untrusted(
@@ -282,11 +290,7 @@ class PeerClient:
         session.driver.link.renew(now)
         nonce = parse_probe(payload)
         if payload[0] == Kind.PROBE_REQUEST:
-            reply = session.seal(encode_probe(Kind.PROBE_REPLY, nonce))
-            if source is None:
-                self._transmit(reply)
-            else:
-                self._shared.outbox.append((reply, source))
+            self._send(session, encode_probe(Kind.PROBE_REPLY, nonce), source, now)
             return None
         if payload[0] != Kind.PROBE_REPLY:
             raise BadPacket("unexpected_kind")
@@ -305,7 +309,7 @@ class PeerClient:
             was_alive = direct.alive
             probe = direct.poll(now)
             if probe is not None:
-                self._shared.outbox.append((session.seal(probe), direct.address))
+                self._send(session, probe, direct.address, now)
             if was_alive and not direct.alive:
                 self._tell(f"direct {direct.address} stopped answering")
                 self._take_path(now)
@@ -315,7 +319,7 @@ class PeerClient:
         elif session.prober.failed:
             session.close(CloseCode.TIMEOUT, "the peer stopped answering", now)
         elif probe is not None:
-            self._transmit(session.seal(probe))
+            self._send(session, probe, None, now)
 
     def _take_path(self, now: float) -> None:
         """Point the frames of the session, if there is one, at the best path, if there is one."""
@@ -327,26 +331,35 @@ class PeerClient:
             self._shared.tables.clear_route(self.handle)
             return
         session.take_lane()
-        if session.spent:
-            self.schedule(now)
         send = b"" if direct or channel is None else channel.send
         self._shared.tables.set_endpoint(self.handle, target, send)
         if direct is not None:
             self._tell(f"direct path to {target}")
 
+    def _send(self, session: Session, payload: bytes, target: Address | None, now: float) -> None:
+        """Seal a payload in lane 0 and send it to `target`, None: through the channel; expired keys don't."""
+        packet = session.seal(payload, now)
+        if packet is not None and target is not None:
+            self._shared.outbox.append((packet, target))
+        elif packet is not None:
+            self.rendezvous.transmit(packet)
+
     def _transmit(self, datagram: bytes) -> None:
-        """Send a datagram of a link or of lane 0 through the channel; lost while there is none."""
-        self.rendezvous.transmit(datagram)
+        """Send a datagram of a link: through the channel; without one directly, if the peer answers there."""
+        if self.channel is None and self.direct is not None and self.direct.alive:
+            self._shared.outbox.append((datagram, self.direct.address))
+        else:
+            self.rendezvous.transmit(datagram)
 
     # Inside.
 
-    def _tell(self, what: str) -> None:
-        self._shared.tell(f"peer {self.member.name}", what)
+    def _tell(self, what: str, detail: bool = False) -> None:
+        self._shared.tell(f"peer {self.member.name}", what, detail)
 
     def _update_deadline(self) -> None:
         times = [self._act_at, *(due for due, _ in self._retired)]
         if self.session is not None:
-            times.append(self.session.prober.deadline)
+            times += [self.session.deadline, self.session.prober.deadline]
             times.append(self.direct.deadline if self.direct is not None else None)
             if self._pathless_since is not None:
                 times.append(self._pathless_since + FORGET_AFTER)

@@ -103,7 +103,7 @@ class RelayClient:
                 self._driver.link.close(CloseCode.TIMEOUT, "the relay stopped answering")
                 self._shared.links.pump(self._driver, now)
             elif payload is not None:
-                self._send_sealed(payload)
+                self._send_sealed(payload, now)
 
     def handle_resolved(self, addresses: Sequence[Address], problem: str, now: float) -> None:
         """The answer to ResolveRelay; empty `addresses` mean failure for the reason `problem`."""
@@ -127,7 +127,7 @@ class RelayClient:
         echo = self.binding.handle_bound_untrusted(payload, now)
         self._driver.link.renew(now)
         if echo is not None:
-            self._send_sealed(echo)
+            self._send_sealed(echo, now)
 
     def handle_traffic(self, now: float) -> None:
         """Frames crossed this relay since the last call."""
@@ -163,9 +163,10 @@ class RelayClient:
             self._driver.link.close(CloseCode.TIMEOUT, "nothing answered")
             self._shared.links.pump(self._driver, now)
 
-    def _send_sealed(self, payload: bytes) -> None:
-        if self._lane is not None:
-            self.transmit(self._lane.seal(payload))
+    def _send_sealed(self, payload: bytes, now: float) -> None:
+        packet = self._lane.seal(payload, now) if self._lane is not None else None
+        if packet is not None:
+            self.transmit(packet)
 
     def _handle_link(self, driver: Driver, event: LinkEvent, now: float) -> None:
         if driver is not self._driver:

@@ -21,7 +21,7 @@ class Tables(Protocol):
     """The data plane as the core sees it: tables to fill (see `shadowmesh._ext.engine.Engine`)."""
 
     def add_peer(self, peer: int, mac: bytes) -> None: ...
-    def new_send_keys(self, material: bytearray, expires_at: float | None = None) -> Any: ...
+    def new_send_keys(self, material: bytearray, expires_at: float) -> Any: ...
     def set_lane(self, peer: int, keys: Any, lane: int, receiver_id: bytes) -> None: ...
     def set_endpoint(self, peer: int, address: Address, channel: bytes, *, budget: int = BUDGET) -> None: ...
     def clear_route(self, peer: int) -> None: ...
@@ -54,10 +54,14 @@ class ProbeAnswered:
 
 @dataclass(frozen=True)
 class Changed:
-    """Something that an operator wants in the log: `subject` (relay or peer) and what happened to it."""
+    """Something for the log: `subject` (relay or peer) and what happened to it.
+
+    `detail` is for who looks for a fault; the rest is for every operator.
+    """
 
     subject: str
     what: str
+    detail: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ class Shared:
     random: Callable[[int], bytes]
     instance: bytes
     links: LinkSet
+    rekey_after: float
+    """Seconds after which a session takes fresh keys."""
     outbox: list[tuple[bytes, Address]] = field(default_factory=list)
     events: deque[CoreEvent] = field(default_factory=deque)
     _handles: Any = field(default_factory=lambda: itertools.count(1))
@@ -100,6 +106,6 @@ class Shared:
             observed=observed,
         )
 
-    def tell(self, subject: str, what: str) -> None:
-        """Put a line into the operator's log."""
-        self.events.append(Changed(subject, what))
+    def tell(self, subject: str, what: str, detail: bool = False) -> None:
+        """Put a line into the operator's log; a `detail` only where somebody looks for a fault."""
+        self.events.append(Changed(subject, what, detail))

@@ -29,8 +29,9 @@ class EngineTables:
         self.install_control = engine.install_control
         self.remove = engine.remove
 
-    def new_send_keys(self, material: bytearray, expires_at: float | None = None) -> Any:
-        return SendKeys(material, expires_at=expires_at)
+    def new_send_keys(self, material: bytearray, expires_at: float) -> Any:
+        """The engine does not look at the time: the core gives such keys up, or closes their session."""
+        return SendKeys(material)
 
     def set_lane(self, peer: int, keys: Any, lane: int, receiver_id: bytes) -> None:
         self._engine.set_lane(peer, keys, lane, receiver_id)

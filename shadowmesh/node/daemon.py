@@ -138,12 +138,16 @@ class Daemon:
                 self.fatal = event.reason
                 self._stop.set()
             elif isinstance(event, Changed):
-                log.info("%s: %s", event.subject, event.what)
-                notify.status(f"{event.subject}: {event.what}")
+                self._tell(event)
         if self._timer is not None:
             self._timer.cancel()
         delay = max(at_least, self._core.deadline - time.monotonic())
         self._timer = asyncio.get_running_loop().call_later(delay, self._serve_timer)
+
+    def _tell(self, event: Changed) -> None:
+        log.log(logging.DEBUG if event.detail else logging.INFO, "%s: %s", event.subject, event.what)
+        if not event.detail:
+            notify.status(f"{event.subject}: {event.what}")
 
     def _transmit(self) -> None:
         for data, address in self._core.poll_transmit():

@@ -100,6 +100,7 @@ def _peer(peer: PeerClient, relays: Iterable[RelayClient], engine: Engine) -> Pe
         rx_frames=int(counters["rx_frames"]),
         last_handshake=time.monotonic() - session.established_at if session else None,
         epoch=session.epoch if session else None,
+        epoch_age=session.epoch_age(time.monotonic()) if session else None,
         cipher=session.driver.link.cipher if session else None,
         key_exchange=session.driver.link.key_exchange if session else None,
         last_error=problem_of(peer, relays),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from shadowmesh._ext.aead import PacketKeys
 from shadowmesh.errors import LocalProtocolError
 from shadowmesh.units import NUMBER_LIMIT
@@ -12,15 +14,19 @@ class ControlLane:
 
     :param material: the 76 bytes of `frame_keys`; copied, not kept.
     :param receiver_id: the 8-byte id that the peer allotted to its lane 0.
+    :param expires_at: when these keys stop to seal.
     """
 
-    def __init__(self, material: bytearray, receiver_id: bytes) -> None:
+    def __init__(self, material: bytearray, receiver_id: bytes, expires_at: float = math.inf) -> None:
         self._keys = PacketKeys(material)
         self._receiver_id = receiver_id
+        self._expires_at = expires_at
         self._number = 0
 
-    def seal(self, payload: bytes) -> bytes:
-        """A frame packet with the next number."""
+    def seal(self, payload: bytes, now: float) -> bytes | None:
+        """A frame packet with the next number; None once the keys have expired."""
+        if now >= self._expires_at:
+            return None
         if self._number >= NUMBER_LIMIT:
             raise LocalProtocolError("lane 0 is used up")
         packet: bytes = self._keys.seal(0, self._receiver_id, self._number, payload)

@@ -34,8 +34,17 @@ class _ReceiveLane:
 
 
 @dataclass
+class _SendKeys:
+    packet_keys: PacketKeys
+    expires_at: float
+
+    def wipe(self) -> None:
+        self.packet_keys.wipe()
+
+
+@dataclass
 class _Route:
-    keys: PacketKeys
+    keys: _SendKeys
     lane: int
     receiver_id: bytes
     number: int = 0
@@ -59,16 +68,15 @@ class MemoryTables:
         self.material: list[bytes] = []
         """Copies of all key material that was ever installed, for tests that look for leaks."""
         self.failed_opens = 0
-        self._used: list[tuple[PacketKeys, int]] = []
+        self._used: list[tuple[_SendKeys, int]] = []
 
     def add_peer(self, peer: int, mac: bytes) -> None:
         self.macs[peer] = mac
         self.counters[peer] = Counter()
 
-    def new_send_keys(self, material: bytearray, expires_at: float | None = None) -> Any:
-        """No clock here: `expires_at` is left to the compiled data plane."""
+    def new_send_keys(self, material: bytearray, expires_at: float) -> Any:
         self.material.append(bytes(material))
-        return PacketKeys(material)
+        return _SendKeys(PacketKeys(material), expires_at)
 
     def set_lane(self, peer: int, keys: Any, lane: int, receiver_id: bytes) -> None:
         reused = any(used is keys and number == lane for used, number in self._used)
@@ -163,16 +171,20 @@ class MemoryClient:
     def mac(self) -> bytes:
         return mac_of(self.identity.node_id)
 
-    def send_frame(self, frame: bytes) -> None:
+    def send_frame(self, frame: bytes, now: float) -> None:
         """What the outbound thread does with a frame from the TAP; flush the network afterwards."""
         group = frame[0] & 1
         for peer, mac in self.tables.macs.items():
             if (group or frame[:6] == mac) and peer in self.tables.routes and peer in self.tables.endpoints:
-                self._seal(peer, frame)
+                self._seal(peer, frame, now)
 
-    def _seal(self, peer: int, frame: bytes) -> None:
+    def _seal(self, peer: int, frame: bytes, now: float) -> None:
         route, (address, channel) = self.tables.routes[peer], self.tables.endpoints[peer]
-        packet = route.keys.seal(route.lane, route.receiver_id, route.number, bytes((Kind.FRAME,)) + frame)
+        if now >= route.keys.expires_at:
+            self.drops["expired_keys"] += 1
+            return
+        seal, payload = route.keys.packet_keys.seal, bytes((Kind.FRAME,)) + frame
+        packet = seal(route.lane, route.receiver_id, route.number, payload)
         route.number += 1
         self.tables.counters[peer]["tx_frames"] += 1
         self._outbox.append((through_channel(channel, packet) if channel else packet, address))

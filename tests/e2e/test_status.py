@@ -50,6 +50,7 @@ PEER = {
     "rx_frames": int,
     "last_handshake": OPTIONAL,
     "epoch": (int, type(None)),
+    "epoch_age": OPTIONAL,
     "cipher": TEXT,
     "key_exchange": TEXT,
     "last_error": TEXT,

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shadowmesh.config import ClientConfig, Interface, Listen, NodeSection, Paths, Peer, RelayPeer
+from shadowmesh.config import (
+    ClientConfig,
+    Interface,
+    Listen,
+    NodeSection,
+    Paths,
+    Peer,
+    RelayPeer,
+    SessionSection,
+)
 from shadowmesh.core.peers import PeerClient
 from shadowmesh.core.shared import Fatal
 from shadowmesh.crypto.identity import Identity
 from shadowmesh.testing.memory import MemoryClient
 from shadowmesh.testing.network import Network
-from shadowmesh.units import Address
+from shadowmesh.units import REKEY_AFTER, Address
 from shadowmesh_relay.admission import Admission
 from shadowmesh_relay.testing import MemoryRelay
 
@@ -61,10 +70,11 @@ class Mesh:
         pins: dict[int, bytes] | None = None,
         relay_id: bytes = RELAY_IDENTITY.node_id,
         static: bool = False,
+        rekey_seconds: int = REKEY_AFTER,
     ) -> MemoryClient:
         self._seed += 1
         client = MemoryClient(
-            self.config(number, peers, pins or {}, relay_id, static),
+            self.config(number, peers, pins or {}, relay_id, static, rekey_seconds),
             IDENTITIES[number],
             address or Address(f"198.51.100.{number + 1}", 5000),
             lambda host, port: self.names.get(host, []),
@@ -82,6 +92,7 @@ class Mesh:
         pins: dict[int, bytes],
         relay_id: bytes,
         static: bool,
+        rekey_seconds: int = REKEY_AFTER,
     ) -> ClientConfig:
         return ClientConfig(
             node=NodeSection(f"node{number}", Path("/nowhere"), Path("/nowhere/socket")),
@@ -105,6 +116,7 @@ class Mesh:
                 for peer in peers
             ),
             paths=Paths("static" if static else "auto"),
+            session=SessionSection(rekey_seconds),
         )
 
     def peer(self, number: int, other: int) -> PeerClient:
@@ -125,7 +137,7 @@ class Mesh:
         return target + self.clients[number].mac + b"\x08\x00" + body
 
     def send(self, number: int, frame: bytes) -> None:
-        self.clients[number].send_frame(frame)
+        self.clients[number].send_frame(frame, self.network.now)
         self.network.flush(self.clients[number])
 
     def exchange(self, number: int, other: int, within: float = 5.0) -> None:

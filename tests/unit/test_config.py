@@ -58,6 +58,7 @@ def test_the_minimal_example_gets_the_documented_defaults() -> None:
     assert (config.listen.address, config.listen.port) == ("::", 0)
     assert (config.interface.name, config.interface.mtu) == ("smesh0", "auto")
     assert config.paths.direct == "auto"
+    assert config.session.rekey_seconds == 120
     assert config.peers[0].id == base64.b32decode(example_id("bob").upper() + "====")
 
 
@@ -147,6 +148,8 @@ def test_structs_are_frozen(tmp_path: Path) -> None:
             "paths: {direct: always}\npeers:",
             "paths.direct: 'always' is none of auto, never, static",
         ),
+        ("peers:", "session: {rekey_seconds: 1}\npeers:", "rekey_seconds: 1 is not between 2 and 240"),
+        ("peers:", "session: {rekey_seconds: 300}\npeers:", "rekey_seconds: 300 is not between 2 and 240"),
         (
             "node: {name: alice}",
             "node: {name: alice, name: eve}",
@@ -308,6 +311,7 @@ def test_documented_keys_are_the_keys_there_are(tmp_path: Path) -> None:
         ("listen", load_client_config),
         ("interface", load_client_config),
         ("paths", load_client_config),
+        ("session", load_client_config),
         ("relay", load_relay_config),
         ("admission", load_relay_config),
         ("relays[]", load_client_config),

@@ -30,7 +30,7 @@ def test_a_peer_through_its_life() -> None:
     mesh.pair_up()
     seen = _peer(mesh.peer(0, 1), relays, ENGINE)
     assert (seen.state, seen.last_error, seen.epoch) == ("connected", None, 0)
-    assert None not in (seen.path, seen.cipher, seen.key_exchange, seen.last_handshake)
+    assert None not in (seen.path, seen.cipher, seen.key_exchange, seen.last_handshake, seen.epoch_age)
 
 
 def test_a_session_without_a_path_shows_nothing_that_is_not_true_now() -> None:
@@ -48,8 +48,8 @@ def test_a_session_without_a_path_shows_nothing_that_is_not_true_now() -> None:
     assert mesh.peer(0, 1).session is not None, "kept for the relay's return"
     seen = _peer(mesh.peer(0, 1), relays, ENGINE)
     assert (seen.state, seen.last_error, seen.tx_bytes) == ("absent", NO_RELAY, 1)
-    gone = (seen.path, seen.rtt_ms, seen.epoch, seen.cipher, seen.key_exchange, seen.last_handshake)
-    assert gone == (None,) * 6
+    gone = (seen.path, seen.rtt_ms, seen.epoch, seen.epoch_age, seen.cipher, seen.key_exchange)
+    assert (*gone, seen.last_handshake) == (None,) * 7
 
 
 BOB = Member("bob", b"b" * 32, ("10.77.0.2", "fd77::2"))
