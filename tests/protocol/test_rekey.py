@@ -198,6 +198,43 @@ def test_responder_seals_with_new_keys_only_when_it_has_seen_them(pair: Mesh) ->
     pair.exchange(0, 1)
 
 
+def test_late_packet_of_a_replaced_session_does_not_bring_it_back(pair: Mesh) -> None:
+    """It was to make the responder seal with its newest epoch, but frames have a better session by now."""
+    initiator, responder = (number_of(pair, role) for role in Direction)
+    there = pair.clients[responder]
+    held: list[tuple[Address, bytes]] = []
+
+    def hold(source: Address, target: Address, data: bytes) -> bool:
+        wanted = target == there.address and data[10:18] in there.tables.lanes
+        if wanted and session(pair, initiator).epoch == 1 and not held:
+            held.append((source, data))
+            return False
+        return not wanted or not held
+
+    pair.network.filter = hold
+    pair.network.run_until(lambda: bool(held), REKEY_AFTER + 5)
+    old = session(pair, responder)
+    pair.peer(initiator, responder).handshakes.dial(pair.network.now)
+    pair.network.flush(pair.clients[initiator])
+    pair.network.run_until(lambda: pair.peer(responder, initiator).session is not old, 3)
+    pair.network.filter = lambda *_: True
+    there.receive(held[0][1], held[0][0], pair.network.now)
+    assert there.drops == {}
+    pair.exchange(0, 1)
+    assert old.epoch == 0
+
+
+def test_old_keys_are_wiped(pair: Mesh) -> None:
+    old = [session(pair, number)._sending for number in (0, 1)]
+    pair.network.run_for(REKEY_AFTER)
+    assert epochs(pair) == [1, 1]
+    for sending in old:
+        with pytest.raises(ValueError, match="wiped"):
+            sending.control.seal(b"\3", pair.network.now)
+        with pytest.raises(ValueError, match="wiped"):
+            sending.keys.packet_keys.seal(1, bytes(8), 0, b"\3")
+
+
 @pytest.mark.parametrize("eager", Direction)
 def test_either_side_can_have_fresh_keys_earlier(mesh: Mesh, eager: Direction) -> None:
     """Its own `rekey_seconds` is enough: the initiator offers, the responder asks."""
