@@ -17,10 +17,19 @@ class Backoff:
     """Delays between tries.
 
     :param random: returns n random bytes.
+    :param first: seconds before the second try.
+    :param cap: seconds at most while the outage is younger than `YOUNG`; later it is `cap_late`.
     """
 
-    def __init__(self, random: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        random: Callable[[int], bytes],
+        first: float = FIRST,
+        cap: float = CAP,
+        cap_late: float = CAP_LATE,
+    ) -> None:
         self._random = random
+        self._first, self._cap, self._cap_late = first, cap, cap_late
         self._tries = 0
         self._since: float | None = None
 
@@ -28,8 +37,8 @@ class Backoff:
         """Seconds to wait before the next try: between half of the step and all of it."""
         if self._since is None:
             self._since = now
-        cap = CAP if now - self._since < YOUNG else CAP_LATE
-        step = min(cap, FIRST * float(1 << min(self._tries, 16)))
+        cap = self._cap if now - self._since < YOUNG else self._cap_late
+        step = min(cap, self._first * float(1 << min(self._tries, 16)))
         self._tries += 1
         return step * (0.5 + self._random(1)[0] / 512)
 

@@ -26,8 +26,11 @@ MAX_MESSAGE = 65536
 """Bound of a message after the handshake: 1,900 NodeIDs in one Interest."""
 MAX_NODES = 1024
 """NodeIDs in one Interest; a larger set takes several messages."""
+MAX_CANDIDATES = 16
+"""Addresses that a peer may be told of at once: more than a machine has, few enough to try all of them."""
 
 Bytes8 = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
+Bytes16 = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Text = Annotated[str, msgspec.Meta(max_length=200)]
 Lanes = Annotated[list[Bytes8], msgspec.Meta(min_length=LANES, max_length=LANES)]
@@ -39,7 +42,10 @@ Epoch = Annotated[int, msgspec.Meta(ge=1, lt=1 << 32)]
 
 
 class MessageType(enum.IntEnum):
-    """Type byte of a message: 0x01-0x0f handshake, 0x20-0x3f rendezvous at a relay, 0x48-0x4f rekey."""
+    """Type byte of a message.
+
+    0x01-0x0f handshake, 0x20-0x3f rendezvous at a relay, 0x40-0x47 paths, 0x48-0x4f rekey.
+    """
 
     HELLO = 0x01
     CHALLENGE = 0x02
@@ -53,6 +59,8 @@ class MessageType(enum.IntEnum):
     ANSWER = 0x25
     OPENED = 0x26
     CLOSE = 0x27
+    CANDIDATES = 0x40
+    PATH_VIEW = 0x41
     REKEY_ASK = 0x48
     REKEY_OFFER = 0x49
     REKEY_ANSWER = 0x4A
@@ -155,6 +163,41 @@ class Close(msgspec.Struct, frozen=True):
     send: Bytes8
 
 
+class CandidateAddress(msgspec.Struct, kw_only=True, frozen=True):
+    """One underlay address of the sender; `host` is IPv6, or IPv4 in its mapped form."""
+
+    host: Bytes16
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+    kind: Text
+    """local, observed, mapped, static or peer; others are kept and shown."""
+
+
+class Candidates(msgspec.Struct, kw_only=True, frozen=True):
+    """Peer -> peer: where I might be reached. One with a higher `sequence` replaces the list before."""
+
+    sequence: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+    addresses: Annotated[list[CandidateAddress], msgspec.Meta(max_length=MAX_CANDIDATES)] = []
+    nat: Text = ""
+    """How my NAT maps and filters, as far as I know (RFC 4787)."""
+
+
+class Tried(msgspec.Struct, kw_only=True, frozen=True):
+    """What became of one address of the receiver."""
+
+    address: Text
+    state: Text
+    detail: Text = ""
+
+
+class PathView(msgspec.Struct, kw_only=True, frozen=True):
+    """Peer -> peer: the path that my frames take to you, why, and what I tried. For people only."""
+
+    path: Text
+    reason: Text
+    tried: Annotated[list[Tried], msgspec.Meta(max_length=MAX_CANDIDATES)] = []
+    nat: Text = ""
+
+
 class RekeyAsk(msgspec.Struct, frozen=True):
     """Responder -> initiator: begin with the keys of `epoch`, please."""
 
@@ -182,6 +225,7 @@ class RekeyAnswer(msgspec.Struct, frozen=True):
 Message = (
     Hello | Challenge | Response | Established
     | Interest | Present | Absent | Open | Call | Answer | Opened | Close
+    | Candidates | PathView
     | RekeyAsk | RekeyOffer | RekeyAnswer
 )  # fmt: skip
 
@@ -198,6 +242,8 @@ REGISTRY: dict[MessageType, type[Any]] = {
     MessageType.ANSWER: Answer,
     MessageType.OPENED: Opened,
     MessageType.CLOSE: Close,
+    MessageType.CANDIDATES: Candidates,
+    MessageType.PATH_VIEW: PathView,
     MessageType.REKEY_ASK: RekeyAsk,
     MessageType.REKEY_OFFER: RekeyOffer,
     MessageType.REKEY_ANSWER: RekeyAnswer,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -139,9 +140,35 @@ def test_probe_and_bind_sizes() -> None:
     assert len(bind) == 35
     probe = payload.encode_probe(payload.Kind.PROBE_REQUEST, ID)
     assert payload.parse_probe(probe) == ID
-    for bad in (probe[:-1], probe + b"x", b""):
+    padded = payload.encode_probe(payload.Kind.PROBE_REQUEST, ID, 1171)
+    assert len(padded) == 1171
+    assert payload.parse_probe(padded) == ID
+    for bad in (probe[:-1], payload.encode_probe(payload.Kind.PROBE_REPLY, ID, 10), b""):
         with pytest.raises(BadPacket):
             payload.parse_probe(bad)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
+def test_path_payloads_are_equal_in_size(host: str) -> None:
+    seen, other = Address(host, 4433), b"87654321"
+    request = payload.encode_path_request(ID)
+    response = payload.encode_path_response(ID, other, seen)
+    complete = payload.encode_path_complete(ID, seen)
+    assert {len(one) for one in (request, response, complete)} == {35}
+    assert payload.parse_path_request(request) == ID
+    assert payload.parse_path_response(response) == (ID, other, seen)
+    assert payload.parse_path_complete(complete) == (ID, seen)
+
+
+def test_candidates_are_bounded() -> None:
+    """More than sixteen, a port of 0 or a host of 4 bytes: refused before anything is done with them."""
+    one = {"host": bytes(16), "port": 1, "kind": "local"}
+    bad = [[one] * 17, [one | {"port": 0}], [one | {"port": 65536}], [one | {"host": bytes(4)}]]
+    kind = messages.MessageType.CANDIDATES
+    messages.decode(kind, msgspec.msgpack.encode({"sequence": 1, "addresses": [one] * 16}))
+    for addresses in bad:
+        with pytest.raises(BadPacket):
+            messages.decode(kind, msgspec.msgpack.encode({"sequence": 1, "addresses": addresses}))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,40 @@
+"""How often an idle path must be used to stay open: measured, not assumed.
+
+A NAT or firewall forgets a flow that was silent for too long: 30 s at impatient ones, 120 s at those that
+follow RFC 4787 section 4.3.  We begin below the former.  Each interval that the path has outlived three
+times lets the next be half as long again; a path that did not outlive one teaches the limit.
+"""
+
+from __future__ import annotations
+
+FIRST = 25.0
+"""Seconds; below the 30 s after which impatient NATs forget."""
+LONGEST = 110.0
+"""Seconds; below the 120 s that RFC 4787 asks for, since nothing promises more."""
+SHORTEST = 10.0
+"""Seconds; there are NATs that forget within 20."""
+PROOFS = 3
+"""Silences of the present length that the path outlived before a longer one is tried."""
+GROWTH = 1.5
+
+
+class Keepalive:
+    """The interval of one path; `interval` seconds of silence are allowed."""
+
+    def __init__(self) -> None:
+        self.interval = FIRST
+        self._limit = LONGEST
+        self._outlived = 0
+
+    def handle_outlived(self) -> None:
+        """The path answered after a silence of `interval`."""
+        self._outlived += 1
+        if self._outlived >= PROOFS:
+            self._outlived = 0
+            self.interval = min(self._limit, self.interval * GROWTH)
+
+    def handle_forgotten(self) -> None:
+        """The path was dead after a silence of `interval`."""
+        self._outlived = 0
+        self.interval = max(SHORTEST, self.interval / GROWTH)
+        self._limit = self.interval

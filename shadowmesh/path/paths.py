@@ -1,0 +1,469 @@
+"""All paths to one peer: found, proved, measured, and one of them chosen for its frames.
+
+    candidates  ->  rounds of REQUEST  ->  the address is proved  ->  full size came round  ->  may be chosen
+
+Sans-I/O: payloads and the `Way` they came on go in; payloads with the way to send them on, log lines and
+one deadline come out.  The caller seals payloads in lane 0 of the session and owns the data plane: it
+compares `route` with what it has installed.  Call order: after any `handle_*` or command take
+`poll_transmit()`, `poll_changes()`, `poll_announcement()` and `route`, then look at `deadline`.
+
+Error contract: what comes from the network raises BadPacket, and leaves everything as it was.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from shadowmesh.errors import BadPacket
+from shadowmesh.path.candidates import Candidate, CandidateKind
+from shadowmesh.path.handshake import Handshake, Proved
+from shadowmesh.path.health import DOUBT_AFTER, Counters, Health
+from shadowmesh.path.mtu import LARGEST
+from shadowmesh.path.path import Pace, Path, PathState
+from shadowmesh.path.rounds import Rounds, guesses
+from shadowmesh.path.selector import Policy, choose
+from shadowmesh.path.way import Way
+from shadowmesh.wire.messages import MAX_CANDIDATES
+from shadowmesh.wire.payload import Kind, encode_probe, parse_probe
+
+MAX_STRANGERS = 4
+"""Addresses that authentic packets came from though nobody named them; the oldest that works least goes."""
+STANDBY_FOR = 60.0
+"""Seconds after the last frame for which other paths are kept ready and rounds go on."""
+EAGER_FOR = 300.0
+"""Seconds after a change for which rounds go on without any frames: to be direct before it is needed."""
+STABLE_AFTER = 30.0
+"""Seconds that a direct path must have carried frames before its end starts the back-off anew."""
+STRANGER_GAP = 1.0
+"""Seconds between REQUESTs to a failed address from which something authentic comes."""
+LOST_AFTER = 10.0
+"""Seconds without an answer on the only path there is, after which the peer counts as gone: longer than a
+relay's restart takes to be noticed."""
+EMPTY = bytes((Kind.EMPTY,))
+
+
+class Route(NamedTuple):
+    """Where frames go, and the largest UDP payload (bytes) that may go there."""
+
+    way: Way
+    budget: int
+
+
+class PathSet:
+    """The paths of one peer.
+
+    :param random: returns n random bytes.
+    :param policy: chooses among them.
+    :param direct: whether direct paths are allowed at all; if not, nobody learns our address from us.
+    """
+
+    def __init__(
+        self, random: Callable[[int], bytes], now: float, policy: Policy = choose, direct: bool = True
+    ) -> None:
+        self.current: Path | None = None
+        self.reason = "there is no path yet"
+        self.chosen_at = now
+        self.peer_nat = ""
+        self.own_nat = ""
+        self.own_hosts: frozenset[str] = frozenset()
+        """Addresses of our own interfaces, textual."""
+        self.running = False
+        self._largest = LARGEST
+        self._random = random
+        self._policy = policy
+        self._allowed = direct
+        self._relay: Path | None = None
+        self._direct: dict[Way, Path] = {}
+        self._listed: list[Candidate] = []
+        self._handshake = Handshake(random)
+        self._rounds = Rounds(random)
+        self._health = Health()
+        self._source: Way | None = None
+        self._eager_until = now
+        self._outbox: list[tuple[bytes, Way]] = []
+        self._changes: list[str] = []
+        self._announce = False
+
+    # Getters.
+
+    @property
+    def paths(self) -> list[Path]:
+        """All of them, that through the relay first."""
+        return [*([self._relay] if self._relay is not None else []), *self._direct.values()]
+
+    @property
+    def relay(self) -> Path | None:
+        """The path through the relay."""
+        return self._relay
+
+    @property
+    def direct(self) -> Path | None:
+        """The path in use, if it is a direct one."""
+        return self.current if self.current is not None and not self.current.relayed else None
+
+    @property
+    def route(self) -> Route | None:
+        """Where frames go now; None without a session or a path."""
+        if not self.running or self.current is None:
+            return None
+        return Route(self.current.way, self.current.mtu.budget)
+
+    def active(self, now: float) -> bool:
+        """Whether `handle_counters` wants to be called every `health.TICK`, not only every second."""
+        return self.running and self._health.active(now)
+
+    def lost(self, now: float) -> bool:
+        """Whether nothing answers any more: the peer itself seems to be gone."""
+        path = self.current
+        if path is None or path.usable or path.silent_since is None:
+            return False
+        return now - path.silent_since >= LOST_AFTER
+
+    @property
+    def deadline(self) -> float | None:
+        """When `handle_timer` wants to be called."""
+        if not self.running:
+            return None
+        times = [path.deadline for path in self.paths]
+        if self._direct and self._allowed:
+            times.append(self._rounds.deadline)
+        return min((time for time in times if time is not None), default=None)
+
+    # Commands.
+
+    def start(self, now: float) -> None:
+        """There is a session: measure the relay's path, and look for others as soon as there are candidates.
+
+        A session that follows another keeps the paths of that.
+        """
+        if self.running:
+            for path in self.paths:
+                path.hurry(now)
+        else:
+            self.running = True
+            self._health = Health()
+            self._eager_until = now + EAGER_FOR
+            self._list(now)
+            self._begin_round(now, announce=True)
+            if self._relay is not None:
+                self._relay.hurry(now)
+        self._decide(now)
+
+    def stop(self) -> None:
+        """There is no session, or the peer is another instance: what was proved no longer counts."""
+        self.running = False
+        self._rounds.stop()
+        self._rounds.refresh()
+        self._direct.clear()
+        self._listed = [one for one in self._listed if one.kind is CandidateKind.STATIC]
+        self._source = None
+        self.current, self.reason = None, "there is no session"
+        self._outbox.clear()
+
+    def set_relay(self, way: Way | None, name: str, now: float) -> None:
+        """The channel through a relay, or None when there is none any more."""
+        if way is None:
+            self._relay = None
+        elif self._relay is None or self._relay.way != way:
+            self._relay = Path(way, None, name, self._random, now, self._largest)
+        else:
+            self._relay.hurry(now)
+        self._decide(now)
+
+    def set_candidates(self, listed: Iterable[Candidate], now: float) -> None:
+        """All usable addresses of the peer that we know of; those that work are kept in any case."""
+        if not self._allowed:
+            return
+        self._listed = list(listed)[:MAX_CANDIDATES]
+        self._eager_until = max(self._eager_until, now + EAGER_FOR)
+        if self.running:
+            self._list(now)
+            if self._rounds.invite(now):
+                self._request_all(now)
+            self._decide(now)
+
+    def set_largest(self, largest: int, now: float) -> None:
+        """Bytes of UDP payload that our own interfaces can send."""
+        self._largest = largest
+        for path in self.paths:
+            path.mtu.set_largest(largest, now)
+
+    def _list(self, now: float) -> None:
+        """Make the paths agree with the list."""
+        wanted = {Way(one.address): one.kind for one in self._listed}
+        for way, path in list(self._direct.items()):
+            if way in wanted:
+                path.kind = wanted[way]
+            elif path.state in (PathState.USABLE, PathState.CHECKING):
+                path.kind = CandidateKind.PEER
+            else:
+                self._forget(path)
+        for way, kind in wanted.items():
+            if way not in self._direct:
+                self._direct[way] = self._new_path(way, kind, now)
+                self._request(way, now)
+        self._limit_strangers()
+
+    def handle_network_change(self, now: float) -> None:
+        """Our addresses or routes changed, or this machine has slept: nothing that we knew is certain."""
+        self._rounds.refresh()
+        self._eager_until = now + EAGER_FOR
+        for path in self.paths:
+            path.hurry(now)
+        if self.running:
+            self._begin_round(now, announce=True)
+            if self.direct is not None:
+                self._request(self.direct.way, now)
+
+    def hurry(self, now: float) -> None:
+        """Somebody wants to know what works: probe what is in use, and look for better."""
+        for path in self.paths:
+            path.hurry(now)
+        if self.running and self.direct is None and not self._rounds.running:
+            self._begin_round(now, announce=True)
+
+    def create_probe(self, now: float) -> bytes | None:
+        """Send a probe on the path in use; returns its nonce, None without a path."""
+        if not self.running or self.current is None:
+            return None
+        request = self.current.create_probe(now)
+        self._outbox.append((request, self.current.way))
+        return parse_probe(request)
+
+    # What comes.
+
+    def handle_payload_untrusted(self, payload: bytes, way: Way, now: float) -> float | None:
+        """An authentic payload of lane 0 that came on `way`; the RTT if it answers a probe of ours.
+
+        Raises BadPacket.
+        """
+        kind = payload[0]
+        rtt: float | None = None
+        if not (way.relayed or self._allowed):
+            raise BadPacket("direct_refused")
+        if kind == Kind.PROBE_REQUEST:
+            self._outbox.append((encode_probe(Kind.PROBE_REPLY, parse_probe(payload)), way))
+        elif kind == Kind.PROBE_REPLY:
+            nonce, path = parse_probe(payload), self._find(way)
+            rtt = path.handle_reply(nonce, now) if path is not None else None
+        elif kind in (Kind.PATH_REQUEST, Kind.PATH_RESPONSE, Kind.PATH_COMPLETE):
+            self._handle_handshake_untrusted(kind, payload, way, now)
+        else:
+            raise BadPacket("unexpected_kind")
+        self._handle_source(way, now)
+        self._decide(now)
+        return rtt
+
+    def handle_source(self, way: Way, now: float) -> None:
+        """The peer's frames come on this way from now on (EVENT_SOURCE)."""
+        self._source = way
+        current = self.direct
+        if current is not None and current.way != way:
+            if way.relayed:
+                current.hurry(now)
+            else:
+                current.handle_left(now)
+        self._handle_source(way, now)
+        self._decide(now)
+
+    def handle_counters(self, counters: Counters, now: float) -> None:
+        """What the data plane has counted: every `health.TICK` while `active`, else once a second."""
+        if not self.running:
+            return
+        path, health = self.current, self._health
+        back = self._source or (path.way if path is not None else None)
+        idle_for = health.idle_for(now)
+        health.handle_counters(counters, path is not None and path.way == back, now)
+        if health.active(now) and idle_for > STANDBY_FOR and self.direct is None:
+            self._announce = self._rounds.wake(now) or self._announce
+        if path is not None:
+            self._watch(path, counters, now)
+        source = self._find(back) if back is not None else None
+        if source is not None and (source.relayed or source.usable) and health.owes(now):
+            self._outbox.append((EMPTY, source.way))
+            health.handle_answered()
+        self._decide(now)
+
+    def handle_timer(self, now: float) -> None:
+        """Call at or after `deadline`."""
+        if not self.running:
+            return
+        if self._rounds.due(now):
+            self._begin_round(now, announce=True)
+        self._request_all(now)
+        for path in self.paths:
+            for payload in path.poll(now):
+                self._outbox.append((payload, path.way))
+        self._decide(now)
+
+    # Output.
+
+    def poll_transmit(self) -> list[tuple[bytes, Way]]:
+        """Payloads to seal in lane 0 and send, each on its way."""
+        outbox, self._outbox = self._outbox, []
+        return outbox
+
+    def poll_changes(self) -> list[str]:
+        """What an operator wants in the log."""
+        changes, self._changes = self._changes, []
+        return changes
+
+    def poll_announcement(self) -> bool:
+        """Whether a round began of which the peer should hear, by CANDIDATES."""
+        announce, self._announce = self._announce, False
+        return announce
+
+    # Inside.
+
+    def _find(self, way: Way) -> Path | None:
+        if self._relay is not None and self._relay.way == way:
+            return self._relay
+        return self._direct.get(way)
+
+    def _new_path(self, way: Way, kind: CandidateKind, now: float) -> Path:
+        return Path(way, kind, f"direct {way.address}", self._random, now, self._largest)
+
+    def _handle_handshake_untrusted(self, kind: int, payload: bytes, way: Way, now: float) -> None:
+        if way.relayed:
+            raise BadPacket("unexpected_kind")
+        if kind == Kind.PATH_REQUEST:
+            response = self._handshake.handle_request_untrusted(payload, way, now)
+            if response is not None:
+                self._outbox.append((response, way))
+            return
+        if kind == Kind.PATH_RESPONSE:
+            proved = self._handshake.handle_response_untrusted(payload, way, now)
+        else:
+            proved = self._handshake.handle_complete_untrusted(payload, way, now)
+        if proved.answer is not None:
+            self._outbox.append((proved.answer, way))
+        self._handle_proved(proved, now)
+
+    def _handle_proved(self, proved: Proved, now: float) -> None:
+        path = self._direct.get(proved.way)
+        if path is None:
+            path = self._adopt(proved.way, now)
+        path.handle_proved(proved.rtt, proved.observed, now)
+        private = ipaddress.ip_address(path.way.address.host.partition("%")[0]).is_private
+        path.untranslated = private and proved.observed.host in self.own_hosts
+        self._outbox += [(payload, path.way) for payload in path.poll(now)]
+
+    def _handle_source(self, way: Way, now: float) -> None:
+        """Something authentic came on this way: life of a path that is known, else a new candidate."""
+        path = self._find(way)
+        if path is not None:
+            path.handle_heard(now)
+            if path is self.current:
+                self._health.handle_heard(now)
+        if way.relayed or not self._allowed or not self.running:
+            return
+        if path is None:
+            self._request(self._adopt(way, now).way, now)
+        elif path.state is PathState.TRYING or (
+            path.state is PathState.FAILED and now - path.asked_at >= STRANGER_GAP
+        ):
+            self._request(way, now)
+
+    def _adopt(self, way: Way, now: float) -> Path:
+        """An address that nobody named has become a candidate."""
+        path = self._direct[way] = self._new_path(way, CandidateKind.PEER, now)
+        self._limit_strangers()
+        return path
+
+    def _limit_strangers(self) -> None:
+        strangers = [one for one in self._direct.values() if one.kind is CandidateKind.PEER]
+        ranked = sorted(strangers, key=lambda one: (one is self.current, one.usable, one.heard_at))
+        for path in ranked[: max(0, len(strangers) - MAX_STRANGERS)]:
+            self._forget(path)
+
+    def _forget(self, path: Path) -> None:
+        del self._direct[path.way]
+        if path is self.current:
+            self.current = None
+
+    def _begin_round(self, now: float, announce: bool) -> None:
+        if not self._allowed:
+            return
+        self._rounds.begin(now)
+        self._announce = self._announce or announce
+        self._request_all(now)
+
+    def _request_all(self, now: float) -> None:
+        """The volley that is due, and after the last of a round the pause before the next."""
+        if not self._rounds.volley(now):
+            return
+        for path in list(self._direct.values()):
+            if path.state in (PathState.TRYING, PathState.FAILED):
+                path.state = PathState.TRYING
+                self._request(path.way, now)
+        if "symmetric" in self.peer_nat and "symmetric" not in self.own_nat and self._rounds.guessing:
+            observed = [one.address for one in self._listed if one.kind is CandidateKind.OBSERVED]
+            for address in guesses(observed, self._rounds.volleys):
+                self._request(Way(address), now)
+        if not self._rounds.running:
+            self._end_round(now)
+
+    def _end_round(self, now: float) -> None:
+        for path in self._direct.values():
+            if path.state is PathState.TRYING:
+                path.fail(path.detail or "no answer")
+        wanted = self._health.idle_for(now) < STANDBY_FOR or now < self._eager_until
+        if wanted and not any(path.usable for path in self._direct.values()):
+            self._rounds.pause(now)
+
+    def _request(self, way: Way, now: float) -> None:
+        request = self._handshake.create_request(way, now)
+        if request is None:
+            return
+        self._outbox.append((request, way))
+        path = self._direct.get(way)
+        if path is not None:
+            path.asked_at = now
+
+    def _watch(self, path: Path, counters: Counters, now: float) -> None:
+        """Leave a path whose frames are not answered; probe it before that."""
+        silence = self._health.silence(now)
+        if counters.heard_at > path.heard_at:
+            path.handle_carried(counters.heard_at)
+        if silence >= path.patience - 1e-3 and not path.relayed:
+            path.fail(f"frames were not answered for {silence * 1000:.0f} ms")
+        elif silence >= DOUBT_AFTER:
+            path.hurry(now)
+
+    def _decide(self, now: float) -> None:
+        """Ask the policy, and set the pace of every path accordingly."""
+        paths = self.paths
+        present = next((index for index, one in enumerate(paths) if one is self.current), None)
+        decision = self._policy(paths, present, self.chosen_at, now)
+        chosen = None if decision.chosen is None else paths[decision.chosen]
+        if chosen is not self.current:
+            self._switch(chosen, decision.reason, now)
+        self._set_paces(paths, now)
+
+    def _switch(self, chosen: Path | None, reason: str, now: float) -> None:
+        left, self.current = self.current, chosen
+        since = self.chosen_at
+        self.reason, self.chosen_at = reason, now
+        self._health.handle_switch()
+        if not self.running:
+            return
+        if chosen is not None:
+            if chosen.relayed:
+                chosen.hurry(now)
+            self._changes.append(f"takes {chosen.name}: {reason}")
+        elif left is not None:
+            self._changes.append(f"has no path: {reason}")
+        if left is not None and not left.relayed and self.direct is None:
+            self._eager_until = now + EAGER_FOR
+            if now - since >= STABLE_AFTER:
+                self._rounds.refresh()
+            self._rounds.pause(now)
+
+    def _set_paces(self, paths: Iterable[Path], now: float) -> None:
+        idle_for = self._health.idle_for(now)
+        others = Pace.STANDBY if idle_for < STANDBY_FOR else Pace.REST
+        mine = Pace.ACTIVE if self._health.active(now) else Pace.IDLE
+        for path in paths:
+            path.set_pace(Pace.REST if not self.running else mine if path is self.current else others)
