@@ -49,6 +49,10 @@ PROTOCOL_VERSIONS: tuple[int, ...] = (1,)
 ALPN = "shadowmesh/1"
 
 
+class Whole(bytes):
+    """A datagram that IP must not fragment on its way: a path's probe."""
+
+
 class Address(NamedTuple):
     """An underlay address. `host` is textual IPv4 or IPv6, never the v4-mapped form."""
 

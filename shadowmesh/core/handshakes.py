@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from shadowmesh.core.session import Session
 from shadowmesh.core.shared import Shared
@@ -29,7 +30,7 @@ class Handshakes:
 
     :param node: the pinned NodeID of the peer.
     :param caller: whether our NodeID is the smaller one.
-    :param transmit: sends a datagram to the peer.
+    :param transmit: sends a datagram of a link to the peer.
     :param handle_link: takes the events of the links, those after the handshake too.
     """
 
@@ -38,7 +39,7 @@ class Handshakes:
         node: NodeId,
         caller: bool,
         shared: Shared,
-        transmit: Callable[[bytes], None],
+        transmit: Callable[[Link, bytes], None],
         handle_link: Callable[[Driver, LinkEvent, float], None],
     ) -> None:
         self.unconfirmed: Session | None = None
@@ -78,7 +79,7 @@ class Handshakes:
         self._first_ids.append(first_id)
         opening = self._shared.new_opening()
         link = accept(self._shared.identity, self._node, opening, now, first_id, admit=self._admit)
-        driver = self._shared.links.add(link, self._transmit, self._handle_link, now, first_id)
+        driver = self._shared.links.add(link, partial(self._transmit, link), self._handle_link, now, first_id)
         self._accepted.append(driver)
         self._shared.links.handle_datagram(driver, datagram, now)
 
@@ -115,7 +116,7 @@ class Handshakes:
     def dial(self, now: float) -> None:
         """Begin a handshake; only while not `dialling`."""
         link = Link.initiate(self._shared.identity, self._node, self._shared.new_opening(), now)
-        self._initiated = self._shared.links.add(link, self._transmit, self._handle_link, now)
+        self._initiated = self._shared.links.add(link, partial(self._transmit, link), self._handle_link, now)
 
     def end_all(self, code: CloseCode, reason: str, now: float) -> None:
         """Close everything that is under way."""

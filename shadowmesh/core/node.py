@@ -6,16 +6,20 @@ Call order: after any `handle_*` or command, take `poll_transmit()` and `poll_ev
 
 from __future__ import annotations
 
+import ipaddress
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from shadowmesh.config import ClientConfig
+from shadowmesh.core.local import LocalNetwork
 from shadowmesh.core.peers import PeerClient
 from shadowmesh.core.relays import RelayClient, RelayState
 from shadowmesh.core.shared import CoreEvent, ProbeAnswered, Shared, Tables
 from shadowmesh.crypto.identity import Identity
 from shadowmesh.errors import BadPacket
 from shadowmesh.membership.roster import Member, Roster
+from shadowmesh.path.health import TICK as BUSY_TICK
+from shadowmesh.path.mtu import LARGEST
 from shadowmesh.session.links import LinkSet
 from shadowmesh.units import ID_SIZE, Address, NodeId
 from shadowmesh.wire.headers import destination_id
@@ -43,11 +47,12 @@ class Core:
         now: float,
     ) -> None:
         self.node_id = identity.node_id
-        static = config.paths.direct == "static"
         self.roster = Roster(
-            Member(peer.name, peer.id, peer.addresses, peer.endpoint if static else None)
-            for peer in config.peers
+            Member(peer.name, peer.id, peer.addresses, peer.endpoint) for peer in config.peers
         )
+        overlay = [ipaddress.ip_interface(text).network for text in config.interface.addresses]
+        overlay += [ipaddress.ip_network(text) for peer in config.peers for text in peer.addresses]
+        self.network = LocalNetwork(overlay)
         self.drops: Counter[str] = Counter()
         self._shared = Shared(
             identity=identity,
@@ -58,7 +63,7 @@ class Core:
             rekey_after=float(config.session.rekey_seconds),
         )
         self.peers: dict[NodeId, PeerClient] = {
-            member.node_id: PeerClient(member, handle, self._shared)
+            member.node_id: PeerClient(member, handle, config.paths.direct, self.network, self._shared, now)
             for handle, member in enumerate(self.roster.members, start=1)
         }
         self.relays = [
@@ -69,13 +74,16 @@ class Core:
         ]
         self._tick_at = now + TICK
         self._frames: dict[NodeId, int] = {}
+        self._busy: list[PeerClient] = []
+        """Peers with traffic, whose counters are read ten times a second."""
+        self._busy_tick_at: float | None = None
 
     @property
     def deadline(self) -> float:
         """When `handle_timer` wants to be called."""
         times = [relay.deadline for relay in self.relays]
         times += [peer.deadline for peer in self.peers.values()]
-        times += [self._shared.links.deadline, self._tick_at]
+        times += [self._shared.links.deadline, self._tick_at, self._busy_tick_at]
         return min(time for time in times if time is not None)
 
     # Input.
@@ -101,9 +109,38 @@ class Core:
         It came through `channel`, or directly (empty), from `source`.
         """
         try:
-            self._serve_payload_untrusted(session, payload, None if channel else source, now)
+            self._serve_payload_untrusted(session, payload, channel, source, now)
         except BadPacket as error:
             self.drops[error.reason] += 1
+
+    def handle_source(self, session: int, channel: bytes, source: Address, now: float) -> None:
+        """Frames of this session handle come from another place than before (EVENT_SOURCE)."""
+        for peer in self.peers.values():
+            if peer.session is not None and peer.find_session(session) is peer.session:
+                peer.handle_authentic(peer.session, session, now)
+                peer.handle_source(channel, source, now)
+
+    def handle_network(self, addresses: Sequence[Address], now: float, largest: int = LARGEST) -> None:
+        """At the start, and when the machine's addresses, links or routes changed, or it has slept.
+
+        :param addresses: of the interfaces, with the port of our socket.
+        :param largest: bytes of UDP payload that the interfaces can send.
+        """
+        self.network.set_local(addresses)
+        self.network.largest = largest
+        self._tell_network(moved=True, now=now)
+
+    def handle_mapped(self, addresses: Sequence[Address], now: float) -> None:
+        """Ports that routers have mapped to ours; empty when there are none any more."""
+        if self.network.set_mapped(addresses):
+            self._tell_network(moved=False, now=now)
+
+    def handle_nat(self, nat: str, now: float) -> None:
+        """How our NAT maps and filters, in words."""
+        if self.network.nat != nat:
+            self.network.nat = nat
+            self.network.version += 1
+            self._tell_network(moved=False, now=now)
 
     def handle_resolved(self, index: int, addresses: Sequence[Address], problem: str, now: float) -> None:
         """The answer to a ResolveRelay event."""
@@ -120,6 +157,8 @@ class Core:
                 peer.handle_timer(now)
         if now >= self._tick_at:
             self._tick(now)
+        elif self._busy_tick_at is not None and now >= self._busy_tick_at:
+            self._busy_tick(now)
 
     # Commands.
 
@@ -150,17 +189,18 @@ class Core:
     # Inside.
 
     def _serve_payload_untrusted(
-        self, session: int, payload: bytes, direct: Address | None, now: float
+        self, session: int, payload: bytes, channel: bytes, source: Address, now: float
     ) -> None:
         for relay in self.relays:
             if relay.handle == session and relay.state is RelayState.CONNECTED:
                 relay.handle_payload_untrusted(payload, now)
+                self._note_observed(relay, now)
                 return
         for peer in self.peers.values():
             found = peer.find_session(session)
             if found is not None:
                 peer.handle_authentic(found, session, now)
-                rtt = peer.handle_payload_untrusted(found, payload, direct, now)
+                rtt = peer.handle_payload_untrusted(found, payload, channel, source, now)
                 if rtt is not None:
                     self._shared.events.append(ProbeAnswered(payload[1:], rtt))
                 return
@@ -178,11 +218,31 @@ class Core:
         for node_id, peer in self.peers.items():
             counters = self._shared.tables.peer_counters(peer.handle)
             peer.handle_tick(counters["next_number"], counters["failed_opens"], now)
+            peer.handle_counters(counters, now)
             frames = counters["tx_frames"] + counters["rx_frames"]
-            relayed = peer.direct is None or not peer.direct.alive
+            relayed = peer.routing.paths.direct is None
             if frames != self._frames.get(node_id, 0) and peer.channel is not None and relayed:
                 peer.channel.relay.handle_traffic(now)
             self._frames[node_id] = frames
+        self._plan_busy_tick(self.peers.values(), now)
+
+    def _busy_tick(self, now: float) -> None:
+        for peer in self._busy:
+            peer.handle_counters(self._shared.tables.peer_counters(peer.handle), now)
+        self._plan_busy_tick(self._busy, now)
+
+    def _plan_busy_tick(self, peers: Iterable[PeerClient], now: float) -> None:
+        self._busy = [peer for peer in peers if peer.routing.paths.active(now)]
+        self._busy_tick_at = now + BUSY_TICK if self._busy else None
+
+    def _tell_network(self, moved: bool, now: float) -> None:
+        for peer in self.peers.values():
+            peer.handle_network(moved, now)
+
+    def _note_observed(self, relay: RelayClient, now: float) -> None:
+        observed = relay.binding.observed if relay.binding is not None else None
+        if self.network.set_seen_by_relay(relay.name, observed):
+            self._tell_network(moved=False, now=now)
 
     def _relay_up(self, relay: RelayClient, now: float) -> None:
         nodes = list(self.peers)

@@ -7,20 +7,21 @@ one, whose receive lanes live `GRACE` longer, so that no frame under way is lost
 
 from __future__ import annotations
 
+from typing import Any
+
 from shadowmesh.core.handshakes import Handshakes
+from shadowmesh.core.local import LocalNetwork
 from shadowmesh.core.rendezvous import PATIENCE, Channel, Rendezvous
+from shadowmesh.core.routing import Mode, Routing
 from shadowmesh.core.session import Session
 from shadowmesh.core.shared import Shared
-from shadowmesh.errors import BadPacket, RemoteProtocolError
+from shadowmesh.errors import RemoteProtocolError
 from shadowmesh.membership.roster import Member
 from shadowmesh.overlay.mac import mac_of
 from shadowmesh.path.backoff import Backoff
-from shadowmesh.path.prober import Prober
-from shadowmesh.path.static import StaticPath
-from shadowmesh.session.link import CloseCode, Confirmed, Ended, LinkEvent, Ready, Received
+from shadowmesh.session.link import CloseCode, Confirmed, Ended, Link, LinkEvent, Ready, Received
 from shadowmesh.session.links import Driver
 from shadowmesh.units import Address
-from shadowmesh.wire.payload import Kind, encode_probe, parse_probe
 
 GRACE = 10.0
 """Seconds that the receive lanes of a replaced session live on."""
@@ -32,19 +33,22 @@ class PeerClient:
     """Everything about one configured peer.
 
     :param handle: its number in the data plane.
+    :param mode: `paths.direct` of the configuration.
     """
 
-    def __init__(self, member: Member, handle: int, shared: Shared) -> None:
+    def __init__(
+        self, member: Member, handle: int, mode: Mode, network: LocalNetwork, shared: Shared, now: float
+    ) -> None:
         self.member = member
         self.handle = handle
         self.mac = mac_of(member.node_id)
         self.session: Session | None = None
-        self.direct = StaticPath(member.endpoint, shared.random) if member.endpoint else None
         self.last_error: str | None = None
         self.deadline: float | None = None
         self._shared = shared
         self._caller = shared.identity.node_id < member.node_id
         self.rendezvous = Rendezvous(member.node_id, self._caller, self, shared)
+        self.routing = Routing(self, member, mode, network, shared, now)
         self.handshakes = Handshakes(member.node_id, self._caller, shared, self._transmit, self._handle_link)
         self._retired: list[tuple[float, Session]] = []
         self._pathless_since: float | None = None
@@ -77,20 +81,16 @@ class PeerClient:
     def handle_channel(self, old: Channel | None, why: str, now: float) -> None:
         """`channel` has changed; this and the next five are what `rendezvous.Owner` asks for."""
         channel = self.channel
-        relayed = self.direct is None or not self.direct.alive
-        if self.session is not None and relayed and (old is None) != (channel is None):
-            self._tell(f"unreachable: {why}" if channel is None else "reachable again")
+        if (
+            self.session is not None
+            and self.routing.paths.direct is None
+            and (old is None) != (channel is None)
+        ):
+            self.tell(f"unreachable: {why}" if channel is None else "reachable again")
         if channel is None:
             self.handle_restart(now)
-        if self.session is not None:
-            if channel is None:
-                self.session.prober.suspend()
-            else:
-                self.session.driver.link.nudge()
-                self._shared.links.pump(self.session.driver, now)
-                self.session.prober.resume(now)
-        if relayed:
-            self._take_path(now)
+        self.routing.handle_channel(now)
+        self._note_path(now)
         self._update_deadline()
 
     def handle_restart(self, now: float) -> None:
@@ -101,10 +101,12 @@ class PeerClient:
         self.schedule(now + self._backoff.next_delay(now))
 
     def path_works(self, now: float) -> bool:
-        if self.session is None:
+        """The answer is of the last probe; a new one is sent, for the next time that somebody asks."""
+        relay = self.routing.paths.relay
+        if self.session is None or relay is None:
             return False
-        works = self.session.prober.answers
-        self.session.prober.hurry(now)
+        works = relay.answers
+        relay.hurry(now)
         self._update_deadline()
         return works
 
@@ -138,10 +140,13 @@ class PeerClient:
         if self.session is not None and now >= self.session.deadline:
             self.session.handle_timer(now)
         if self.session is not None:
-            self._probe_paths(self.session, now)
+            self.routing.handle_timer(now)
+            self._note_path(now)
         pathless = self._pathless_since is not None and now >= self._pathless_since + FORGET_AFTER
         if self.session is not None and pathless:
             self.session.close(CloseCode.TIMEOUT, "no path to the peer", now)
+        elif self.session is not None and self.routing.paths.lost(now):
+            self.session.close(CloseCode.TIMEOUT, "the peer stopped answering", now)
         if self._act_at is not None and now >= self._act_at:
             self.consider(now)
         self._update_deadline()
@@ -171,7 +176,7 @@ class PeerClient:
             if waiting is not None:
                 self._switch(waiting, now)
             elif self.session is not None and self.session.driver is driver:
-                self.session.prober.hurry(now)  # the first probe may have been there before the keys
+                self.routing.handle_confirmed(now)  # what was sent before may have been there before the keys
         elif isinstance(event, Received):
             if self.session is not None and self.session.driver is driver:
                 self._handle_message(self.session, event, now)
@@ -181,10 +186,12 @@ class PeerClient:
 
     def _handle_message(self, session: Session, received: Received, now: float) -> None:
         """What it refuses ends the session; a new one comes by itself."""
+        if self.routing.handle_message(received.message, now):
+            return
         epoch = session.epoch
         try:
             if session.handle_message(received, now):
-                self.probe(now)
+                self.routing.check(now)
         except RemoteProtocolError as error:
             session.close(CloseCode.PROTOCOL, str(error), now)
         self._note_epoch(session, epoch)
@@ -198,22 +205,19 @@ class PeerClient:
 
     def _note_epoch(self, session: Session, before: int) -> None:
         if session.epoch != before:
-            self._tell(f"seals with the keys of epoch {session.epoch}", detail=True)
+            self.tell(f"seals with the keys of epoch {session.epoch}", detail=True)
 
     def _switch(self, session: Session, now: float) -> None:
         old, self.session = self.session, session
-        if self.direct is not None:
-            self.direct.start(now)
-        if self.channel is None:
-            session.prober.suspend()
-        self._take_path(now)
+        self.routing.start(old is None or old.instance != session.instance, now)
+        self._note_path(now)
         self._backoff.reset()
         self.last_error = None
         self._act_at = None
         if old is not None:
             self._retired.append((now + GRACE, old))
             old.close(CloseCode.REPLACED, "replaced by a newer session", now)
-        self._tell("connected" if old is None else "session renewed")
+        self.tell("connected" if old is None else "session renewed")
 
     def _handle_ended(self, driver: Driver, ended: Ended, now: float) -> None:
         failed, unconfirmed = self.handshakes.handle_ended(driver)
@@ -226,11 +230,9 @@ class PeerClient:
             return  # its successor is about to be confirmed; until then its lanes still receive
         if lost and self.session is not None:
             session, self.session = self.session, None
-            self._shared.tables.clear_route(self.handle)
+            self.routing.stop()
             session.retire()
-            if self.direct is not None:
-                self.direct.stop()
-            self._tell(f"disconnected: {ended.reason}")
+            self.tell(f"disconnected: {ended.reason}")
         if ended.code in (CloseCode.COLLISION, CloseCode.REPLACED) and not orphaned:
             if self.session is None:
                 self.schedule(now + 2 * self.rendezvous.patience)
@@ -240,7 +242,7 @@ class PeerClient:
 
     def _note_failure(self, reason: str, now: float) -> None:
         if reason != self.last_error and self.session is None:
-            self._tell(f"not connected: {reason}")
+            self.tell(f"not connected: {reason}")
         self.last_error = reason
         self.schedule(now + self._backoff.next_delay(now) + (0 if self._caller else PATIENCE))
 
@@ -250,117 +252,85 @@ class PeerClient:
                 session.retire()
         self._retired = [(due, session) for due, session in self._retired if due > now]
 
-    # Paths: one through the channel, which the session's prober watches, and one to a configured address.
+    # Paths: `routing` finds, measures and installs them.
 
     @property
     def path(self) -> str | None:
         """The path that frames take now, for people; None without one, or without a session."""
-        if self.session is None:
-            return None
-        if self.direct is not None and self.direct.alive:
-            return f"direct {self.direct.address}"
-        return None if self.channel is None else f"relay {self.channel.relay.name}"
-
-    @property
-    def prober(self) -> Prober | None:
-        """Of the path that frames take now."""
-        if self.direct is not None and self.direct.alive:
-            return self.direct.prober
-        return self.session.prober if self.session is not None else None
+        return self.routing.name if self.session is not None else None
 
     def probe(self, now: float) -> bytes | None:
         """Send a probe beside the regular ones; returns its nonce, None without session or path."""
-        prober = self.prober
-        if self.session is None or prober is None or self.path is None:
-            return None
-        request = prober.create_probe(now)
-        target = self.direct.address if self.direct is not None and self.direct.alive else None
-        self._send(self.session, request, target, now)
-        return parse_probe(request)
+        nonce = self.routing.probe(now) if self.session is not None else None
+        self._update_deadline()
+        return nonce
 
     def handle_payload_untrusted(
-        self, session: Session, payload: bytes, source: Address | None, now: float
+        self, session: Session, payload: bytes, via: bytes, source: Address, now: float
     ) -> float | None:
         """An authentic payload of one of our sessions; returns the RTT if it answers a probe.
 
-        :param source: where it came from directly; None through a channel. A reply goes the same way.
+        :param via: the channel that it came through, from the relay at `source`; empty: directly.
 
         Raises BadPacket.
         """
         session.driver.link.renew(now)
-        nonce = parse_probe(payload)
-        if payload[0] == Kind.PROBE_REQUEST:
-            self._send(session, encode_probe(Kind.PROBE_REPLY, nonce), source, now)
+        if self.session is None:
             return None
-        if payload[0] != Kind.PROBE_REPLY:
-            raise BadPacket("unexpected_kind")
-        rtt = session.prober.handle_reply(nonce, now)
-        if rtt is None and self.direct is not None and session is self.session:
-            was_alive = self.direct.alive
-            rtt = self.direct.handle_reply(nonce, now)
-            if self.direct.alive and not was_alive:
-                self._take_path(now)
+        rtt = self.routing.handle_payload_untrusted(payload, via, source, now)
+        self._note_path(now)
         self._update_deadline()
         return rtt
 
-    def _probe_paths(self, session: Session, now: float) -> None:
-        direct = self.direct
-        if direct is not None:
-            was_alive = direct.alive
-            probe = direct.poll(now)
-            if probe is not None:
-                self._send(session, probe, direct.address, now)
-            if was_alive and not direct.alive:
-                self._tell(f"direct {direct.address} stopped answering")
-                self._take_path(now)
-        probe = session.prober.poll(now)
-        if session.prober.failed and direct is not None and direct.alive:
-            session.prober.resume(now)
-        elif session.prober.failed:
-            session.close(CloseCode.TIMEOUT, "the peer stopped answering", now)
-        elif probe is not None:
-            self._send(session, probe, None, now)
+    def handle_source(self, via: bytes, source: Address, now: float) -> None:
+        """The frames of our session come from another place than before."""
+        if self.session is not None:
+            self.routing.handle_source(via, source, now)
+            self._update_deadline()
 
-    def _take_path(self, now: float) -> None:
-        """Point the frames of the session, if there is one, at the best path, if there is one."""
-        session, channel = self.session, self.channel
-        direct = self.direct if self.direct is not None and self.direct.alive else None
-        target = direct.address if direct else channel.relay.address if channel else None
-        self._pathless_since = None if target else self._pathless_since or now
-        if target is None or session is None:
-            self._shared.tables.clear_route(self.handle)
-            return
-        session.take_lane()
-        send = b"" if direct or channel is None else channel.send
-        self._shared.tables.set_endpoint(self.handle, target, send)
-        if direct is not None:
-            self._tell(f"direct path to {target}")
+    def handle_counters(self, counters: dict[str, Any], now: float) -> None:
+        """What the data plane has counted: ten times a second with traffic, else once."""
+        self.routing.handle_counters(counters, now)
+        self._note_path(now)
+        self._update_deadline()
 
-    def _send(self, session: Session, payload: bytes, target: Address | None, now: float) -> None:
-        """Seal a payload in lane 0 and send it to `target`, None: through the channel; expired keys don't."""
-        packet = session.seal(payload, now)
-        if packet is not None and target is not None:
-            self._shared.outbox.append((packet, target))
-        elif packet is not None:
-            self.rendezvous.transmit(packet)
+    def handle_network(self, moved: bool, now: float) -> None:
+        """Our own candidates have changed; `moved`: so have our addresses or routes."""
+        self.routing.handle_network(moved, now)
+        self._note_path(now)
+        self._update_deadline()
 
-    def _transmit(self, datagram: bytes) -> None:
-        """Send a datagram of a link: through the channel; without one directly, if the peer answers there."""
-        if self.channel is None and self.direct is not None and self.direct.alive:
-            self._shared.outbox.append((datagram, self.direct.address))
+    def take_lane(self, now: float) -> None:
+        """Let frames go out on a fresh lane."""
+        if self.session is not None:
+            self.session.take_lane()
+            self._update_deadline()
+
+    def _note_path(self, now: float) -> None:
+        there = self.session is not None and self.routing.paths.route is not None
+        self._pathless_since = None if there else self._pathless_since or now
+
+    def _transmit(self, link: Link, datagram: bytes) -> None:
+        """Send a datagram of a link: the way that frames go, but a handshake through the channel.
+
+        Whoever restarted knows nothing of our direct paths.
+        """
+        established = self.session is not None and self.session.driver.link is link
+        if established or self.channel is None:
+            self.routing.transmit(datagram)
         else:
-            self.rendezvous.transmit(datagram)
+            self.routing.transmit_relayed(datagram)
 
     # Inside.
 
-    def _tell(self, what: str, detail: bool = False) -> None:
+    def tell(self, what: str, detail: bool = False) -> None:
+        """A line for the log; a `detail` only where somebody looks for a fault."""
         self._shared.tell(f"peer {self.member.name}", what, detail)
 
     def _update_deadline(self) -> None:
         times = [self._act_at, *(due for due, _ in self._retired)]
         if self.session is not None:
-            times += [self.session.deadline, self.session.prober.deadline]
-            times.append(self.direct.deadline if self.direct is not None else None)
+            times += [self.session.deadline, self.routing.deadline]
             if self._pathless_since is not None:
                 times.append(self._pathless_since + FORGET_AFTER)
         self.deadline = min((time for time in times if time is not None), default=None)

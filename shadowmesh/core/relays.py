@@ -17,7 +17,7 @@ from shadowmesh.session.lane import ControlLane
 from shadowmesh.session.link import CloseCode, Confirmed, Ended, Link, LinkEvent, Ready, Received
 from shadowmesh.session.links import Driver
 from shadowmesh.session.machine import Agreement
-from shadowmesh.units import Address
+from shadowmesh.units import Address, Whole
 from shadowmesh.wire.headers import through_channel
 from shadowmesh.wire.messages import Message
 from shadowmesh.wire.payload import Kind
@@ -142,7 +142,9 @@ class RelayClient:
     def transmit_through(self, channel: bytes, datagram: bytes) -> None:
         """Send a datagram through a channel of this relay; lost when the relay is."""
         if self.address is not None:
-            self._shared.outbox.append((through_channel(channel, datagram), self.address))
+            packet = through_channel(channel, datagram)
+            whole = isinstance(datagram, Whole)
+            self._shared.outbox.append((Whole(packet) if whole else packet, self.address))
 
     def send(self, message: Message, now: float) -> None:
         """Send a rendezvous message; dropped when the relay is not connected."""

@@ -1,4 +1,4 @@
-"""An established session with a peer, as the core keeps it: its link, the epochs of its keys, and probes.
+"""An established session with a peer, as the core keeps it: its link, and the epochs of its keys.
 
 An epoch is agreed by the handshake, each later one by a rekey: the initiator begins when the keys grow old,
 lanes or packet numbers run out, or too many forgeries came; the responder asks.  The initiator seals with a
@@ -14,7 +14,6 @@ from typing import Any
 from shadowmesh.core.shared import Shared
 from shadowmesh.crypto.keys import Direction
 from shadowmesh.errors import RemoteProtocolError
-from shadowmesh.path.prober import Prober
 from shadowmesh.session.epoch import EpochKeys
 from shadowmesh.session.lane import ControlLane
 from shadowmesh.session.link import CloseCode, Received
@@ -80,7 +79,6 @@ class Session:
         self.driver = driver
         self.instance = agreement.instance
         self.established_at = now
-        self.prober = Prober(shared.random, now)
         self._shared = shared
         self._peer = peer
         self._rekey = Rekey(shared.identity, agreement)

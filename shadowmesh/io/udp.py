@@ -11,20 +11,23 @@ import errno
 import ipaddress
 import socket
 import struct
+from collections.abc import Iterator
 
 from shadowmesh.errors import DeviceError
-from shadowmesh.units import Address
+from shadowmesh.units import Address, Whole
 
 BUFFER = 4 << 20
 """Bytes of socket buffer each way; with 208 KB a fast stream lost 125,000 packets (measured)."""
 _SOCKADDR_IN = struct.Struct("=H2s4s8x")
 _SOCKADDR_IN6 = struct.Struct("=H2s4s16sI")
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
-_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DO = 10, 23, 2
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _PMTUDISC_DONT, _PMTUDISC_DO = 10, 23, 0, 2
+ALWAYS_FITS = 1000
+"""Bytes of UDP payload that are sent without a thought to the MTU: nearly all of our control datagrams."""
 
 
 def open_udp(host: str, port: int) -> socket.socket:
-    """A bound, non-blocking socket that never fragments. Raises DeviceError.
+    """A bound, non-blocking socket that does not fragment (but see `send`). Raises DeviceError.
 
     :param host: a local address; "::" and "0.0.0.0" mean all of that family, "::" IPv4 too.
     """
@@ -39,8 +42,7 @@ def open_udp(host: str, port: int) -> socket.socket:
         udp.setblocking(False)
         if ipv6:
             udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            udp.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_DO)
-        udp.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_DO)
+        _discover_mtu(udp, _PMTUDISC_DO)
         _enlarge(udp, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
         _enlarge(udp, _SO_SNDBUFFORCE, socket.SO_SNDBUF)
         udp.bind((host, port))
@@ -95,11 +97,35 @@ def from_sockaddr(sockaddr: bytes) -> Address:
 
 
 def send(udp: socket.socket, data: bytes, address: Address) -> bool:
-    """Send a control datagram; False if the kernel would not take it (QUIC and BIND send again)."""
+    """Send a control datagram; False if the kernel would not take it (QUIC and BIND send again).
+
+    QUIC must come through where paths carry less than its 1200 bytes, so IP may fragment it; the probes of
+    a path, which are to tell what that carries, are `Whole`.
+    """
     host = address.host
     if udp.family == socket.AF_INET6 and ":" not in host:
         host = f"::ffff:{host}"
     with contextlib.suppress(OSError):
-        udp.sendto(data, (host, address.port))
+        if isinstance(data, Whole) or len(data) <= ALWAYS_FITS:
+            udp.sendto(data, (host, address.port))
+        else:
+            with _fragmenting(udp):
+                udp.sendto(data, (host, address.port))
         return True
     return False
+
+
+@contextlib.contextmanager
+def _fragmenting(udp: socket.socket) -> Iterator[None]:
+    """Let IP fragment. What the engine sends meanwhile is no larger than its path."""
+    _discover_mtu(udp, _PMTUDISC_DONT)
+    try:
+        yield
+    finally:
+        _discover_mtu(udp, _PMTUDISC_DO)
+
+
+def _discover_mtu(udp: socket.socket, mode: int) -> None:
+    if udp.family == socket.AF_INET6:
+        udp.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, mode)
+    udp.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, mode)

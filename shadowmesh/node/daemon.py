@@ -26,6 +26,8 @@ from shadowmesh.units import Address
 
 log = logging.getLogger("shadowmesh")
 
+EVENT_SOURCE = 5
+"""Of the engine: frames of a session come from another place than before."""
 DRAIN = 0.05
 """Seconds between the goodbyes and the end of the socket."""
 
@@ -116,7 +118,9 @@ class Daemon:
         for kind, handle, via, source, data in self._engine.poll():
             if kind == EVENT_LANE_MESSAGE:
                 survives(self._core.handle_payload, handle, data, via, from_sockaddr(source), now)
-            elif kind != EVENT_SOURCE:  # where frames come from decides nothing
+            elif kind == EVENT_SOURCE:
+                survives(self._core.handle_source, handle, via, from_sockaddr(source), now)
+            else:
                 survives(self._core.handle_datagram, data, via, from_sockaddr(source), now)
         self._drive()
 

@@ -87,13 +87,14 @@ def _relay(relay: RelayClient) -> RelayStatus:
 def _peer(peer: PeerClient, relays: Iterable[RelayClient], engine: Engine) -> PeerStatus:
     counters = engine.peer_counters(peer.handle)
     session = peer.session if _is_live(peer) else None
+    current = peer.routing.paths.current
     return PeerStatus(
         name=peer.member.name,
         node_id=node_id_text(peer.member.node_id),
         addresses=list(peer.member.addresses),
         state="connected" if session else "connecting" if peer.present else "absent",
         path=peer.path,
-        rtt_ms=_milliseconds(peer.prober.round_trip.smoothed) if session and peer.prober else None,
+        rtt_ms=_milliseconds(current.rtt) if session and current else None,
         tx_bytes=int(counters["tx_bytes"]),
         rx_bytes=int(counters["rx_bytes"]),
         tx_frames=int(counters["tx_frames"]),

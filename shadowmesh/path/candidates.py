@@ -16,6 +16,12 @@ from shadowmesh.wire.payload import host_bytes, host_text
 
 Prefix = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+PRIVATE = tuple(
+    ipaddress.ip_network(text)
+    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10")
+)
+"""Addresses that are used inside one network only. Source: RFC 1918, RFC 3927, RFC 4193, RFC 4291."""
+
 
 class CandidateKind(enum.Enum):
     """How an address became known; the value is what CANDIDATES and `status` say."""
@@ -56,6 +62,12 @@ def usable(address: Address, own_prefixes: Iterable[Prefix]) -> bool:
     if refused or in_this_network or not 0 < address.port < 65536 or (ip.is_link_local and not zone):
         return False
     return not any(ip in prefix for prefix in own_prefixes)
+
+
+def is_private(host: str) -> bool:
+    """Whether an address without port (perhaps with a zone) is one of `PRIVATE`."""
+    ip = ipaddress.ip_address(host.partition("%")[0])
+    return any(ip in network for network in PRIVATE)
 
 
 def merge(

@@ -17,8 +17,9 @@ BASE = 1200
 and UDP as in RFC 9000 section 14."""
 LARGEST = 1452
 """Bytes of UDP payload in 1500 bytes with an IPv6 header; more is tried on larger interfaces only."""
-SMALLER = (1024, 548)
-"""Tried in turn where BASE does not pass; 548 fits the 576 bytes that every IPv4 host takes (RFC 1122)."""
+SMALLER = (1024,)
+"""Tried in turn where BASE does not pass. Below 1000 the data plane takes no budget: an Ethernet frame would
+fall into too many fragments."""
 MAX_PROBES = 3
 """Lost probes of one size before it counts as too large. Source: RFC 8899 section 5.1.2."""
 STEP = 8

@@ -148,6 +148,11 @@ class Path:
         """Whether the peer sends from elsewhere, and this path did not answer when asked about it."""
         return self._left and self._left_until is None
 
+    @property
+    def answers(self) -> bool:
+        """Whether the last probe was answered, as far as we know."""
+        return self.usable and not self._missed
+
     def fresh(self, now: float) -> bool:
         """Whether it showed life lately."""
         return self.relayed or now - self.heard_at < FRESH_FOR
@@ -198,7 +203,7 @@ class Path:
         self.probes.round_trip.measure(rtt)
         self.observed = observed
         if self.state in (PathState.TRYING, PathState.FAILED):
-            self.state, self.detail = PathState.CHECKING, ""
+            self.state = PathState.CHECKING
             self.probes.clear()
             self.probes.loss = 0.0
             self.mtu = MtuSearch(self.mtu.largest)
@@ -308,7 +313,7 @@ class Path:
         self._big_lost = 0
         self.mtu.handle_answer(probe.size, now)
         if self.state is PathState.CHECKING:
-            self.state = PathState.USABLE
+            self.state, self.detail = PathState.USABLE, ""
 
     def _handle_lost(self, probe: Probe, now: float) -> None:
         if not probe.size:

@@ -12,12 +12,11 @@ Error contract: what comes from the network raises BadPacket, and leaves everyth
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from shadowmesh.errors import BadPacket
-from shadowmesh.path.candidates import Candidate, CandidateKind
+from shadowmesh.path.candidates import Candidate, CandidateKind, is_private
 from shadowmesh.path.handshake import Handshake, Proved
 from shadowmesh.path.health import DOUBT_AFTER, Counters, Health
 from shadowmesh.path.mtu import LARGEST
@@ -41,6 +40,8 @@ STRANGER_GAP = 1.0
 LOST_AFTER = 10.0
 """Seconds without an answer on the only path there is, after which the peer counts as gone: longer than a
 relay's restart takes to be noticed."""
+MOVING_NAT = "mapping address-"
+"""How a NAT that maps each destination anew is described in `nat` (RFC 4787 section 4.1)."""
 EMPTY = bytes((Kind.EMPTY,))
 
 
@@ -57,10 +58,16 @@ class PathSet:
     :param random: returns n random bytes.
     :param policy: chooses among them.
     :param direct: whether direct paths are allowed at all; if not, nobody learns our address from us.
+    :param strangers: whether addresses become candidates only because the peer's packets came from there.
     """
 
     def __init__(
-        self, random: Callable[[int], bytes], now: float, policy: Policy = choose, direct: bool = True
+        self,
+        random: Callable[[int], bytes],
+        now: float,
+        policy: Policy = choose,
+        direct: bool = True,
+        strangers: bool = True,
     ) -> None:
         self.current: Path | None = None
         self.reason = "there is no path yet"
@@ -74,6 +81,7 @@ class PathSet:
         self._random = random
         self._policy = policy
         self._allowed = direct
+        self._strangers = strangers
         self._relay: Path | None = None
         self._direct: dict[Way, Path] = {}
         self._listed: list[Candidate] = []
@@ -147,8 +155,8 @@ class PathSet:
             self._eager_until = now + EAGER_FOR
             self._list(now)
             self._begin_round(now, announce=True)
-            if self._relay is not None:
-                self._relay.hurry(now)
+            if self._relay is not None:  # what was measured, or missed, was of another session
+                self._relay = Path(self._relay.way, None, self._relay.name, self._random, now, self._largest)
         self._decide(now)
 
     def stop(self) -> None:
@@ -343,11 +351,12 @@ class PathSet:
 
     def _handle_proved(self, proved: Proved, now: float) -> None:
         path = self._direct.get(proved.way)
+        if path is None and not self._strangers:
+            return
         if path is None:
             path = self._adopt(proved.way, now)
         path.handle_proved(proved.rtt, proved.observed, now)
-        private = ipaddress.ip_address(path.way.address.host.partition("%")[0]).is_private
-        path.untranslated = private and proved.observed.host in self.own_hosts
+        path.untranslated = is_private(path.way.address.host) and proved.observed.host in self.own_hosts
         self._outbox += [(payload, path.way) for payload in path.poll(now)]
 
     def _handle_source(self, way: Way, now: float) -> None:
@@ -360,7 +369,8 @@ class PathSet:
         if way.relayed or not self._allowed or not self.running:
             return
         if path is None:
-            self._request(self._adopt(way, now).way, now)
+            if self._strangers:
+                self._request(self._adopt(way, now).way, now)
         elif path.state is PathState.TRYING or (
             path.state is PathState.FAILED and now - path.asked_at >= STRANGER_GAP
         ):
@@ -398,7 +408,7 @@ class PathSet:
             if path.state in (PathState.TRYING, PathState.FAILED):
                 path.state = PathState.TRYING
                 self._request(path.way, now)
-        if "symmetric" in self.peer_nat and "symmetric" not in self.own_nat and self._rounds.guessing:
+        if MOVING_NAT in self.peer_nat and MOVING_NAT not in self.own_nat and self._rounds.guessing:
             observed = [one.address for one in self._listed if one.kind is CandidateKind.OBSERVED]
             for address in guesses(observed, self._rounds.volleys):
                 self._request(Way(address), now)

@@ -65,6 +65,8 @@ class MemoryTables:
         """Noted only: the network in memory carries whole frames."""
         self.path_received: dict[int, float] = {}
         self.counters: dict[int, Counter[str]] = {}
+        self.last_received: dict[int, float] = {}
+        self.path_received: dict[int, float] = {}
         self.material: list[bytes] = []
         """Copies of all key material that was ever installed, for tests that look for leaks."""
         self.failed_opens = 0
@@ -86,7 +88,7 @@ class MemoryTables:
 
     def set_endpoint(self, peer: int, address: Address, channel: bytes, *, budget: int = BUDGET) -> None:
         if self.endpoints.get(peer) != (address, channel):
-            self.path_received.pop(peer, None)
+            self.path_received[peer] = 0.0
         self.endpoints[peer] = (address, channel)
         self.budgets[peer] = budget
 
@@ -133,8 +135,16 @@ class MemoryTables:
         return {name: self.counters[peer][name] for name in names} | {
             "next_number": route.number if route else 0,
             "failed_opens": self.failed_opens,
+            "last_received": self.last_received.get(peer, 0.0),
             "path_received": self.path_received.get(peer, 0.0),
         }
+
+    def note_received(self, peer: int, via: bytes, source: Address, now: float) -> None:
+        """An authentic packet of this peer came through `via` (empty: directly) from `source`."""
+        self.last_received[peer] = now
+        address, channel = self.endpoints.get(peer, (None, b""))
+        if address == source and bool(channel) == bool(via):
+            self.path_received[peer] = now
 
     def _claim(self, table_id: bytes) -> None:
         assert len(table_id) == 8
@@ -164,6 +174,8 @@ class MemoryClient:
         self.events: list[CoreEvent] = []
         self.drops: Counter[str] = Counter()
         self.core = Core(config, identity, self.tables, random.Random(seed).randbytes, now)
+        self.core.handle_network([address], now)
+        self._sources: dict[int, tuple[bytes, Address]] = {}
         self._resolve = resolve
         self._outbox: list[tuple[bytes, Address]] = []
 
@@ -218,9 +230,10 @@ class MemoryClient:
         if number in lane.seen:
             raise BadPacket("duplicate")
         lane.seen.add(number)
-        target, send = self.tables.endpoints.get(lane.peer, (None, b""))
-        if target == source and bool(send) == bool(via):
-            self.tables.path_received[lane.peer] = now
+        self.tables.note_received(lane.peer, via, source, now)
+        if lane.lane and self._sources.get(lane.session) != (via, source):
+            self._sources[lane.session] = (via, source)
+            self.core.handle_source(lane.session, via, source, now)
         if payload[0] == Kind.FRAME and lane.peer:
             if payload[7:13] != self.tables.macs[lane.peer]:
                 raise BadPacket("spoofed_source")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from shadowmesh.config import (
     ClientConfig,
@@ -69,12 +70,12 @@ class Mesh:
         address: Address | None = None,
         pins: dict[int, bytes] | None = None,
         relay_id: bytes = RELAY_IDENTITY.node_id,
-        static: bool = False,
+        direct: Literal["auto", "static", "never"] = "never",
         rekey_seconds: int = REKEY_AFTER,
     ) -> MemoryClient:
         self._seed += 1
         client = MemoryClient(
-            self.config(number, peers, pins or {}, relay_id, static, rekey_seconds),
+            self.config(number, peers, pins or {}, relay_id, direct, rekey_seconds),
             IDENTITIES[number],
             address or Address(f"198.51.100.{number + 1}", 5000),
             lambda host, port: self.names.get(host, []),
@@ -91,7 +92,7 @@ class Mesh:
         peers: tuple[int, ...],
         pins: dict[int, bytes],
         relay_id: bytes,
-        static: bool,
+        direct: Literal["auto", "static", "never"] = "auto",
         rekey_seconds: int = REKEY_AFTER,
     ) -> ClientConfig:
         return ClientConfig(
@@ -115,7 +116,7 @@ class Mesh:
                 )
                 for peer in peers
             ),
-            paths=Paths("static" if static else "auto"),
+            paths=Paths(direct),
             session=SessionSection(rekey_seconds),
         )
 

@@ -255,7 +255,7 @@ def test_lanes_that_run_out_bring_fresh_ones(pair: Mesh, role: Direction) -> Non
     number = number_of(pair, role)
     here = pair.peer(number, 1 - number)
     for change in range(20):
-        here._take_path(pair.network.now)
+        here.take_lane(pair.network.now)
         pair.network.run_for(1.5)
         assert session(pair, number).lanes_left, f"no lane is left after {change} changes"
         pair.exchange(0, 1)
@@ -391,7 +391,7 @@ def test_rekey_that_meets_an_outage_is_done_when_the_path_is_back(pair: Mesh) ->
 
 def test_rekey_goes_directly_when_no_relay_is_left(mesh: Mesh) -> None:
     for number in (0, 1):
-        mesh.start_client(number, (1 - number,), static=True)
+        mesh.start_client(number, (1 - number,), direct="static")
     mesh.pair_up()
     mesh.network.run_for(2)
     first = session(mesh, 0)

@@ -18,7 +18,7 @@ def crosses_relay(mesh: Mesh, mark: int) -> bool:
 def pair(mesh: Mesh) -> Mesh:
     """Two clients that know each other's address, and have used it for a while."""
     for number in (0, 1):
-        mesh.start_client(number, (1 - number,), static=True)
+        mesh.start_client(number, (1 - number,), direct="static")
     mesh.pair_up()
     mesh.network.run_for(2)
     return mesh
@@ -50,8 +50,8 @@ def test_without_the_word_static_endpoints_are_not_used(mesh: Mesh) -> None:
 def test_falls_back_to_the_relay_and_returns(pair: Mesh) -> None:
     relay = pair.relay_address
     pair.network.filter = lambda source, target, data: relay in (source, target)
-    pair.network.run_until(lambda: "relay" in (pair.peer(0, 1).path or ""), 20)
-    pair.network.run_until(lambda: "relay" in (pair.peer(1, 0).path or ""), 20)
+    pair.network.run_until(lambda: "relay" in (pair.peer(0, 1).path or ""), 40)
+    pair.network.run_until(lambda: "relay" in (pair.peer(1, 0).path or ""), 40)
     exchange_large(pair)
     pair.network.filter = lambda source, target, data: True
     pair.network.run_until(lambda: "direct" in (pair.peer(0, 1).path or ""), 20)
@@ -71,7 +71,7 @@ def test_direct_path_outlives_the_relay(pair: Mesh) -> None:
 def test_wrong_address_costs_nothing_but_probes(mesh: Mesh) -> None:
     """Nothing answers there: all goes through the relay, and the session stays."""
     for number in (0, 1):
-        mesh.start_client(number, (1 - number,), static=True)
+        mesh.start_client(number, (1 - number,), direct="static")
     relay = mesh.relay_address
     mesh.network.filter = lambda source, target, data: relay in (source, target)
     mesh.pair_up()

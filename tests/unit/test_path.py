@@ -1,4 +1,4 @@
-"""Binding, probing and back-off, each by itself on a clock that the test turns."""
+"""Binding and back-off, each by itself on a clock that the test turns."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import random
 import pytest
 
 from shadowmesh.errors import BadPacket
-from shadowmesh.path import backoff, binding, prober
+from shadowmesh.path import backoff, binding
 from shadowmesh.path.backoff import Backoff
 from shadowmesh.path.binding import Binding
-from shadowmesh.path.prober import Prober
-from shadowmesh.wire.payload import parse_probe
 
 GENERATOR = random.Random(1)
 MAPPED = bytes(10) + b"\xff\xff\xc0\x00\x02\x01"
@@ -73,42 +71,6 @@ def test_binding_ignores_strangers_answers() -> None:
     assert leg.observed is None
     with pytest.raises(BadPacket):
         leg.handle_bound_untrusted(bound(bind)[:-1], 100.0)
-
-
-def test_prober_measures_and_gives_up() -> None:
-    probing, now = Prober(randbytes, 50.0), 50.0
-    probe = probing.poll(now)
-    assert probe is not None
-    assert probing.handle_reply(b"whatever", now) is None
-    assert probing.handle_reply(parse_probe(probe), now + 0.03) == pytest.approx(0.03)
-    assert probing.handle_reply(parse_probe(probe), now + 0.04) is None, "an answer counts once"
-    assert probing.deadline == pytest.approx(50.03 + prober.INTERVAL)
-    for _ in range(prober.UNANSWERED_LIMIT):
-        assert probing.deadline is not None
-        probing.poll(probing.deadline)
-        assert not probing.failed
-    assert probing.deadline is not None
-    probing.poll(probing.deadline)
-    assert probing.failed
-
-
-def test_prober_blames_nobody_without_a_path() -> None:
-    probing = Prober(randbytes, 50.0)
-    probing.poll(50.0)
-    probing.suspend()
-    assert probing.deadline is None
-    assert probing.poll(1e9) is None
-    probing.resume(60.0)
-    assert probing.poll(60.0) is not None
-    assert not probing.failed
-
-
-def test_prober_remembers_a_bounded_number_of_probes() -> None:
-    probing = Prober(randbytes, 50.0)
-    first = probing.create_probe(50.0)
-    for _ in range(prober.MAX_WAITING):
-        probing.create_probe(50.0)
-    assert probing.handle_reply(parse_probe(first), 50.1) is None
 
 
 def test_backoff_grows_with_jitter_to_its_cap_and_starts_again() -> None:

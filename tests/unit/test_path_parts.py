@@ -147,7 +147,7 @@ def find_mtu(search: MtuSearch, carries: int, now: float = 0.0) -> int:
     return sent
 
 
-@pytest.mark.parametrize("carries", [548, 560, 1024, 1096, 1199, 1200, 1232, 1252, 1300, 1451, 1452])
+@pytest.mark.parametrize("carries", [1024, 1096, 1199, 1200, 1232, 1252, 1300, 1451, 1452])
 def test_mtu_search_finds_what_a_path_carries(carries: int) -> None:
     search = MtuSearch()
     probes_sent = find_mtu(search, carries)
