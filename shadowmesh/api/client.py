@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from shadowmesh.api.schema import PingReply, PingRequest, Problem
+from shadowmesh.api.schema import PingReply, PingRequest, Problem, WhyRequest
 from shadowmesh.errors import ShadowMeshError
 
 TIMEOUT = 5.0
@@ -56,6 +56,10 @@ class ApiClient:
         """One round trip to `peer`, at most `timeout` seconds. Raises UnknownPeer and NoReply too."""
         body = msgspec.json.encode(PingRequest(peer=peer, timeout=timeout))
         return msgspec.json.decode(self._request("POST", "/v1/ping", body, timeout + TIMEOUT), type=PingReply)
+
+    def why_json(self, peer: str) -> bytes:
+        """Why frames to `peer` take their path (struct WhyReply). Raises UnknownPeer too."""
+        return self._request("POST", "/v1/why", msgspec.json.encode(WhyRequest(peer=peer)))
 
     def down(self, timeout: float) -> None:
         """Stop the client and wait until socket and process are gone (with it the interface).

@@ -13,6 +13,7 @@ import msgspec
 
 STATUS_SCHEMA = "shadowmesh.status/1"
 PING_SCHEMA = "shadowmesh.ping/1"
+WHY_SCHEMA = "shadowmesh.why/1"
 
 MAX_PING_TIMEOUT = 60.0
 """Seconds that one ping may wait: far above any path, and short enough for a person."""
@@ -48,6 +49,21 @@ class RelayStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str | None = None
 
 
+class PathStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One path to a peer. `loss` is a share from 0 to 1, `budget` the largest UDP payload in bytes."""
+
+    path: str
+    kind: Literal["relay", "local", "observed", "mapped", "static", "peer"]
+    state: Literal["trying", "checking", "usable", "failed"]
+    in_use: bool
+    rtt_ms: float | None = None
+    jitter_ms: float | None = None
+    loss: float = 0.0
+    budget: int | None = None
+    last_heard: float | None = None
+    detail: str | None = None
+
+
 class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One configured peer. `last_handshake` and `epoch_age` are seconds ago, the rest counts since `up`."""
 
@@ -56,6 +72,8 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     addresses: list[str]
     state: Literal["connected", "connecting", "absent"]
     path: str | None = None
+    path_reason: str | None = None
+    paths: list[PathStatus] = []
     rtt_ms: float | None = None
     tx_bytes: int = 0
     rx_bytes: int = 0
@@ -95,6 +113,43 @@ class PingReply(msgspec.Struct, frozen=True, kw_only=True):
     node_id: str
     path: str
     rtt_ms: float
+    direct: bool = False
+
+
+class WhyRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of POST /v1/why. `peer` as in PingRequest."""
+
+    peer: Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
+
+
+class TriedAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one address of the other side."""
+
+    address: str
+    state: str
+    detail: str = ""
+
+
+class Side(msgspec.Struct, frozen=True, kw_only=True):
+    """How one side sees it: the path of its frames, why, and what it tried."""
+
+    path: str
+    reason: str
+    nat: str = ""
+    tried: list[TriedAddress] = []
+
+
+class WhyReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to POST /v1/why. `findings` is what it comes to, `advice` what can be done, for people."""
+
+    schema: str = WHY_SCHEMA
+    peer: str
+    node_id: str
+    direct: bool
+    here: Side
+    there: Side | None = None
+    findings: list[str] = []
+    advice: list[str] = []
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,7 +27,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from shadowmesh.api.schema import ErrorKind, PingReply, PingRequest, Problem, Status
+from shadowmesh.api.schema import (
+    ErrorKind,
+    PingReply,
+    PingRequest,
+    Problem,
+    Status,
+    WhyReply,
+    WhyRequest,
+)
 from shadowmesh.errors import ShadowMeshError
 
 log = logging.getLogger(__name__)
@@ -53,6 +61,9 @@ class Control(Protocol):
 
     async def ping(self, peer: str, timeout: float) -> PingReply:  # noqa: ASYNC109
         """One round trip. Raises LookupError (no such peer) or TimeoutError (no session, no reply)."""
+
+    def why(self, peer: str) -> WhyReply:
+        """Why frames to this peer take the path that they take. Raises LookupError (no such peer)."""
 
     def request_stop(self) -> None:
         """Begin to stop; returns at once."""
@@ -100,9 +111,16 @@ def create_app(control: Control) -> Starlette:
         try:
             return _json(200, await control.ping(wanted.peer, wanted.timeout))
         except LookupError:
-            return _problem(404, "unknown-peer", f"there is no peer {wanted.peer!r} in the configuration")
+            return _unknown_peer(wanted.peer)
         except TimeoutError as error:
             return _problem(504, "no-reply", str(error) or f"no reply within {wanted.timeout:g} s")
+
+    async def why(request: Request) -> Response:
+        wanted = msgspec.json.decode(await _body(request), type=WhyRequest)
+        try:
+            return _json(200, control.why(wanted.peer))
+        except LookupError:
+            return _unknown_peer(wanted.peer)
 
     async def down(_request: Request) -> Response:
         control.request_stop()
@@ -112,6 +130,7 @@ def create_app(control: Control) -> Starlette:
         routes=[
             Route("/v1/status", _guarded(status), methods=["GET"]),
             Route("/v1/ping", _guarded(ping), methods=["POST"]),
+            Route("/v1/why", _guarded(why), methods=["POST"]),
             Route("/v1/down", _guarded(down), methods=["POST"]),
         ],
         exception_handlers={HTTPException: _http_error},
@@ -233,6 +252,10 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 def _json(code: int, body: object) -> Response:
     return Response(msgspec.json.encode(body), code, media_type="application/json")
+
+
+def _unknown_peer(label: str) -> Response:
+    return _problem(404, "unknown-peer", f"there is no peer {label!r} in the configuration")
 
 
 def _problem(code: int, error: ErrorKind, message: str) -> Response:

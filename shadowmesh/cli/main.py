@@ -21,6 +21,7 @@ NAME = "shadowmesh-client"
         "down": "shadowmesh.cli.down:down",
         "status": "shadowmesh.cli.status:status",
         "ping": "shadowmesh.cli.ping:ping",
+        "why": "shadowmesh.cli.why:why",
         "id": "shadowmesh.cli.identity:show_id",
         "version": "shadowmesh.cli.version:version",
     },
@@ -29,6 +30,7 @@ NAME = "shadowmesh-client"
         "shadowmesh-client up -c client.yaml       join, Ctrl+C leaves",
         "shadowmesh-client status                  who is reachable, and how",
         "shadowmesh-client ping bob -c 3           measure through the overlay",
+        "shadowmesh-client why bob                 why this path and no better one",
     ),
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")

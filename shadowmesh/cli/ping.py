@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from shadowmesh.api.client import ApiClient, NoReply, UnknownPeer
-from shadowmesh.api.schema import MAX_PING_TIMEOUT, PING_SCHEMA, ErrorKind
+from shadowmesh.api.schema import MAX_PING_TIMEOUT, PING_SCHEMA, ErrorKind, PingReply
 from shadowmesh.cli.options import (
     ask,
     config_option,
@@ -39,6 +39,7 @@ class _Count(click.IntRange):
     epilog=examples(
         "shadowmesh-client ping bob",
         "shadowmesh-client ping bob -c 10 -i 0.2",
+        "shadowmesh-client ping bob --until-direct -c 20",
         "shadowmesh-client ping 10.77.0.2 -c 1 --json",
     )
 )
@@ -64,6 +65,11 @@ class _Count(click.IntRange):
     show_default=True,
     help="Time to wait for each reply.",
 )
+@click.option(
+    "--until-direct",
+    is_flag=True,
+    help="Stop at the first reply over a direct path; exit with 8 if none came.",
+)
 @config_option("--config")
 @socket_option
 @json_option
@@ -72,6 +78,7 @@ def ping(  # one parameter for each option
     count: int,
     interval: float,
     timeout: float,
+    until_direct: bool,
     config: Path | None,
     socket: Path | None,
     as_json: bool,
@@ -83,19 +90,22 @@ def ping(  # one parameter for each option
     the path that the probe took. Exits with 6 if no reply came at all.
     """
     path = socket_path(config, socket)
-    times: list[float] = []
-    for number in range(count):
-        if number:
+    replies: list[PingReply] = []
+    sent = 0
+    while sent < count and not (until_direct and replies and replies[-1].direct):
+        if sent:
             time.sleep(interval)
-        once = ask(path, lambda client: _ping_once(client, peer, timeout, as_json), start_advice(socket))
-        times += once
+        sent += 1
+        replies += ask(path, lambda client: _ping_once(client, peer, timeout, as_json), start_advice(socket))
     if not as_json:
-        click.echo(_summary(count, times))
-    return ExitCode.OK if times else ExitCode.NO_PEER
+        click.echo(_summary(sent, [reply.rtt_ms for reply in replies]))
+    if not replies:
+        return ExitCode.NO_PEER
+    return ExitCode.NOT_DIRECT if until_direct and not replies[-1].direct else ExitCode.OK
 
 
-def _ping_once(client: ApiClient, peer: str, timeout: float, as_json: bool) -> list[float]:
-    """Print one line; the round trip time in milliseconds, or nothing if there was no reply."""
+def _ping_once(client: ApiClient, peer: str, timeout: float, as_json: bool) -> list[PingReply]:
+    """Print one line; the reply, if there was one."""
 
     def print_problem(kind: ErrorKind, error: Exception) -> None:
         print_json({"schema": PING_SCHEMA, "peer": peer, "error": kind, "message": str(error)})
@@ -116,7 +126,7 @@ def _ping_once(client: ApiClient, peer: str, timeout: float, as_json: bool) -> l
         print_json(msgspec.to_builtins(reply))
     else:
         click.echo(f"reply from {reply.peer} ({reply.node_id[:10]}…) via {reply.path}: {reply.rtt_ms:.1f} ms")
-    return [reply.rtt_ms]
+    return [reply]
 
 
 def _summary(sent: int, times: list[float]) -> str:

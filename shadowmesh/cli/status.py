@@ -55,6 +55,7 @@ def render(status: Status) -> list[str]:
         "",
         *(_peers(status.peers) if status.peers else ["No peers are configured."]),
         "",
+        *_paths(status.peers),
         *_relays(status.relays),
     ]
     drops = {reason: count for reason, count in status.drops.items() if count}
@@ -86,6 +87,26 @@ def _peers(peers: list[PeerStatus]) -> list[str]:
     notes = [f"  {peer.name}: {peer.last_error}" for peer in peers if peer.last_error]
     right = frozenset(["rtt", "sent", "received", "handshake", "epoch"])
     return table((*head, "cipher", "key exchange"), rows, right) + notes
+
+
+def _paths(peers: list[PeerStatus]) -> list[str]:
+    """Every path that works or is being tried; those that failed are for `why` and --json."""
+    head = ("peer", "path", "state", "rtt", "jitter", "loss", "budget")
+    rows = [
+        (
+            peer.name,
+            path.path,
+            "in use" if path.in_use else path.state,
+            milliseconds(path.rtt_ms),
+            milliseconds(path.jitter_ms),
+            f"{path.loss:.0%}",
+            "-" if path.budget is None else str(path.budget),
+        )
+        for peer in peers
+        for path in peer.paths
+        if path.state != "failed"
+    ]
+    return [*table(head, rows, frozenset(["rtt", "jitter", "loss", "budget"])), ""] if rows else []
 
 
 def _short_cipher(name: str | None) -> str:

@@ -12,8 +12,8 @@ import socket
 import time
 from collections import Counter
 
-from shadowmesh._ext.engine import EVENT_LANE_MESSAGE, EVENT_SOURCE, Engine
-from shadowmesh.api.schema import PingReply, Status
+from shadowmesh._ext.engine import EVENT_LANE_MESSAGE, Engine
+from shadowmesh.api.schema import PingReply, Status, WhyReply
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
 from shadowmesh.core.shared import Changed, Fatal, ProbeAnswered, ResolveRelay
@@ -22,6 +22,7 @@ from shadowmesh.io import notify
 from shadowmesh.io.shield import PAUSE, survives
 from shadowmesh.io.udp import from_sockaddr, send
 from shadowmesh.node.report import problem_of, report
+from shadowmesh.node.why import explain
 from shadowmesh.units import Address
 
 log = logging.getLogger("shadowmesh")
@@ -81,8 +82,21 @@ class Daemon:
         finally:
             del self._pings[nonce]
         return PingReply(
-            peer=member.name, node_id=node_id_text(member.node_id), path=path or "", rtt_ms=rtt * 1000
+            peer=member.name,
+            node_id=node_id_text(member.node_id),
+            path=path or "",
+            rtt_ms=rtt * 1000,
+            direct=state.routing.paths.direct is not None,
         )
+
+    def why(self, peer: str) -> WhyReply:
+        """The story of the path to `peer`, from both sides. Raises LookupError."""
+        member = self._core.roster.find(peer)
+        if member is None:
+            raise LookupError(peer)
+        state = self._core.peers[member.node_id]
+        problem = problem_of(state, self._core.relays)
+        return explain(member, state.routing, self._config.paths.direct, self._core.network, problem)
 
     def request_stop(self) -> None:
         """Begin to stop; returns at once."""

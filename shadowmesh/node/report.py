@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from shadowmesh import __version__
 from shadowmesh._ext import aead
 from shadowmesh._ext.engine import Engine
-from shadowmesh.api.schema import NodeStatus, PeerStatus, RelayStatus, Status
+from shadowmesh.api.schema import NodeStatus, PathStatus, PeerStatus, RelayStatus, Status
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
 from shadowmesh.core.peers import PeerClient
@@ -18,6 +18,7 @@ from shadowmesh.core.relays import RelayClient, RelayState
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.io.udp import local_address
 from shadowmesh.overlay.mac import mac_of, mac_text
+from shadowmesh.path.path import Path
 
 
 def report(
@@ -48,7 +49,7 @@ def report(
             features=engine.features(),
         ),
         relays=[_relay(relay) for relay in core.relays],
-        peers=[_peer(peer, core.relays, engine) for peer in core.peers.values()],
+        peers=[_peer(peer, core.relays, engine, time.monotonic()) for peer in core.peers.values()],
         counters=engine.counters(),
         drops=dict(drops),
     )
@@ -84,7 +85,23 @@ def _relay(relay: RelayClient) -> RelayStatus:
     )
 
 
-def _peer(peer: PeerClient, relays: Iterable[RelayClient], engine: Engine) -> PeerStatus:
+def _path(path: Path, in_use: bool, now: float) -> PathStatus:
+    measured = path.rtt is not None
+    return PathStatus(
+        path=path.name,
+        kind=path.kind.value if path.kind is not None else "relay",
+        state=path.state.value,
+        in_use=in_use,
+        rtt_ms=_milliseconds(path.rtt),
+        jitter_ms=_milliseconds(path.jitter),
+        loss=round(path.loss, 3),
+        budget=path.mtu.budget if path.usable else None,
+        last_heard=round(max(0.0, now - path.heard_at), 3) if measured else None,
+        detail=path.detail or None,
+    )
+
+
+def _peer(peer: PeerClient, relays: Iterable[RelayClient], engine: Engine, now: float) -> PeerStatus:
     counters = engine.peer_counters(peer.handle)
     session = peer.session if _is_live(peer) else None
     current = peer.routing.paths.current
@@ -94,12 +111,14 @@ def _peer(peer: PeerClient, relays: Iterable[RelayClient], engine: Engine) -> Pe
         addresses=list(peer.member.addresses),
         state="connected" if session else "connecting" if peer.present else "absent",
         path=peer.path,
+        path_reason=peer.routing.paths.reason if session else None,
+        paths=[_path(path, path is current, now) for path in peer.routing.paths.paths] if session else [],
         rtt_ms=_milliseconds(current.rtt) if session and current else None,
         tx_bytes=int(counters["tx_bytes"]),
         rx_bytes=int(counters["rx_bytes"]),
         tx_frames=int(counters["tx_frames"]),
         rx_frames=int(counters["rx_frames"]),
-        last_handshake=time.monotonic() - session.established_at if session else None,
+        last_handshake=now - session.established_at if session else None,
         epoch=session.epoch if session else None,
         epoch_age=session.epoch_age(time.monotonic()) if session else None,
         cipher=session.driver.link.cipher if session else None,

@@ -13,8 +13,41 @@ import msgspec
 import pytest
 
 from shadowmesh.api.client import ApiClient, ApiFailed, NoReply, NotRunning, UnknownPeer
-from shadowmesh.api.schema import NodeStatus, PeerStatus, PingReply, RelayStatus, Status
+from shadowmesh.api.schema import (
+    NodeStatus,
+    PathStatus,
+    PeerStatus,
+    PingReply,
+    RelayStatus,
+    Side,
+    Status,
+    TriedAddress,
+    WhyReply,
+)
 from shadowmesh.api.server import MAX_BODY, SocketInUse, bind_socket, serve_api
+
+
+def make_paths() -> list[PathStatus]:
+    """One that works, and one that does not."""
+    return [
+        PathStatus(
+            path="relay 192.0.2.1:4433",
+            kind="relay",
+            state="usable",
+            in_use=True,
+            rtt_ms=1.94,
+            jitter_ms=0.2,
+            loss=0.04,
+            budget=1452,
+        ),
+        PathStatus(
+            path="direct 198.51.100.7:5000",
+            kind="local",
+            state="failed",
+            in_use=False,
+            detail="no answer",
+        ),
+    ]
 
 
 def make_status() -> Status:
@@ -44,6 +77,8 @@ def make_status() -> Status:
                 addresses=["10.77.0.2", "fd77::2"],
                 state="connected",
                 path="relay 192.0.2.1:4433",
+                path_reason="it is the first that works",
+                paths=make_paths(),
                 rtt_ms=1.94,
                 tx_bytes=1536,
                 rx_bytes=10,
@@ -58,6 +93,20 @@ def make_status() -> Status:
         ],
         counters={"tx_frames": 2},
         drops={"replayed": 3, "authentication": 0},
+    )
+
+
+def make_story() -> WhyReply:
+    """Of a peer that is reached through a relay."""
+    tried = [TriedAddress(address="198.51.100.7:5000", state="failed", detail="no answer")]
+    return WhyReply(
+        peer="bob",
+        node_id="b" * 52,
+        direct=False,
+        here=Side(path="relay 192.0.2.1:4433", reason="it is the first that works", tried=tried),
+        there=Side(path="relay 192.0.2.1:4433", reason="it is the first that works", nat="mapping unknown"),
+        findings=["none of 1 addresses of bob has answered us"],
+        advice=["let UDP through"],
     )
 
 
@@ -78,6 +127,11 @@ class FakeControl:
         if peer == "bug":
             raise RuntimeError("secret detail")
         raise LookupError(peer)
+
+    def why(self, peer: str) -> WhyReply:
+        if peer != "bob":
+            raise LookupError(peer)
+        return make_story()
 
     def request_stop(self) -> None:
         self.stopped.set()
@@ -113,6 +167,15 @@ async def test_ping_and_its_failures(tmp_path: Path) -> None:
             await asyncio.to_thread(client.ping, "carol", 0.5)
         with pytest.raises(ApiFailed, match="timeout"):
             await asyncio.to_thread(client.ping, "bob", 3600.0)
+
+
+async def test_why_arrives_as_it_was_made(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    async with serve_api(path, FakeControl()):
+        data = await asyncio.to_thread(ApiClient(path).why_json, "bob")
+        with pytest.raises(UnknownPeer, match="no peer 'eve'"):
+            await asyncio.to_thread(ApiClient(path).why_json, "eve")
+    assert msgspec.json.decode(data, type=WhyReply) == make_story()
 
 
 async def test_a_bug_is_logged_and_not_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

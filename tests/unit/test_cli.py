@@ -15,7 +15,17 @@ import pytest
 
 from shadowmesh import __version__
 from shadowmesh.api.client import ApiClient, ApiFailed, NoReply, NotRunning, UnknownPeer
-from shadowmesh.api.schema import NodeStatus, PeerStatus, PingReply, RelayStatus, Status
+from shadowmesh.api.schema import (
+    NodeStatus,
+    PathStatus,
+    PeerStatus,
+    PingReply,
+    RelayStatus,
+    Side,
+    Status,
+    TriedAddress,
+    WhyReply,
+)
 from shadowmesh.cli.main import main as client
 from shadowmesh.cli.output import coloured, duration, size, table
 from shadowmesh.cli.status import render
@@ -23,12 +33,12 @@ from shadowmesh.command import ExitCode
 from shadowmesh.crypto import identity as identities
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh_relay.cli import main as relay
-from tests.unit.test_api import make_status
+from tests.unit.test_api import make_status, make_story
 
 ROOT = Path(__file__).parents[2]
 Command = Callable[[list[str]], int]
 VERBS: dict[Command, list[str]] = {
-    client: ["init", "up", "down", "status", "ping", "id", "version"],
+    client: ["init", "up", "down", "status", "ping", "why", "id", "version"],
     relay: ["init", "serve", "id", "version"],
 }
 
@@ -207,6 +217,7 @@ def running(monkeypatch: pytest.MonkeyPatch) -> None:
             raise UnknownPeer("there is no peer 'eve' in the configuration")
         return PingReply(peer="bob", node_id="b" * 52, path="relay 192.0.2.1:4433", rtt_ms=1.94)
 
+    monkeypatch.setattr(ApiClient, "why_json", lambda *_: msgspec.json.encode(make_story()))
     monkeypatch.setattr(ApiClient, "status_json", lambda _: msgspec.json.encode(make_status()))
     monkeypatch.setattr(ApiClient, "ping", ping)
     monkeypatch.setattr(ApiClient, "down", lambda *_: None)
@@ -223,6 +234,9 @@ bob    bbbbbbbbbb  10.77.0.2, fd77::2  connected  relay 192.0.2.1:4433  1.9 ms  
     0  ChaCha20-Poly1305  X25519+ML-KEM-1024
 carol  cccccccccc  10.77.0.3           absent     -                          -       0 B       0 B           -  \
     -  -                  -
+
+PEER  PATH                  STATE      RTT  JITTER  LOSS  BUDGET
+bob   relay 192.0.2.1:4433  in use  1.9 ms  0.2 ms    4%    1452
 
 RELAY                NODEID      STATE         RTT  SEES US AT
 192.0.2.1:4433       rrrrrrrrrr  connected  0.4 ms  -
@@ -254,6 +268,42 @@ def test_ping_names_the_path(capsys: pytest.CaptureFixture[str]) -> None:
         "reply from bob (bbbbbbbbbb…) via relay 192.0.2.1:4433: 1.9 ms",
         "2 sent, 2 answered; fastest 1.9 ms, median 1.9 ms, slowest 1.9 ms",
     ]
+
+
+@pytest.mark.usefixtures("running")
+def test_ping_until_direct(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ["ping", "bob", "--until-direct", "-c", "5", "-i", "0"]
+    assert client(arguments) == ExitCode.NOT_DIRECT
+    assert "5 sent, 5 answered" in capsys.readouterr().out
+    paths = iter(["relay 192.0.2.1:4433", "direct 198.51.100.7:5000"])
+
+    def ping(_client: ApiClient, _peer: str, _timeout: float) -> PingReply:
+        path = next(paths)
+        direct = path.startswith("direct")
+        return PingReply(peer="bob", node_id="b" * 52, path=path, rtt_ms=1.0, direct=direct)
+
+    monkeypatch.setattr(ApiClient, "ping", ping)
+    assert client(arguments) == 0
+    assert "2 sent, 2 answered" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("running")
+def test_why_for_people_and_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert client(["why", "bob"]) == ExitCode.NOT_DIRECT
+    assert capsys.readouterr().out.splitlines() == [
+        "bob (bbbbbbbbbb…)",
+        "from here: relay 192.0.2.1:4433 (it is the first that works)",
+        "  ADDRESS            STATE   DETAIL",
+        "  198.51.100.7:5000  failed  no answer",
+        "",
+        "from bob, as it last said: relay 192.0.2.1:4433 (it is the first that works)",
+        "  NAT: mapping unknown",
+        "",
+        "- none of 1 addresses of bob has answered us",
+        "  what to do: let UDP through",
+    ]
+    assert client(["why", "bob", "--json"]) == ExitCode.NOT_DIRECT
+    assert msgspec.json.decode(capsys.readouterr().out, type=WhyReply) == make_story()
 
 
 @pytest.mark.usefixtures("running")
@@ -326,7 +376,10 @@ def test_exit_codes_are_documented() -> None:
     assert [int(row) for row in rows] == list(ExitCode)
 
 
-@pytest.mark.parametrize("struct", [Status, NodeStatus, RelayStatus, PeerStatus, PingReply])
+@pytest.mark.parametrize(
+    "struct",
+    [Status, NodeStatus, RelayStatus, PeerStatus, PathStatus, PingReply, WhyReply, Side, TriedAddress],
+)
 def test_every_field_of_the_json_is_documented(struct: type[msgspec.Struct]) -> None:
     text = (ROOT / "docs/cli.md").read_text()
     rows = " ".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))

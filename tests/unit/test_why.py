@@ -1,0 +1,94 @@
+"""What `why` says in each situation: the cause, and something that a person can do about it."""
+
+from __future__ import annotations
+
+import pytest
+
+from shadowmesh.api.schema import Side, TriedAddress, WhyReply
+from shadowmesh.node.why import _relayed, explain
+from tests.protocol.mesh import Mesh
+
+SYMMETRIC = "mapping address-and-port-dependent, filtering address-and-port-dependent"
+PICKY = "mapping endpoint-independent, filtering address-and-port-dependent"
+RELAY = "relay relay.test:4433"
+
+
+@pytest.fixture
+def mesh() -> Mesh:
+    """A relay and no client yet."""
+    made = Mesh()
+    made.start_relay()
+    return made
+
+
+def side(*tried: tuple[str, str], nat: str = "") -> Side:
+    addresses = [
+        TriedAddress(address=f"198.51.100.{number}:5", state=state, detail=detail)
+        for number, (state, detail) in enumerate(tried)
+    ]
+    return Side(path=RELAY, reason="it is the first that works", nat=nat, tried=addresses)
+
+
+DEAD = ("failed", "no answer")
+
+
+@pytest.mark.parametrize(
+    ("mode", "here", "there", "finding", "advice"),
+    [
+        ("never", side(), None, "switched off here", "auto"),
+        ("static", side(), None, "names no `endpoint:`", "endpoint"),
+        ("auto", side(), side(), "told us no address", "configuration of bob"),
+        ("auto", side(DEAD, ("usable", "")), None, "198.51.100.1:5 works", ""),
+        ("auto", side(("trying", "")), None, "being tried right now", "again"),
+        ("auto", side(("failed", "small packets pass, full-size ones do not")), None, "1200 bytes", "MTU"),
+        ("auto", side(DEAD), side(DEAD), "none of 1 addresses of bob", "firewall"),
+        ("auto", side(DEAD), side(), "switched off there", "firewall"),
+        ("auto", side(DEAD, nat=SYMMETRIC), side(DEAD, nat=SYMMETRIC), "NAT here and the NAT at bob", "UPnP"),
+        ("auto", side(DEAD, nat=PICKY), side(DEAD, nat=SYMMETRIC), "NAT at bob takes another", "UPnP"),
+        ("auto", side(DEAD, nat=SYMMETRIC), side(DEAD, nat="mapping no NAT"), "none of 1", "firewall"),
+    ],
+)
+def test_the_cause_and_a_remedy(mode: str, here: Side, there: Side | None, finding: str, advice: str) -> None:
+    findings, remedies = _relayed("bob", mode, here, there)  # type: ignore[arg-type]
+    assert finding in " ".join(findings)
+    assert advice in " ".join(remedies)
+
+
+def story(mesh: Mesh, number: int = 0, problem: str | None = None) -> WhyReply:
+    core = mesh.clients[number].core
+    peer = mesh.peer(number, 1 - number)
+    return explain(
+        peer.member, peer.routing, core.peers[peer.member.node_id].routing._mode, core.network, problem
+    )
+
+
+def test_both_sides_of_a_direct_path(mesh: Mesh) -> None:
+    for number in (0, 1):
+        mesh.start_client(number, (1 - number,), direct="auto")
+    mesh.pair_up()
+    mesh.network.run_for(10)
+    reply = story(mesh)
+    assert reply.direct
+    assert reply.there is not None
+    assert (reply.here.path, reply.there.path) == ("direct 198.51.100.2:5000", "direct 198.51.100.1:5000")
+    assert reply.advice == []
+
+
+def test_a_firewall_in_between(mesh: Mesh) -> None:
+    for number in (0, 1):
+        mesh.start_client(number, (1 - number,), direct="auto")
+    relay = mesh.relay_address
+    mesh.network.filter = lambda source, target, data: relay in (source, target)
+    mesh.pair_up()
+    mesh.network.run_for(15)
+    reply = story(mesh)
+    assert not reply.direct
+    assert "none of 1 addresses of node1 has answered us" in reply.findings
+    assert "node1 tried 1 of ours: no answer" in reply.findings
+
+
+def test_without_any_path() -> None:
+    mesh = Mesh()
+    mesh.start_client(0, (1,))
+    reply = story(mesh, problem="no relay")
+    assert reply.findings == ["there is no path to node1: no relay"]
