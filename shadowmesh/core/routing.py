@@ -194,7 +194,8 @@ class Routing:
             return
         heard_at = counters.get("path_received", counters["last_received"])
         self.paths.handle_counters(
-            Counters(counters["tx_frames"], counters["rx_frames"], float(heard_at)), now
+            Counters(counters["tx_frames"], counters["rx_frames"], float(heard_at), counters["next_number"]),
+            now,
         )
         if current is not None and current.usable and now - self._renewed_at >= RENEW_INTERVAL:
             self._renewed_at = now

@@ -23,12 +23,16 @@ from shadowmesh.io.shield import PAUSE, survives
 from shadowmesh.io.udp import from_sockaddr, send
 from shadowmesh.node.report import problem_of, report
 from shadowmesh.node.why import explain
-from shadowmesh.units import Address
+from shadowmesh.path.mtu import LARGEST
+from shadowmesh.units import CHANNEL_OVERHEAD, FRAME_PACKET_OVERHEAD, Address
 
 log = logging.getLogger("shadowmesh")
 
 EVENT_SOURCE = 5
 """Of the engine: frames of a session come from another place than before."""
+FRAME_OVERHEAD = 18 + 5 + FRAME_PACKET_OVERHEAD + CHANNEL_OVERHEAD
+"""Bytes of the largest UDP payload beyond the MTU of the interface: Ethernet with VLAN tag, segment, packet
+and channel header. More need not be searched for."""
 DRAIN = 0.05
 """Seconds between the goodbyes and the end of the socket."""
 
@@ -48,6 +52,7 @@ class Daemon:
         self._engine = engine
         self._udp = udp
         self._mtu = mtu
+        self._largest = max(LARGEST, mtu + FRAME_OVERHEAD)
         self._started_at = time.monotonic()
         self._stop = asyncio.Event()
         self._pings: dict[bytes, asyncio.Future[float]] = {}
@@ -101,6 +106,11 @@ class Daemon:
     def request_stop(self) -> None:
         """Begin to stop; returns at once."""
         self._stop.set()
+
+    def handle_network(self, addresses: list[Address]) -> None:
+        """This machine has these underlay addresses now, or its routes changed, or it slept."""
+        survives(self._core.handle_network, addresses, time.monotonic(), self._largest)
+        self._drive()
 
     # Life.
 

@@ -27,6 +27,8 @@ class Counters(NamedTuple):
     rx_frames: int
     heard_at: float
     """Monotonic seconds of the last authentic packet from exactly where our frames go; 0.0 for none."""
+    sealed: int = 0
+    """Next packet number of the sealing lane: it also grows by frames that the system refuses to send."""
 
 
 class Health:
@@ -60,7 +62,7 @@ class Health:
 
         :param answers: whether our frames go back the way the peer's come: then they are answers.
         """
-        sent = counters.tx_frames > self._last.tx_frames
+        sent = counters.tx_frames > self._last.tx_frames or counters.sealed > self._last.sealed
         received = counters.rx_frames > self._last.rx_frames
         self.handle_heard(counters.heard_at)
         if self._looked_at is not None and (sent or received):

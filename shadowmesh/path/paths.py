@@ -206,6 +206,7 @@ class PathSet:
                 path.kind = wanted[way]
             elif path.state in (PathState.USABLE, PathState.CHECKING):
                 path.kind = CandidateKind.PEER
+                path.hurry(now)  # the peer may have left it
             else:
                 self._forget(path)
         for way, kind in wanted.items():

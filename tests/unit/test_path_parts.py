@@ -261,6 +261,17 @@ def test_health_sees_silence_and_what_is_owed() -> None:
     assert watch.owes(now + 1.5), "frames on another way are none"
 
 
+def test_health_sees_frames_that_the_system_refuses_to_send() -> None:
+    watch, now = Health(), 50.0
+    for tick in range(8):
+        watch.handle_counters(Counters(7, 0, 0.0, sealed=7 + tick), True, now + tick * TICK)
+    assert watch.silence(now + 0.7) > 0.5
+    idle = Health()
+    for tick, sealed in enumerate((9, 9, 0, 0, 0)):
+        idle.handle_counters(Counters(7, 0, 0.0, sealed), True, now + tick * TICK)
+    assert idle.silence(now + 0.5) == 0, "a fresh lane begins with 0, and that is no frame"
+
+
 @dataclass
 class Fake:
     """A path as the policy sees it."""
