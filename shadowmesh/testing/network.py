@@ -1,11 +1,16 @@
-"""A network in memory, on virtual time: no sockets, no sleeping, the same result in every run."""
+"""Networks in memory, on virtual time: no sockets, no sleeping, the same result in every run.
+
+`VirtualTime` drives stations and their timers; `Network` joins them flatly, each by one address.
+Hosts with several addresses, NATs and links of their own are in `internet.py`.
+"""
 
 from __future__ import annotations
 
 import heapq
 import itertools
 import random
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from shadowmesh.units import Address
@@ -14,7 +19,9 @@ from shadowmesh.units import Address
 class Station(Protocol):
     """Something with an address on the network, and timers."""
 
-    address: Address
+    @property
+    def address(self) -> Address:
+        """Where it is reached, as far as it knows."""
 
     def receive(self, data: bytes, source: Address, now: float) -> None:
         """A datagram has arrived."""
@@ -29,56 +36,26 @@ class Station(Protocol):
         """Datagrams to send; called after each of the above."""
 
 
-class Network:
-    """Carries datagrams between stations.
+class VirtualTime(ABC):
+    """A clock that jumps from one thing that happens to the next."""
 
-    :param latency: seconds one way.
-    :param loss: probability that a datagram is lost.
-    :param jitter: seconds at most that a datagram is late; more than its spacing reorders.
-    :param duplicate: probability that a datagram arrives twice.
-    """
-
-    def __init__(
-        self,
-        latency: float = 0.01,
-        loss: float = 0.0,
-        jitter: float = 0.0,
-        duplicate: float = 0.0,
-        seed: int = 1,
-    ) -> None:
+    def __init__(self, seed: int) -> None:
         self.now = 1000.0
-        self.latency, self.loss, self.jitter, self.duplicate = latency, loss, jitter, duplicate
-        self.sent: list[tuple[float, Address, Address, bytes]] = []
-        """Every datagram that was sent: time, source, destination, bytes."""
-        self.filter: Callable[[Address, Address, bytes], bool] = _pass_all
-        """Decides whether a datagram passes."""
         self.random = random.Random(seed)
-        self._stations: dict[Address, Station] = {}
-        self._queue: list[tuple[float, int, bytes, Address, Address]] = []
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = itertools.count()
 
-    def attach(self, station: Station) -> None:
-        """Give a station its place; one that had the address before is gone."""
-        self._stations[station.address] = station
-        self._collect(station)
+    @abstractmethod
+    def stations(self) -> Iterable[Station]:
+        """All that have timers."""
 
-    def detach(self, station: Station) -> None:
-        """Cut a station off, as if its machine had died."""
-        if self._stations.get(station.address) is station:
-            del self._stations[station.address]
-
-    def send(self, data: bytes, source: Address, target: Address) -> None:
-        """Put a datagram on its way."""
-        self.sent.append((self.now, source, target, data))
-        if self.random.random() < self.loss or not self.filter(source, target, data):
-            return
-        for _ in range(2 if self.random.random() < self.duplicate else 1):
-            arrival = self.now + self.latency + self.random.random() * self.jitter
-            heapq.heappush(self._queue, (arrival, next(self._sequence), data, source, target))
-
+    @abstractmethod
     def flush(self, station: Station) -> None:
         """Send what a station wants sent after it was touched from outside."""
-        self._collect(station)
+
+    def after(self, delay: float, action: Callable[[], None]) -> None:
+        """Call `action` in `delay` seconds."""
+        heapq.heappush(self._queue, (self.now + delay, next(self._sequence), action))
 
     def run_until(self, condition: Callable[[], bool], within: float) -> None:
         """Let time pass until `condition` holds; AssertionError if it does not `within` seconds."""
@@ -97,7 +74,7 @@ class Network:
         self.now = end
 
     def _next_time(self) -> float | None:
-        times = [station.deadline() for station in self._stations.values()]
+        times = [station.deadline() for station in self.stations()]
         times.append(self._queue[0][0] if self._queue else None)
         return min((time for time in times if time is not None), default=None)
 
@@ -105,20 +82,70 @@ class Network:
         # One microsecond more: with an exact clock, a deadline rounded by one ulp would never come.
         self.now = max(self.now + 1e-6, when)
         while self._queue and self._queue[0][0] <= self.now:
-            _, _, data, source, target = heapq.heappop(self._queue)
-            station = self._stations.get(target)
-            if station is not None:
-                station.receive(data, source, self.now)
-                self._collect(station)
-        for station in list(self._stations.values()):
+            heapq.heappop(self._queue)[2]()
+        for station in list(self.stations()):
             deadline = station.deadline()
             if deadline is not None and deadline <= self.now:
                 station.expire(self.now)
-                self._collect(station)
+                self.flush(station)
 
-    def _collect(self, station: Station) -> None:
+
+class Network(VirtualTime):
+    """Carries datagrams between stations.
+
+    :param latency: seconds one way.
+    :param loss: probability that a datagram is lost.
+    :param jitter: seconds at most that a datagram is late; more than its spacing reorders.
+    :param duplicate: probability that a datagram arrives twice.
+    """
+
+    def __init__(
+        self,
+        latency: float = 0.01,
+        loss: float = 0.0,
+        jitter: float = 0.0,
+        duplicate: float = 0.0,
+        seed: int = 1,
+    ) -> None:
+        super().__init__(seed)
+        self.latency, self.loss, self.jitter, self.duplicate = latency, loss, jitter, duplicate
+        self.sent: list[tuple[float, Address, Address, bytes]] = []
+        """Every datagram that was sent: time, source, destination, bytes."""
+        self.filter: Callable[[Address, Address, bytes], bool] = _pass_all
+        """Decides whether a datagram passes."""
+        self._stations: dict[Address, Station] = {}
+
+    def stations(self) -> Iterable[Station]:
+        return self._stations.values()
+
+    def attach(self, station: Station) -> None:
+        """Give a station its place; one that had the address before is gone."""
+        self._stations[station.address] = station
+        self.flush(station)
+
+    def detach(self, station: Station) -> None:
+        """Cut a station off, as if its machine had died."""
+        if self._stations.get(station.address) is station:
+            del self._stations[station.address]
+
+    def send(self, data: bytes, source: Address, target: Address) -> None:
+        """Put a datagram on its way."""
+        self.sent.append((self.now, source, target, data))
+        if self.random.random() < self.loss or not self.filter(source, target, data):
+            return
+        for _ in range(2 if self.random.random() < self.duplicate else 1):
+            late = self.random.random() * self.jitter
+            self.after(self.latency + late, lambda: self._deliver(data, source, target))
+
+    def flush(self, station: Station) -> None:
         for data, target in station.transmit():
             self.send(data, station.address, target)
+
+    def _deliver(self, data: bytes, source: Address, target: Address) -> None:
+        station = self._stations.get(target)
+        if station is not None:
+            station.receive(data, source, self.now)
+            self.flush(station)
 
 
 def _pass_all(_source: Address, _target: Address, _data: bytes) -> bool:
