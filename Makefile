@@ -10,7 +10,7 @@ STAMPS = $(VENV)/.stamps
 
 # What Debian has to provide: a compiler and libcrypto's headers, and the tools of the demo and the e2e tests.
 PACKAGES = build-essential python3-dev python3-venv libssl-dev iproute2 iputils-ping iputils-arping iperf3 tcpdump \
-           android-libboringssl
+           nftables android-libboringssl
 
 EXT_SOURCES = $(wildcard ext/*.pyx ext/*.h shadowmesh/_ext/*.pxd) setup.py
 # The systems that bench/compare.py measures ShadowMesh against; it skips what is not there.
@@ -97,7 +97,7 @@ $(STAMPS)/system: Makefile
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \
 	  fi; \
 	else \
-	  echo "No Debian here: a C compiler, OpenSSL 3 headers, iproute2, iperf3 and tcpdump are taken to be there."; \
+	  echo "No Debian here: a C compiler, OpenSSL 3 headers, iproute2, iperf3, tcpdump and nftables are taken to be there."; \
 	fi
 	@mkdir -p $(@D) && touch $@
 

@@ -73,10 +73,6 @@ def _call(
     return done
 
 
-def _ip_batch(namespace: str, lines: Sequence[str]) -> None:
-    _call(["ip", "-n", namespace, "-batch", "-"], True, COMMAND_TIMEOUT, "\n".join(lines) + "\n")
-
-
 def _environment() -> dict[str, str]:
     """Our environment, with this interpreter's directory first in PATH and unbuffered Python output."""
     commands = str(Path(sys.executable).parent)
@@ -95,8 +91,8 @@ class Host:
         self.name = name
         self.number = number
         self.namespace = f"{lab.prefix}-{name}"
-        self.ipv4 = f"10.99.0.{number}" if lab.ipv4 else None
-        self.ipv6 = f"fd99::{number:x}" if lab.ipv6 else None
+        self.ipv4: str | None = f"10.99.0.{number}" if lab.ipv4 else None
+        self.ipv6: str | None = f"fd99::{number:x}" if lab.ipv6 else None
         self.processes: list[Process] = []
 
     @property
@@ -109,16 +105,35 @@ class Host:
         return ["ip", "netns", "exec", self.namespace, *command]
 
     def run(
-        self, command: Sequence[str], check: bool = True, timeout: float = COMMAND_TIMEOUT
+        self,
+        command: Sequence[str],
+        check: bool = True,
+        timeout: float = COMMAND_TIMEOUT,
+        text_in: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the namespace to its end.  Raises `LabError` (also `LabTimeout`)."""
-        return _call(self._inside(command), check, timeout, env=_environment())
+        return _call(self._inside(command), check, timeout, text_in, env=_environment())
 
     def spawn(self, command: Sequence[str], log: str, env: Mapping[str, str] | None = None) -> Process:
         """Start a command in the namespace; its output is appended to file `log` of the lab's directory."""
         process = Process(self._inside(command), self.lab.directory / log, {**_environment(), **(env or {})})
         self.processes.append(process)
         return process
+
+    def ip_batch(self, lines: Sequence[str]) -> None:
+        """Run commands of ip(8), one a line, in the namespace."""
+        _call(["ip", "-n", self.namespace, "-batch", "-"], True, COMMAND_TIMEOUT, "\n".join(lines) + "\n")
+
+    def add_bridge(self, name: str) -> None:
+        """An Ethernet switch in this namespace, as a bridge."""
+        # Snooping would hold back multicast until a querier shows up; there is none.
+        self.ip_batch(
+            [
+                f"link add {name} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+                f"link set {name} mtu {self.lab.mtu} addrgenmode none",
+                f"link set {name} up",
+            ]
+        )
 
     def inside(self, action: Callable[[], T]) -> T:
         """Call `action` in a thread that has entered the namespace, and return its result."""
@@ -241,16 +256,8 @@ class Lab:
         self._open = True
         try:
             self._add_namespace(self.switch.namespace)
-            # Snooping would hold back multicast until a querier shows up; there is none.
-            _ip_batch(
-                self.switch.namespace,
-                [
-                    "link set lo up",
-                    f"link add {SWITCH_BRIDGE} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
-                    f"link set {SWITCH_BRIDGE} mtu {self.mtu} addrgenmode none",
-                    f"link set {SWITCH_BRIDGE} up",
-                ],
-            )
+            self.switch.ip_batch(["link set lo up"])
+            self.switch.add_bridge(SWITCH_BRIDGE)
         except BaseException:
             self.close()
             raise
@@ -266,29 +273,38 @@ class Lab:
         self._namespaces.append(name)
         _call(["ip", "netns", "add", name], True, COMMAND_TIMEOUT)
 
-    def host(self, name: str) -> Host:
-        """The host of that name, made and connected to the switch at the first call."""
+    def host(self, name: str, ipv4: bool = True, ipv6: bool = True) -> Host:
+        """The host of that name, made and connected to the switch, with these families, at the first call."""
         if name in self.hosts:
             return self.hosts[name]
+        host = self.new_host(name)
+        self.plug(host, self.switch, SWITCH_BRIDGE)
+        host.ipv4 = host.ipv4 if ipv4 else None
+        host.ipv6 = host.ipv6 if ipv6 else None
+        lines = [f"address add {host.ipv4}/24 dev {UNDERLAY_INTERFACE}"] * bool(host.ipv4)
+        lines += [f"address add {host.ipv6}/64 dev {UNDERLAY_INTERFACE} nodad"] * bool(host.ipv6)
+        host.ip_batch(lines)
+        return host
+
+    def new_host(self, name: str) -> Host:
+        """A host with nothing but its loopback interface."""
         host = Host(self, name, len(self.hosts) + 1)
         self._add_namespace(host.namespace)
         self.hosts[name] = host
+        host.ip_batch(["link set lo up"])
+        return host
+
+    def plug(self, host: Host, switch: Host, bridge: str) -> None:
+        """Connect the underlay interface of `host` to a bridge of `switch`, without any address."""
         port = f"port{host.number}"
         peer = f"peer name {UNDERLAY_INTERFACE} mtu {self.mtu} netns {host.namespace}"
-        _ip_batch(
-            self.switch.namespace,
+        switch.ip_batch(
             [
                 f"link add {port} mtu {self.mtu} type veth {peer}",
-                f"link set {port} addrgenmode none master {SWITCH_BRIDGE} up",
-            ],
+                f"link set {port} addrgenmode none master {bridge} up",
+            ]
         )
-        lines = ["link set lo up", f"link set {UNDERLAY_INTERFACE} up"]
-        if host.ipv4:
-            lines.append(f"address add {host.ipv4}/24 dev {UNDERLAY_INTERFACE}")
-        if host.ipv6:
-            lines.append(f"address add {host.ipv6}/64 dev {UNDERLAY_INTERFACE} nodad")
-        _ip_batch(host.namespace, lines)
-        return host
+        host.ip_batch([f"link set {UNDERLAY_INTERFACE} up"])
 
     def segment(self, on: bool) -> None:
         """With `on`, every underlay link carries one datagram per packet; otherwise UDP GSO passes whole.
@@ -297,7 +313,7 @@ class Lab:
         """
         segments = 1 if on else 65535
         for host in self.hosts.values():
-            _ip_batch(host.namespace, [f"link set {UNDERLAY_INTERFACE} gso_max_segs {segments}"])
+            host.ip_batch([f"link set {UNDERLAY_INTERFACE} gso_max_segs {segments}"])
 
     def reports(self) -> str:
         """State and log tail of every process that the lab has started."""
