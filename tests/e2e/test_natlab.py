@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from shadowmesh.testing.natlab import Kind, NatLab, Router, cut, mend
-from shadowmesh.testing.process import LabError
+from shadowmesh.testing.process import LabError, wait_until
+from shadowmesh.testing.stream import Stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,6 +196,35 @@ def test_cut_and_mended(lab: NatLab) -> None:
             mend(host)
             assert here.inside.reaches(first, first.endpoint) == mapped
             assert first.reaches(here.inside, mapped) is not None
+
+
+def test_stream_counts_what_is_lost_and_sees_the_gap(lab: NatLab) -> None:
+    near, far = lab.host("A"), lab.host("B")
+    assert near.ipv4 is not None
+    assert far.ipv4 is not None
+    with Stream(near, far, far.ipv4, 1000) as stream:
+        stream.wait_flowing()
+        cut(far, near.ipv4)
+        time.sleep(0.2)
+        mend(far)
+        wait_until(stream.gaps, 5.0, "the gap to end")
+        result = stream.stop()
+    (gap,) = result.gaps
+    assert 0.2 < gap.length < 1.0
+    assert result.lost == pytest.approx(1000 * gap.length, rel=0.1)
+    assert (result.doubled, result.overtaken) == (0, 0)
+
+
+def test_stream_at_a_high_rate_loses_nothing(lab: NatLab) -> None:
+    """Of this instrument's own making, that is: a bare link has no other reason to."""
+    near, far = lab.host("A"), lab.host("B")
+    assert far.ipv4 is not None
+    with Stream(near, far, far.ipv4, 30_000) as stream:
+        stream.wait_flowing()
+        time.sleep(0.5)
+        result = stream.stop()
+    assert result.sent > 10_000
+    assert (result.lost, result.doubled, result.gaps) == (0, 0, [])
 
 
 def test_wrong_rules_are_reported(lab: NatLab) -> None:
