@@ -85,7 +85,7 @@ table inet guard {{
   }}
   chain forward {{
     type filter hook forward priority filter; policy drop
-    meta l4proto udp ip daddr @blocked ip daddr != @allowed drop
+    {outward} ip daddr @blocked ip daddr != @allowed drop
     ct state established,related accept
     ct status dnat accept
     iifname "{LAN_BRIDGE}" accept

@@ -164,6 +164,7 @@ def test_blocked_udp(lab: NatLab) -> None:
         router.block_udp(here.remotes[2].endpoint[0])
         arrived = [here.inside.reaches(remote, remote.endpoint) is not None for remote in here.remotes]
         assert arrived == [False, False, True]
+        assert here.remotes[2].reaches(here.inside, (router.wan, PORT)) is not None
 
 
 def test_one_family_only(lab: NatLab) -> None:
