@@ -349,26 +349,27 @@ class Internet(VirtualTime):
         self.sent: list[tuple[float, Address, Address, bytes]] = []
         """Every datagram that a host sent: time, source on that host, destination, bytes."""
         self.public = IpNetwork(self, "public", ("0.0.0.0/0", "::/0"))
-        self._places: dict[Station, tuple[Host, int]] = {}
+        self.places: dict[Station, tuple[Host, int]] = {}
+        """Host and port of every station."""
 
     def stations(self) -> Iterable[Station]:
-        return self._places
+        return self.places
 
     def attach(self, station: Station, host: Host, port: int) -> None:
         """Run a station on a port of a host; one that was there before is gone."""
         if port in host.ports:
             self.detach(host.ports[port])
         host.ports[port] = station
-        self._places[station] = host, port
+        self.places[station] = host, port
         self.flush(station)
 
     def detach(self, station: Station) -> None:
         """Stop a station, as if its process had died."""
-        host, port = self._places.pop(station)
+        host, port = self.places.pop(station)
         del host.ports[port]
 
     def flush(self, station: Station) -> None:
-        host, port = self._places[station]
+        host, port = self.places[station]
         for data, target in station.transmit():
             host.send(data, port, target)
 
