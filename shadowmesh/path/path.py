@@ -22,6 +22,9 @@ from shadowmesh.units import Address
 
 ACTIVE_INTERVAL = 1.0
 """Seconds between probes of the path that carries frames: one of confirmed size and one small."""
+WEIGHED_INTERVAL = 1.0
+"""Seconds between probes of a direct path that works while frames take the relay: what kept them from it may
+have been one bad moment, such as the start of the machine."""
 STANDBY_INTERVAL = 20.0
 """Seconds between probes of the others meanwhile: they must be known to work when they are needed."""
 FRESH_FOR = 50.0
@@ -54,6 +57,8 @@ class Pace(enum.Enum):
 
     ACTIVE = "active"
     """It carries frames."""
+    WEIGHED = "weighed"
+    """It works and is direct, yet a relay carries frames."""
     STANDBY = "standby"
     """Another one carries frames."""
     IDLE = "idle"
@@ -287,6 +292,8 @@ class Path:
     def _interval(self) -> float | None:
         if self.pace is Pace.ACTIVE:
             return ACTIVE_INTERVAL
+        if self.pace is Pace.WEIGHED:
+            return WEIGHED_INTERVAL
         if self.pace is Pace.STANDBY:
             return STANDBY_INTERVAL
         if self.pace is Pace.IDLE and not self.relayed and not self.untranslated:

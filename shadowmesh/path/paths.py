@@ -476,5 +476,13 @@ class PathSet:
         idle_for = self._health.idle_for(now)
         others = Pace.STANDBY if idle_for < STANDBY_FOR else Pace.REST
         mine = Pace.ACTIVE if self._health.active(now) else Pace.IDLE
+        weighing = self.direct is None and (others is Pace.STANDBY or now < self._eager_until)
         for path in paths:
-            path.set_pace(Pace.REST if not self.running else mine if path is self.current else others)
+            if not self.running:
+                path.set_pace(Pace.REST)
+            elif path is self.current:
+                path.set_pace(mine)
+            elif weighing and path.usable and not path.relayed:
+                path.set_pace(Pace.WEIGHED)
+            else:
+                path.set_pace(others)
