@@ -13,6 +13,7 @@ from tests.protocol.mesh import IDENTITIES, RELAY_IDENTITY, Mesh
 
 if TYPE_CHECKING:
     from shadowmesh.testing.internet import Direction, Host
+    from shadowmesh.testing.places import Site
 
 RELAY_PORT = 4433
 CLIENT_PORT = 5000
@@ -28,6 +29,7 @@ class WideMesh(Mesh):
         self.network = self.internet  # type: ignore[assignment]  # the same clock, other ways to attach
         self.relay_host = self.places.server("relay")
         self.relay_address = Address(self.relay_host.addresses[0], RELAY_PORT)
+        self.hosts: dict[int, Host] = {}
         admitted = Admission(True, frozenset())
         self.relay = MemoryRelay(RELAY_IDENTITY, admitted, self.relay_address, self.internet.now, seed)
         self.internet.attach(self.relay, self.relay_host, RELAY_PORT)
@@ -36,7 +38,7 @@ class WideMesh(Mesh):
         """Start a client on a host."""
         self._seed += 1
         client = MemoryClient(
-            self.config(number, peers, {}, RELAY_IDENTITY.node_id, False),
+            self.config(number, peers, {}, RELAY_IDENTITY.node_id, "auto"),
             IDENTITIES[number],
             Address(host.addresses[0], CLIENT_PORT),
             lambda _name, port: self._relay_addresses(host, port),
@@ -44,8 +46,21 @@ class WideMesh(Mesh):
             self._seed,
         )
         self.clients[number] = client
+        self.hosts[number] = host
         self.internet.attach(client, host, CLIENT_PORT)
+        self.tell_network(number)
         return client
+
+    def tell_network(self, number: int) -> None:
+        """Tell a client the addresses of its host, as netlink does."""
+        addresses = [Address(host, CLIENT_PORT) for host in self.hosts[number].addresses]
+        self.clients[number].core.handle_network(addresses, self.internet.now)
+        self.internet.flush(self.clients[number])
+
+    def move(self, number: int, site: Site) -> None:
+        """Take a client's host to another network; it is told at once."""
+        self.hosts[number].move(site.network, *site.new_addresses())
+        self.tell_network(number)
 
     def _relay_addresses(self, host: Host, port: int) -> list[Address]:
         """What the name resolves to on this host: addresses of the families that it has."""
