@@ -156,6 +156,13 @@ def mend(host: Host) -> None:
     nft(host, f"table inet {CUT_TABLE}\ndelete table inet {CUT_TABLE}")
 
 
+def change_addresses(host: Host) -> None:
+    """Add an address to a host, at the next call take it away: its programs see that the network changed."""
+    address = ["10.98.0.1/32", "dev", UNDERLAY_INTERFACE]
+    if host.run(["ip", "address", "add", *address], check=False).returncode:
+        host.run(["ip", "address", "del", *address])
+
+
 class NatLab(Lab):
     """A lab whose switch is the public network; hosts that `behind` makes sit behind routers."""
 
