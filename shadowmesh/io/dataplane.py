@@ -30,8 +30,7 @@ class EngineTables:
         self.remove = engine.remove
 
     def new_send_keys(self, material: bytearray, expires_at: float) -> Any:
-        """The engine does not look at the time: the core gives such keys up, or closes their session."""
-        return SendKeys(material)
+        return SendKeys(material, expires_at=expires_at)
 
     def set_lane(self, peer: int, keys: Any, lane: int, receiver_id: bytes) -> None:
         self._engine.set_lane(peer, keys, lane, receiver_id)

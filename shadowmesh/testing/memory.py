@@ -63,7 +63,6 @@ class MemoryTables:
         self.endpoints: dict[int, tuple[Address, bytes]] = {}
         self.budgets: dict[int, int] = {}
         """Noted only: the network in memory carries whole frames."""
-        self.path_received: dict[int, float] = {}
         self.counters: dict[int, Counter[str]] = {}
         self.last_received: dict[int, float] = {}
         self.path_received: dict[int, float] = {}
@@ -93,8 +92,8 @@ class MemoryTables:
         self.budgets[peer] = budget
 
     def clear_route(self, peer: int) -> None:
-        for table in (self.routes, self.endpoints, self.path_received):
-            table.pop(peer, None)
+        self.routes.pop(peer, None)
+        self.endpoints.pop(peer, None)
 
     def install_receive(self, session: int, peer: int, ids: Sequence[bytes], material: bytearray) -> None:
         self.material.append(bytes(material))
