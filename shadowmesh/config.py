@@ -94,6 +94,7 @@ class Paths(msgspec.Struct, frozen=True):
     """`paths:` which paths besides relays may be used."""
 
     direct: Literal["auto", "never", "static"]
+    port_mapping: Literal["auto", "off"] = "auto"
 
 
 class SessionSection(msgspec.Struct, frozen=True):
@@ -134,7 +135,7 @@ def load_client_config(path: Path) -> ClientConfig:
         interface=_interface(interface),
         relays=tuple(_relay(relay) for relay in relays),
         peers=tuple(_peer(peer) for peer in peers),
-        paths=_paths(top.section("paths", ("direct",))),
+        paths=_paths(top.section("paths", ("direct", "port_mapping"))),
         session=_session(top.section("session", ("rekey_seconds",))),
         aead_library=top.text("aead_library", parse_path, "/usr/lib/android/libcrypto.so.0", None),
         file=document.file,
@@ -222,7 +223,11 @@ def _peer(section: Section) -> Peer:
 
 def _paths(section: Section) -> Paths:
     direct = section.text("direct", one_of("auto", "never", "static"), "auto", "auto")
-    return Paths(direct=cast("Literal['auto', 'never', 'static']", direct))
+    mapping = section.text("port_mapping", one_of("auto", "off"), "auto", "auto")
+    return Paths(
+        direct=cast("Literal['auto', 'never', 'static']", direct),
+        port_mapping=cast("Literal['auto', 'off']", mapping),
+    )
 
 
 def _session(section: Section) -> SessionSection:

@@ -57,7 +57,7 @@ def test_the_minimal_example_gets_the_documented_defaults() -> None:
     assert config.node.socket == Path("/run/shadowmesh/shadowmesh.sock")
     assert (config.listen.address, config.listen.port) == ("::", 0)
     assert (config.interface.name, config.interface.mtu) == ("smesh0", "auto")
-    assert config.paths.direct == "auto"
+    assert (config.paths.direct, config.paths.port_mapping) == ("auto", "auto")
     assert config.session.rekey_seconds == 120
     assert config.peers[0].id == base64.b32decode(example_id("bob").upper() + "====")
 

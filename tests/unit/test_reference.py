@@ -26,6 +26,7 @@ CONTROL_SOURCES = (
     "shadowmesh/path/*.py",
     "shadowmesh/wire/headers.py",
     "shadowmesh/wire/payload.py",
+    "shadowmesh/wire/portmap.py",
 )
 """Where what the control part counts as dropped is named; elsewhere BadPacket ends the connection."""
 
