@@ -33,6 +33,8 @@ class RelaySection(msgspec.Struct, frozen=True):
     state_dir: Path
     host: str
     port: int
+    second_port: int | None = None
+    """Another UDP port, by which clients learn what their NATs do."""
 
 
 class Admission(msgspec.Struct, frozen=True):
@@ -60,7 +62,7 @@ def load_relay_config(path: Path) -> RelayConfig:
     document = Document.load(path)
     top = document.section(("relay", "admission"))
     config = RelayConfig(
-        relay=_relay(top.section("relay", ("name", "state_dir", "listen"))),
+        relay=_relay(top.section("relay", ("name", "state_dir", "listen", "second_port"))),
         admission=_admission(top.section("admission", ("open", "nodes"))),
     )
     document.finish()
@@ -70,11 +72,15 @@ def load_relay_config(path: Path) -> RelayConfig:
 def _relay(section: Section) -> RelaySection:
     listen = section.text("listen", _parse_listen, f'"{DEFAULT_LISTEN}"', _parse_listen(DEFAULT_LISTEN))
     host, port = after_refusal(listen)
+    second = section.number_or_word("second_port", 1, 65535, "off", "4434")
+    if second == port:
+        section.refuse("second_port", "is the port of listen; it must be another", "4434")
     return RelaySection(
         name=section.text("name", parse_name, "relay1"),
         state_dir=section.text("state_dir", parse_path, DEFAULT_STATE_DIR, Path(DEFAULT_STATE_DIR)),
         host=host,
         port=port,
+        second_port=None if second == "off" else int(second),
     )
 
 

@@ -23,11 +23,12 @@ from shadowmesh.session.links import Driver, LinkSet
 from shadowmesh.session.machine import Agreement, Opening, Refused
 from shadowmesh.units import ID_SIZE, LANES, Address, NodeId
 from shadowmesh.wire.headers import destination_id
-from shadowmesh.wire.messages import Answer, Close, Interest, Message, Open
+from shadowmesh.wire.messages import Answer, Close, Interest, Message, NatTest, Open, SecondPort
 
 from .admission import Admission
 from .clients import Client, Duplicates, Knock
 from .notes import Notes
+from .observer import Observer
 from .rendezvous import Rendezvous
 
 MAX_HALF_OPEN = 256
@@ -59,6 +60,7 @@ class RelayCore:
     """The protocol side of a relay.
 
     :param random: returns n random bytes.
+    :param observer: the second port, if there is one.
     """
 
     def __init__(
@@ -68,8 +70,10 @@ class RelayCore:
         tables: Tables,
         random: Callable[[int], bytes],
         now: float,
+        observer: Observer | None = None,
     ) -> None:
         self.drops: Counter[str] = Counter()
+        self.observer = observer
         self.clients: dict[NodeId, Client] = {}
         self._identity = identity
         self._admission = admission
@@ -107,6 +111,14 @@ class RelayCore:
                 self._links.handle_datagram(driver, data, now)
             else:
                 self._knock_untrusted(data, source, now)
+        except BadPacket as error:
+            self.drops[error.reason] += 1
+
+    def handle_second_datagram(self, data: bytes, source: Address, now: float) -> None:
+        """A datagram on the second port; its answers are in `observer.poll_transmit()`."""
+        assert self.observer is not None
+        try:
+            self.observer.handle_datagram_untrusted(data, source, now)
         except BadPacket as error:
             self.drops[error.reason] += 1
 
@@ -228,9 +240,13 @@ class RelayCore:
         self.clients[client.node] = self._by_handle[client.handle] = client
         driver.send = partial(self._transmit_to, client)
         self._tables.add_client(client.handle, client.address)
-        self._tables.install_receive(client.handle, agreement.receive_lanes, agreement.receive_keys)
+        # Lane 0 is the forwarder's, OBSERVE_LANE the observer's: each lane has one replay window.
+        self._tables.install_receive(client.handle, agreement.receive_lanes[:1], agreement.receive_keys)
         keys = self._tables.new_send_keys(agreement.send_keys)
         self._tables.set_lane(client.handle, keys, 1, agreement.send_lanes[1])
+        if self.observer is not None:
+            self.observer.add(client.handle, agreement, now)
+            self._send(client, SecondPort(self.observer.port), now)
         agreement.wipe()
         self._events.append(f"{client} joined from {client.address}")
 
@@ -269,8 +285,16 @@ class RelayCore:
                     self._events.append(f"{opened.caller} and {opened.callee} have a channel")
         elif isinstance(message, Close):
             rendezvous.handle_close(client, message, now)
+        elif isinstance(message, NatTest) and self.observer is not None:
+            self._serve_test(self.observer, client, message, now)
         else:
             self.drops["unexpected_message"] += 1
+
+    def _serve_test(self, observer: Observer, client: Client, message: NatTest, now: float) -> None:
+        try:
+            observer.handle_test_untrusted(client.handle, client.address, message.nonce, now)
+        except BadPacket as error:
+            self.drops[error.reason] += 1
 
     def _sweep(self, now: float) -> None:
         self._rendezvous.expire(now)
@@ -286,6 +310,8 @@ class RelayCore:
         del self.clients[client.node], self._by_handle[client.handle]
         self._rendezvous.forget(client, now)
         self._tables.remove_client(client.handle)
+        if self.observer is not None:
+            self.observer.remove(client.handle)
 
     def _close(self, driver: Driver, code: CloseCode, reason: str, now: float) -> None:
         driver.link.close(code, reason)

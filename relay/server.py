@@ -25,17 +25,20 @@ from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.io import notify
 from shadowmesh.io.logs import log_to
 from shadowmesh.io.shield import PAUSE, survives
-from shadowmesh.io.udp import from_sockaddr, local_address, open_udp, send, to_sockaddr
+from shadowmesh.io.udp import from_sockaddr, local_address, open_udp, receive, send, to_sockaddr
 from shadowmesh.units import Address
 
 from .admission import Admission
 from .config import RelayConfig, admits
+from .observer import Observer
 from .protocol import RelayCore
 
 log = logging.getLogger("shadowmesh.relay")
 
 DRAIN = 0.05
 """Seconds between the goodbyes and the end of the socket."""
+SECOND_PORT_BATCH = 64
+"""Datagrams of the second port served in one go: whoever floods it must not stop the rest."""
 
 
 class ForwarderTables:
@@ -66,12 +69,18 @@ class ForwarderTables:
 
 
 class Server:
-    """Moves datagrams between protocol and socket, and wakes the protocol at its deadline."""
+    """Moves datagrams between protocol and sockets, and wakes the protocol at its deadline.
 
-    def __init__(self, core: RelayCore, forwarder: Forwarder, udp: socket.socket) -> None:
+    :param second: the socket of the second port, if there is one.
+    """
+
+    def __init__(
+        self, core: RelayCore, forwarder: Forwarder, udp: socket.socket, second: socket.socket | None = None
+    ) -> None:
         self._core = core
         self._forwarder = forwarder
         self._udp = udp
+        self._second = second
         self._timer: asyncio.TimerHandle | None = None
         self._unsent = 0
 
@@ -86,12 +95,16 @@ class Server:
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGUSR1, lambda: log.info("%s", self.totals()))
         loop.add_reader(self._forwarder.fileno(), self._serve_forwarder)
+        if self._second is not None:
+            loop.add_reader(self._second, self._serve_second, self._second)
         self._drive()
         log.info("%s", up)
         notify.ready(up)
         await stop.wait()
         notify.stopping()
         loop.remove_reader(self._forwarder.fileno())
+        if self._second is not None:
+            loop.remove_reader(self._second)
         if self._timer is not None:
             self._timer.cancel()
         self._core.close(time.monotonic())
@@ -114,6 +127,15 @@ class Server:
                 survives(self._core.handle_datagram, data, from_sockaddr(source), now)
         self._drive()
 
+    def _serve_second(self, second: socket.socket) -> None:
+        now = time.monotonic()
+        for _ in range(SECOND_PORT_BATCH):
+            arrived = receive(second)
+            if arrived is None:
+                break
+            survives(self._core.handle_second_datagram, *arrived, now)
+        self._drive()
+
     def _serve_timer(self) -> None:
         healthy = survives(self._core.handle_timer, time.monotonic())
         self._drive(0.0 if healthy else PAUSE)
@@ -128,6 +150,9 @@ class Server:
     def _flush(self) -> None:
         for data, address in self._core.poll_transmit():
             self._unsent += not send(self._udp, data, address)
+        if self._second is not None and self._core.observer is not None:
+            for data, address in self._core.observer.poll_transmit():
+                self._unsent += not send(self._second, data, address)
         for line in self._core.poll_events():
             log.info("%s", line)
 
@@ -138,6 +163,10 @@ def run(config: RelayConfig) -> int:
     log_to(sys.stderr.fileno())
     with contextlib.ExitStack() as stack:
         udp = stack.enter_context(open_udp(config.relay.host, config.relay.port))
+        second, observer = None, None
+        if config.relay.second_port is not None:
+            second = stack.enter_context(open_udp(config.relay.host, config.relay.second_port))
+            observer = Observer(config.relay.second_port)
         event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         stack.callback(os.close, event_fd)
         forwarder = Forwarder(udp.fileno(), event_fd)
@@ -147,6 +176,7 @@ def run(config: RelayConfig) -> int:
             ForwarderTables(forwarder, udp.family),
             secrets.token_bytes,
             time.monotonic(),
+            observer,
         )
         forwarder.start()
         stack.callback(forwarder.stop)
@@ -154,7 +184,7 @@ def run(config: RelayConfig) -> int:
             f"{config.relay.name} ({node_id_text(identity.node_id)}) serves on UDP {local_address(udp)}, "
             f"{admits(config.admission)}, ShadowMesh {__version__}"
         )
-        server = Server(core, forwarder, udp)
+        server = Server(core, forwarder, udp, second)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(server.serve(up))
         log.info("stopped; %s", server.totals())

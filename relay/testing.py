@@ -17,6 +17,7 @@ from shadowmesh.wire.headers import LONG_HEADER, split_channel, through_channel
 from shadowmesh.wire.payload import NO_CHALLENGE, Kind
 
 from .admission import Admission
+from .observer import Observer
 from .protocol import RelayCore
 
 
@@ -75,17 +76,47 @@ class MemoryForwarder:
         return self.legs[client].bound_at
 
 
+class _SecondPort:
+    """The station at the second port; its time has come whenever something waits to be sent."""
+
+    def __init__(self, core: RelayCore, address: Address) -> None:
+        self.address = address
+        self._core = core
+
+    def receive(self, data: bytes, source: Address, now: float) -> None:
+        self._core.handle_second_datagram(data, source, now)
+
+    def deadline(self) -> float | None:
+        return 0.0 if self._core.observer is not None and self._core.observer.waits else None
+
+    def expire(self, now: float) -> None:
+        """What waits is collected by the network afterwards."""
+
+    def transmit(self) -> list[tuple[bytes, Address]]:
+        assert self._core.observer is not None
+        return self._core.observer.poll_transmit()
+
+
 class MemoryRelay:
     """A station on a `Network` that runs a relay."""
 
     def __init__(
-        self, identity: Identity, admission: Admission, address: Address, now: float, seed: int
+        self,
+        identity: Identity,
+        admission: Admission,
+        address: Address,
+        now: float,
+        seed: int,
+        second_port: int | None = None,
     ) -> None:
         self.address = address
         self.identity = identity
         self.tables = MemoryForwarder()
         self.random = random.Random(seed)  # noqa: S311 - a test must repeat itself
-        self.core = RelayCore(identity, admission, self.tables, self.random.randbytes, now)
+        observer = Observer(second_port) if second_port is not None else None
+        self.core = RelayCore(identity, admission, self.tables, self.random.randbytes, now, observer)
+        self.second = _SecondPort(self.core, Address(address.host, second_port)) if second_port else None
+        """A station of its own; whoever attaches the relay attaches it too."""
         self.drops: Counter[str] = Counter()
         self.log: list[str] = []
         self._outbox: list[tuple[bytes, Address]] = []

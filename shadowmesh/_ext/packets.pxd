@@ -14,7 +14,8 @@ cpdef enum PayloadKind:
     KIND_PATH_COMPLETE = 0x09
     KIND_BIND = 0x10           # number (8) nonce (8) challenge (8) padding (10)
     KIND_BOUND = 0x11          # nonce (8) challenge (8) address (16) port (2)
-    KIND_OBSERVED = 0x13
+    KIND_OBSERVE = 0x12        # to a relay's second port, which is asyncio's
+    KIND_OBSERVED = 0x13       # nonce (8) address (16) port (2)
 
 cpdef enum WireSize:
     CHANNEL_HEADER_SIZE = 9    # first byte, channel id

@@ -18,6 +18,7 @@ class PayloadKind(IntEnum):
     KIND_PATH_COMPLETE = 0x09
     KIND_BIND = 0x10
     KIND_BOUND = 0x11
+    KIND_OBSERVE = 0x12
     KIND_OBSERVED = 0x13
 
 class WireSize(IntEnum):

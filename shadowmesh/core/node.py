@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.local import LocalNetwork
@@ -20,6 +20,7 @@ from shadowmesh.errors import BadPacket
 from shadowmesh.membership.roster import Member, Roster
 from shadowmesh.path.health import TICK as BUSY_TICK
 from shadowmesh.path.mtu import LARGEST
+from shadowmesh.path.nat import Filtering, NatReport, classify_mapping
 from shadowmesh.session.links import LinkSet
 from shadowmesh.units import ID_SIZE, Address, NodeId
 from shadowmesh.wire.headers import destination_id
@@ -173,6 +174,22 @@ class Core:
         for relay in self.relays:
             relay.close(now)
 
+    # Getters.
+
+    def nat(self, local: Collection[str] = ()) -> NatReport:
+        """What is known of the NAT before us.
+
+        :param local: addresses of this machine, without port.
+        """
+        observations = [one for relay in self.relays for one in relay.observations()]
+        tests = [relay.second_port for relay in self.relays if relay.second_port is not None]
+        known = [test.filtering for test in tests if test.filtering is not Filtering.UNKNOWN]
+        return NatReport(
+            mapping=classify_mapping(observations, local),
+            filtering=known[0] if known else Filtering.UNKNOWN,
+            observed=tuple(dict.fromkeys(one.observed for one in observations)),
+        )
+
     # Output.
 
     def poll_transmit(self) -> list[tuple[bytes, Address]]:
@@ -193,7 +210,7 @@ class Core:
     ) -> None:
         for relay in self.relays:
             if relay.handle == session and relay.state is RelayState.CONNECTED:
-                relay.handle_payload_untrusted(payload, now)
+                self._serve_leg_untrusted(relay, payload, None if channel else source, now)
                 self._note_observed(relay, now)
                 return
         for peer in self.peers.values():
@@ -205,6 +222,18 @@ class Core:
                     self._shared.events.append(ProbeAnswered(payload[1:], rtt))
                 return
         raise BadPacket("unknown_session")
+
+    def _serve_leg_untrusted(
+        self, relay: RelayClient, payload: bytes, source: Address | None, now: float
+    ) -> None:
+        before = relay.binding.observed if relay.binding is not None else None
+        relay.handle_payload_untrusted(payload, source, now)
+        after = relay.binding.observed if relay.binding is not None else None
+        if before is not None and before != after:
+            # What the others saw may be as old, and would pass for another mapping.
+            for other in self.relays:
+                if other.binding is not None and other is not relay:
+                    other.binding.hurry(now)
 
     def _channel_owner(self, channel: bytes, source: Address) -> PeerClient:
         """Who a new connection in this channel is from, if it was the channel's relay that sent it."""

@@ -13,13 +13,15 @@ from shadowmesh.core.shared import LEG, Fatal, ResolveRelay, Shared
 from shadowmesh.errors import BadPacket
 from shadowmesh.path.backoff import Backoff
 from shadowmesh.path.binding import Binding
+from shadowmesh.path.nat import Observation, SecondPortTest
 from shadowmesh.session.lane import ControlLane
 from shadowmesh.session.link import CloseCode, Confirmed, Ended, Link, LinkEvent, Ready, Received
 from shadowmesh.session.links import Driver
 from shadowmesh.session.machine import Agreement
 from shadowmesh.units import Address, Whole
 from shadowmesh.wire.headers import through_channel
-from shadowmesh.wire.messages import Message
+from shadowmesh.wire.messages import Message, NatTest, SecondPort
+from shadowmesh.wire.observe import OBSERVE_LANE
 from shadowmesh.wire.payload import Kind
 
 SILENCE_TIMEOUT = 3.0
@@ -73,6 +75,9 @@ class RelayClient:
         self._act_at: float | None = now
         self._driver: Driver | None = None
         self._lane: ControlLane | None = None
+        self._observe_lane: ControlLane | None = None
+        self.second_port: SecondPortTest | None = None
+        """Outlives the session: what was found of a NAT mapping holds as long as that."""
 
     @property
     def name(self) -> str:
@@ -83,6 +88,7 @@ class RelayClient:
     def deadline(self) -> float | None:
         """When `handle_timer` wants to be called."""
         times = [self._act_at, self.binding.deadline if self.binding else None]
+        times.append(self.second_port.deadline if self.second_port else None)
         return min((time for time in times if time is not None), default=None)
 
     def handle_timer(self, now: float) -> None:
@@ -104,6 +110,7 @@ class RelayClient:
                 self._shared.links.pump(self._driver, now)
             elif payload is not None:
                 self._send_sealed(payload, now)
+        self._test_second_port(now)
 
     def handle_resolved(self, addresses: Sequence[Address], problem: str, now: float) -> None:
         """The answer to ResolveRelay; empty `addresses` mean failure for the reason `problem`."""
@@ -120,19 +127,41 @@ class RelayClient:
         link = Link.initiate(self._shared.identity, self.config.id, self._shared.new_opening(), now)
         self._driver = self._shared.links.add(link, self.transmit, self._handle_link, now)
 
-    def handle_payload_untrusted(self, payload: bytes, now: float) -> None:
-        """A payload that came, authentic, on our receive lanes of this leg. Raises BadPacket."""
+    def handle_payload_untrusted(self, payload: bytes, source: Address | None, now: float) -> None:
+        """A payload that came, authentic, on our receive lanes of this leg. Raises BadPacket.
+
+        :param source: where it came from; None through a channel.
+        """
+        if payload[0] == Kind.OBSERVED and self.second_port is not None and self.address is not None:
+            if source != Address(self.address.host, self.second_port.port):
+                raise BadPacket("foreign_observed")
+            self.second_port.handle_observed_untrusted(payload, now)
+            self._test_second_port(now)
+            return
         if payload[0] != Kind.BOUND or self.binding is None or self._driver is None:
             raise BadPacket("unexpected_kind")
         echo = self.binding.handle_bound_untrusted(payload, now)
         self._driver.link.renew(now)
         if echo is not None:
             self._send_sealed(echo, now)
+        elif self.second_port is not None and self.binding.observed is not None:
+            self.second_port.handle_bound(self.binding.observed, now)
+            self._test_second_port(now)
 
     def handle_traffic(self, now: float) -> None:
         """Frames crossed this relay since the last call."""
         if self.binding is not None:
             self.binding.handle_traffic(now)
+
+    def observations(self) -> list[Observation]:
+        """How the ports of this relay see us, as far as they told."""
+        if self.address is None or self.binding is None or self.binding.observed is None:
+            return []
+        found = [Observation(self.address, self.binding.observed)]
+        if self.second_port is not None and self.second_port.observed is not None:
+            second = Address(self.address.host, self.second_port.port)
+            found.append(Observation(second, self.second_port.observed))
+        return found
 
     def transmit(self, datagram: bytes) -> None:
         """Send a datagram to the relay itself; lost when it has no address just now."""
@@ -165,6 +194,25 @@ class RelayClient:
             self._driver.link.close(CloseCode.TIMEOUT, "nothing answered")
             self._shared.links.pump(self._driver, now)
 
+    def _test_second_port(self, now: float) -> None:
+        test, lane, address = self.second_port, self._observe_lane, self.address
+        step = test.poll(now) if test is not None else None
+        if isinstance(step, bytes) and test is not None and lane is not None and address is not None:
+            packet = lane.seal(step, now)
+            if packet is not None:
+                self._shared.outbox.append((packet, Address(address.host, test.port)))
+        elif isinstance(step, NatTest):
+            self.send(step, now)
+
+    def _handle_received(self, message: Message, now: float) -> None:
+        if not isinstance(message, SecondPort):
+            self._handle_message(self, message, now)
+        elif self.second_port is None or self.second_port.port != message.port:
+            self.second_port = SecondPortTest(self._shared.random, message.port)
+        if self.second_port is not None and self.binding is not None and self.binding.observed is not None:
+            self.second_port.handle_bound(self.binding.observed, now)
+            self._test_second_port(now)
+
     def _send_sealed(self, payload: bytes, now: float) -> None:
         packet = self._lane.seal(payload, now) if self._lane is not None else None
         if packet is not None:
@@ -185,7 +233,7 @@ class RelayClient:
             self._shared.tell(f"relay {self.name}", "connected")
             self._handle_up(self, now)
         elif isinstance(event, Received):
-            self._handle_message(self, event.message, now)
+            self._handle_received(event.message, now)
         elif isinstance(event, Ended):
             self._handle_ended(event, now)
 
@@ -193,14 +241,19 @@ class RelayClient:
         self.handle = self._shared.new_handle()
         self._shared.tables.install_receive(self.handle, LEG, agreement.receive_lanes, agreement.receive_keys)
         self._lane = ControlLane(agreement.send_keys, agreement.send_lanes[0])
+        observe_id = agreement.send_lanes[OBSERVE_LANE]
+        self._observe_lane = ControlLane(agreement.send_keys, observe_id, lane=OBSERVE_LANE)
         agreement.wipe()
 
     def _handle_ended(self, ended: Ended, now: float) -> None:
         was_connected = self.state is RelayState.CONNECTED
-        lane, address = self._lane, self.address
-        self._driver = self._lane = self.binding = self.address = None
-        if lane is not None:
+        lane, observe_lane, address = self._lane, self._observe_lane, self.address
+        self._driver = self._lane = self._observe_lane = self.binding = self.address = None
+        if self.second_port is not None:
+            self.second_port.suspend()
+        if lane is not None and observe_lane is not None:
             lane.wipe()
+            observe_lane.wipe()
             self._shared.tables.retire_receive(self.handle)
         if address is not None:
             self._shared.tables.forbid_source(address)

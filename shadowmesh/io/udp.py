@@ -96,6 +96,15 @@ def from_sockaddr(sockaddr: bytes) -> Address:
     return Address(str(ip.ipv4_mapped or ip) + zone, int.from_bytes(port, "big"))
 
 
+def receive(udp: socket.socket) -> tuple[bytes, Address] | None:
+    """A control datagram and where it came from; None if there is none now."""
+    try:
+        data, (host, port, *_) = udp.recvfrom(65536)
+    except OSError:  # nothing there, or the ICMP error of an earlier datagram: neither is ours to judge
+        return None
+    return data, Address(host.removeprefix("::ffff:") if "." in host else host, port)
+
+
 def send(udp: socket.socket, data: bytes, address: Address) -> bool:
     """Send a control datagram; False if the kernel would not take it (QUIC and BIND send again).
 

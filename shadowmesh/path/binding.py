@@ -49,6 +49,10 @@ class Binding:
             self.deadline = min(self.deadline, now)
         self._busy_until = now + BUSY_FOR
 
+    def hurry(self, now: float) -> None:
+        """Our address may have changed: ask at once."""
+        self.deadline = min(self.deadline, now)
+
     def handle_bound_untrusted(self, payload: bytes, now: float) -> bytes | None:
         """Take a BOUND; returns the BIND to send back when the relay wants its challenge echoed.
 

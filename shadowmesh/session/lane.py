@@ -1,4 +1,4 @@
-"""Lane 0 of an epoch: the sealing lane of asyncio, for probes and BIND. Frames never take it."""
+"""A sealing lane of asyncio: lane 0 for probes and BIND, another to a relay's second port; no frames."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from shadowmesh.units import NUMBER_LIMIT
 
 
 class ControlLane:
-    """Seals payloads for lane 0 of the peer, numbered from 0.
+    """Seals payloads for one lane of the peer, numbered from 0.
 
     :param material: the 76 bytes of `frame_keys`; copied, not kept.
-    :param receiver_id: the 8-byte id that the peer allotted to its lane 0.
+    :param receiver_id: the 8-byte id that the peer allotted to that lane.
     :param expires_at: when these keys stop to seal.
+    :param lane: its number, which nobody else may seal for.
     """
 
-    def __init__(self, material: bytearray, receiver_id: bytes, expires_at: float = math.inf) -> None:
+    def __init__(
+        self, material: bytearray, receiver_id: bytes, expires_at: float = math.inf, lane: int = 0
+    ) -> None:
+        self._lane = lane
         self._keys = PacketKeys(material)
         self._receiver_id = receiver_id
         self._expires_at = expires_at
@@ -28,8 +32,8 @@ class ControlLane:
         if now >= self._expires_at:
             return None
         if self._number >= NUMBER_LIMIT:
-            raise LocalProtocolError("lane 0 is used up")
-        packet: bytes = self._keys.seal(0, self._receiver_id, self._number, payload)
+            raise LocalProtocolError(f"lane {self._lane} is used up")
+        packet: bytes = self._keys.seal(self._lane, self._receiver_id, self._number, payload)
         self._number += 1
         return packet
 

@@ -59,6 +59,8 @@ class MessageType(enum.IntEnum):
     ANSWER = 0x25
     OPENED = 0x26
     CLOSE = 0x27
+    NAT_TEST = 0x28
+    SECOND_PORT = 0x29
     CANDIDATES = 0x40
     PATH_VIEW = 0x41
     REKEY_ASK = 0x48
@@ -163,6 +165,18 @@ class Close(msgspec.Struct, frozen=True):
     send: Bytes8
 
 
+class NatTest(msgspec.Struct, frozen=True):
+    """Client -> relay: send me OBSERVED with this nonce from your second port, unasked there."""
+
+    nonce: Bytes8
+
+
+class SecondPort(msgspec.Struct, frozen=True):
+    """Relay -> client: I have a second port, with this number."""
+
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+
+
 class CandidateAddress(msgspec.Struct, kw_only=True, frozen=True):
     """One underlay address of the sender; `host` is IPv6, or IPv4 in its mapped form."""
 
@@ -225,6 +239,7 @@ class RekeyAnswer(msgspec.Struct, frozen=True):
 Message = (
     Hello | Challenge | Response | Established
     | Interest | Present | Absent | Open | Call | Answer | Opened | Close
+    | NatTest | SecondPort
     | Candidates | PathView
     | RekeyAsk | RekeyOffer | RekeyAnswer
 )  # fmt: skip
@@ -242,6 +257,8 @@ REGISTRY: dict[MessageType, type[Any]] = {
     MessageType.ANSWER: Answer,
     MessageType.OPENED: Opened,
     MessageType.CLOSE: Close,
+    MessageType.NAT_TEST: NatTest,
+    MessageType.SECOND_PORT: SecondPort,
     MessageType.CANDIDATES: Candidates,
     MessageType.PATH_VIEW: PathView,
     MessageType.REKEY_ASK: RekeyAsk,

@@ -45,6 +45,9 @@ class Kind(enum.IntEnum):
     PATH_COMPLETE = 0x09
     BIND = 0x10
     BOUND = 0x11
+    OBSERVE = 0x12
+    """This and the next are in `observe.py`."""
+    OBSERVED = 0x13
 
 
 class Bound(NamedTuple):

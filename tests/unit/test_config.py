@@ -75,6 +75,7 @@ def test_the_full_example_loads_every_key() -> None:
 def test_the_relay_example_loads() -> None:
     config = load_relay_config(CONFIGS / "relay.yaml")
     assert (config.relay.name, config.relay.host, config.relay.port) == ("relay1", "::", 4433)
+    assert config.relay.second_port == 4434
     assert not config.admission.open
     assert parse_node_id(example_id("bob")) in config.admission.nodes
 
@@ -281,6 +282,12 @@ def test_host_and_port(text: str, expected: tuple[str, int]) -> None:
             f"relay: {{name: r}}\nadmission: {{nodes: [{example_id('bob')}, {example_id('bob')}]}}\n",
             "relay.yaml:2: admission.nodes: has a NodeID twice",
         ),
+        (
+            "relay: {name: r, second_port: 4433}\nadmission: {open: true}\n",
+            "relay.second_port: is the port of listen",
+        ),
+        ("relay: {name: r, second_port: 0}\nadmission: {open: true}\n", "for example: second_port: 4434"),
+        ("relay: {name: r, second_port: 65536}\nadmission: {open: true}\n", "relay.second_port: "),
     ],
 )
 def test_a_mistake_in_relay_yaml(tmp_path: Path, text: str, expected: str) -> None:

@@ -405,6 +405,7 @@ def test_kinds_and_sizes_are_those_of_the_wire() -> None:
         "PATH_COMPLETE": 0x09,
         "BIND": 0x10,
         "BOUND": 0x11,
+        "OBSERVE": 0x12,
         "OBSERVED": 0x13,
     }
     assert int(WireSize.BIND_SIZE) == 35

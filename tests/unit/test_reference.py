@@ -25,6 +25,7 @@ CONTROL_SOURCES = (
     "shadowmesh/node/*.py",
     "shadowmesh/path/*.py",
     "shadowmesh/wire/headers.py",
+    "shadowmesh/wire/observe.py",
     "shadowmesh/wire/payload.py",
     "shadowmesh/wire/portmap.py",
 )
