@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from shadowmesh._ext.aead import PacketKeys
 from shadowmesh._ext.replay import ReplayWindow, Verdict
 from shadowmesh.errors import BadPacket
-from shadowmesh.session.lane import ControlLane
 from shadowmesh.session.epoch import EpochKeys
+from shadowmesh.session.lane import ControlLane
 from shadowmesh.units import ID_SIZE, Address
 from shadowmesh.wire.observe import OBSERVE_LANE, OBSERVED_LANE, encode_observed, parse_observe
 

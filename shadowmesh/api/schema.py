@@ -22,6 +22,17 @@ MAX_PING_TIMEOUT = 60.0
 ErrorKind = Literal["unknown-peer", "no-reply", "bad-request", "too-large", "not-found", "failed"]
 
 
+class NatStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of the NAT before this machine, in the words of RFC 4787; addresses as ADDRESS:PORT."""
+
+    mapping: str = "unknown"
+    filtering: str = "unknown"
+    local: list[str] = []
+    observed: list[str] = []
+    mapped: str | None = None
+    port_mapping: dict[str, str] = {}
+
+
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The client itself. `mac` as aa:bb:cc:dd:ee:ff, `listen` as ADDRESS:PORT, `uptime` seconds."""
 
@@ -36,6 +47,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     uptime: float
     aead: str = "OpenSSL"
     features: dict[str, bool] = {}
+    nat: NatStatus = NatStatus()
 
 
 class RelayStatus(msgspec.Struct, frozen=True, kw_only=True):

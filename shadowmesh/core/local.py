@@ -64,6 +64,10 @@ class LocalNetwork:
         """Ports that routers have mapped to ours; returns whether that is news."""
         return self._change("_mapped", list(addresses))
 
+    def set_nat(self, nat: str) -> bool:
+        """How our NAT maps and filters; returns whether that is news."""
+        return self._change("nat", nat)
+
     def set_seen_by_relay(self, relay: str, observed: Address | None) -> bool:
         """Where a relay sees us; returns whether that is news."""
         seen = dict(self._by_relay)

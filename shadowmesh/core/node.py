@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.local import LocalNetwork
@@ -20,7 +20,7 @@ from shadowmesh.errors import BadPacket
 from shadowmesh.membership.roster import Member, Roster
 from shadowmesh.path.health import TICK as BUSY_TICK
 from shadowmesh.path.mtu import LARGEST
-from shadowmesh.path.nat import Filtering, NatReport, classify_mapping
+from shadowmesh.path.nat import Filtering, Mapping, NatReport, classify_mapping
 from shadowmesh.session.links import LinkSet
 from shadowmesh.units import ID_SIZE, Address, NodeId
 from shadowmesh.wire.headers import destination_id
@@ -73,6 +73,9 @@ class Core:
             )
             for index, relay in enumerate(config.relays)
         ]
+        self.local: tuple[Address, ...] = ()
+        """Where this machine is reached, as far as it knows itself."""
+        self.mapped: Address | None = None
         self._tick_at = now + TICK
         self._frames: dict[NodeId, int] = {}
         self._busy: list[PeerClient] = []
@@ -127,20 +130,16 @@ class Core:
         :param addresses: of the interfaces, with the port of our socket.
         :param largest: bytes of UDP payload that the interfaces can send.
         """
+        self.local = tuple(addresses)
         self.network.set_local(addresses)
         self.network.largest = largest
         self._tell_network(moved=True, now=now)
+        self.hurry(now)
 
-    def handle_mapped(self, addresses: Sequence[Address], now: float) -> None:
-        """Ports that routers have mapped to ours; empty when there are none any more."""
-        if self.network.set_mapped(addresses):
-            self._tell_network(moved=False, now=now)
-
-    def handle_nat(self, nat: str, now: float) -> None:
-        """How our NAT maps and filters, in words."""
-        if self.network.nat != nat:
-            self.network.nat = nat
-            self.network.version += 1
+    def handle_mapped(self, external: Address | None, now: float) -> None:
+        """The router takes packets for us at `external`; None: no longer."""
+        self.mapped = external
+        if self.network.set_mapped([] if external is None else [external]):
             self._tell_network(moved=False, now=now)
 
     def handle_resolved(self, index: int, addresses: Sequence[Address], problem: str, now: float) -> None:
@@ -167,6 +166,12 @@ class Core:
         """Send one probe to `peer`; its nonce comes back in ProbeAnswered. None without session or path."""
         return self.peers[peer.node_id].probe(now)
 
+    def hurry(self, now: float) -> None:
+        """Ask every relay at once how it sees us."""
+        for relay in self.relays:
+            if relay.binding is not None:
+                relay.binding.hurry(now)
+
     def close(self, now: float) -> None:
         """Say goodbye to everybody; take `poll_transmit` once more, then stop."""
         for peer in self.peers.values():
@@ -176,11 +181,10 @@ class Core:
 
     # Getters.
 
-    def nat(self, local: Collection[str] = ()) -> NatReport:
-        """What is known of the NAT before us.
-
-        :param local: addresses of this machine, without port.
-        """
+    @property
+    def nat(self) -> NatReport:
+        """What is known of the NAT before us."""
+        local = {address.host.partition("%")[0] for address in self.local}
         observations = [one for relay in self.relays for one in relay.observations()]
         tests = [relay.second_port for relay in self.relays if relay.second_port is not None]
         known = [test.filtering for test in tests if test.filtering is not Filtering.UNKNOWN]
@@ -230,10 +234,7 @@ class Core:
         relay.handle_payload_untrusted(payload, source, now)
         after = relay.binding.observed if relay.binding is not None else None
         if before is not None and before != after:
-            # What the others saw may be as old, and would pass for another mapping.
-            for other in self.relays:
-                if other.binding is not None and other is not relay:
-                    other.binding.hurry(now)
+            self.hurry(now)  # what the others saw may be as old, and would pass for another mapping
 
     def _channel_owner(self, channel: bytes, source: Address) -> PeerClient:
         """Who a new connection in this channel is from, if it was the channel's relay that sent it."""
@@ -270,7 +271,9 @@ class Core:
 
     def _note_observed(self, relay: RelayClient, now: float) -> None:
         observed = relay.binding.observed if relay.binding is not None else None
-        if self.network.set_seen_by_relay(relay.name, observed):
+        news = self.network.set_seen_by_relay(relay.name, observed)
+        nat = self.nat
+        if self.network.set_nat(str(nat) if nat.mapping is not Mapping.UNKNOWN else "") or news:
             self._tell_network(moved=False, now=now)
 
     def _relay_up(self, relay: RelayClient, now: float) -> None:

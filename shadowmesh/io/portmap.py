@@ -48,6 +48,13 @@ class PortMapper:
         self._upnp_report = ""
 
     @property
+    def busy(self) -> bool:
+        """Whether the first answer is still to come."""
+        searching = self._upnp_task is not None and not self._upnp_report
+        asking = self._mapping is not None and not self._mapping.exhausted and not self._mapping.settled
+        return self.external is None and (searching or asking)
+
+    @property
     def report(self) -> dict[str, str]:
         """Protocol (pcp, nat-pmp, upnp) -> how it went, for people; only those that were tried."""
         found = dict(self._mapping.report) if self._mapping is not None else {}

@@ -104,11 +104,10 @@ class UpnpMapping:
             if answer.get("st") in IgdDevice.DEVICE_TYPES and _belongs_to(location, self._gateway):
                 locations[location] = None
 
-        for kind in IgdDevice.DEVICE_TYPES:
-            await async_search(collect, SEARCH_TIME, kind, (self._source, 0))
-            if locations:
-                break
-        else:
+        source = (self._source, 0)
+        kinds = IgdDevice.DEVICE_TYPES
+        await asyncio.gather(*(async_search(collect, SEARCH_TIME, kind, source) for kind in kinds))
+        if not locations:
             raise UpnpFailed("no answer")
         factory = UpnpFactory(cast("UpnpRequester", BoundedRequester(self._gateway)))
         device = await factory.async_create_device(next(iter(locations)))

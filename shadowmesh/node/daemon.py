@@ -20,8 +20,9 @@ from shadowmesh.core.shared import Changed, Fatal, ProbeAnswered, ResolveRelay
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.io import notify
 from shadowmesh.io.shield import PAUSE, survives
-from shadowmesh.io.udp import from_sockaddr, send
+from shadowmesh.io.udp import from_sockaddr, local_address, send
 from shadowmesh.node.report import problem_of, report
+from shadowmesh.node.surroundings import Surroundings
 from shadowmesh.node.why import explain
 from shadowmesh.path.mtu import LARGEST
 from shadowmesh.units import CHANNEL_OVERHEAD, FRAME_PACKET_OVERHEAD, Address
@@ -55,6 +56,9 @@ class Daemon:
         self._largest = max(LARGEST, mtu + FRAME_OVERHEAD)
         self._started_at = time.monotonic()
         self._stop = asyncio.Event()
+        self._surroundings = Surroundings(
+            config, local_address(udp), self._handle_network, self._handle_mapped
+        )
         self._pings: dict[bytes, asyncio.Future[float]] = {}
         self._lookups: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -65,7 +69,9 @@ class Daemon:
     def status(self) -> Status:
         """A snapshot for people and scripts."""
         uptime = time.monotonic() - self._started_at
-        return report(self._config, self._core, self._engine, self._udp, self._mtu, uptime, self._unsent)
+        unsent = self._unsent + self._surroundings.mapper.drops
+        ports = self._surroundings.mapper
+        return report(self._config, self._core, self._engine, self._udp, self._mtu, uptime, unsent, ports)
 
     async def ping(self, peer: str, timeout: float) -> PingReply:  # noqa: ASYNC109
         """One probe to `peer` and back. Raises LookupError (no such peer), TimeoutError (no answer)."""
@@ -107,18 +113,14 @@ class Daemon:
         """Begin to stop; returns at once."""
         self._stop.set()
 
-    def handle_network(self, addresses: list[Address]) -> None:
-        """This machine has these underlay addresses now, or its routes changed, or it slept."""
-        survives(self._core.handle_network, addresses, time.monotonic(), self._largest)
-        self._drive()
-
     # Life.
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Begin to serve; the engine runs already."""
         asyncio.get_running_loop().add_reader(self._engine.fileno(), self._serve_engine)
         self._core.handle_timer(time.monotonic())
         self._drive()
+        await self._surroundings.start()
 
     async def wait_stopped(self) -> None:
         """Returns when somebody asked to stop, or the core says that it must."""
@@ -126,6 +128,7 @@ class Daemon:
 
     async def finish(self) -> None:
         """Say goodbye to everybody and serve no more."""
+        await self._surroundings.stop()
         self._core.close(time.monotonic())
         self._transmit()
         await asyncio.sleep(DRAIN)
@@ -136,6 +139,14 @@ class Daemon:
             lookup.cancel()
 
     # Between core and world.
+
+    def _handle_network(self, addresses: list[Address]) -> None:
+        survives(self._core.handle_network, addresses, time.monotonic(), self._largest)
+        self._drive()
+
+    def _handle_mapped(self, external: Address | None) -> None:
+        survives(self._core.handle_mapped, external, time.monotonic())
+        self._drive()
 
     def _serve_engine(self) -> None:
         now = time.monotonic()

@@ -33,7 +33,6 @@ from shadowmesh.errors import ConfigError, DeviceError
 from shadowmesh.io import notify
 from shadowmesh.io.dataplane import EngineTables
 from shadowmesh.io.logs import log_to
-from shadowmesh.io.network import NetworkMonitor
 from shadowmesh.io.tap import Tap
 from shadowmesh.io.udp import local_address, open_udp
 from shadowmesh.node.daemon import Daemon
@@ -135,26 +134,18 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
         stack.callback(engine.stop)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             daemon = Daemon(config, core, engine, udp, mtu)
-            monitor = NetworkMonitor(
-                daemon.handle_network,
-                local_address(udp),
-                config.interface.name,
-                config.interface.addresses,
-            )
             up = (
                 f"{config.node.name} ({node_id_text(identity.node_id)}) is up on {config.interface.name}, "
                 f"{', '.join(config.interface.addresses) or 'no address'}, UDP {local_address(udp)}, "
                 f"ShadowMesh {__version__}"
             )
-            runner.run(_serve(config, daemon, monitor, up, ready))
+            runner.run(_serve(config, daemon, up, ready))
     if daemon.fatal is not None:
         raise CommandFailed(daemon.fatal, ExitCode.CLONED)
     return ExitCode.OK
 
 
-async def _serve(
-    config: ClientConfig, daemon: Daemon, monitor: NetworkMonitor, up: str, ready: Callable[[], None]
-) -> None:
+async def _serve(config: ClientConfig, daemon: Daemon, up: str, ready: Callable[[], None]) -> None:
     """Serve until told to stop; `up` is the line that says that all is there."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -166,12 +157,7 @@ async def _serve(
             raise CommandFailed(str(error), ExitCode.ALREADY_RUNNING) from error
         except OSError as error:
             raise DeviceError(f"can't serve the local API on {config.node.socket}: {error}") from error
-        daemon.start()
-        try:
-            await monitor.start()
-        except OSError as error:
-            raise DeviceError(f"can't watch this machine's network: {error}") from error
-        stack.push_async_callback(monitor.stop)
+        await daemon.start()
         notify.ready(f"{config.node.name} is up on {config.interface.name}")
         log.info("%s", up)
         ready()

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping
 from shadowmesh import __version__
 from shadowmesh._ext import aead
 from shadowmesh._ext.engine import Engine
-from shadowmesh.api.schema import NodeStatus, PathStatus, PeerStatus, RelayStatus, Status
+from shadowmesh.api.schema import NatStatus, NodeStatus, PathStatus, PeerStatus, RelayStatus, Status
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
 from shadowmesh.core.peers import PeerClient
 from shadowmesh.core.relays import RelayClient, RelayState
 from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.io.portmap import PortMapper
 from shadowmesh.io.udp import local_address
 from shadowmesh.overlay.mac import mac_of, mac_text
 from shadowmesh.path.path import Path
@@ -29,6 +30,7 @@ def report(
     mtu: int,
     uptime: float,
     unsent: Mapping[str, int],
+    ports: PortMapper,
 ) -> Status:
     """A whole status."""
     drops = Counter(engine.drops())
@@ -47,11 +49,25 @@ def report(
             uptime=uptime,
             aead=aead.implementation(),
             features=engine.features(),
+            nat=nat_status(core, ports),
         ),
         relays=[_relay(relay) for relay in core.relays],
         peers=[_peer(peer, core.relays, engine, time.monotonic()) for peer in core.peers.values()],
         counters=engine.counters(),
         drops=dict(drops),
+    )
+
+
+def nat_status(core: Core, ports: PortMapper) -> NatStatus:
+    """What is known of the NAT before this machine."""
+    nat = core.nat
+    return NatStatus(
+        mapping=nat.mapping.value,
+        filtering=nat.filtering.value,
+        local=[str(address) for address in core.local],
+        observed=[str(address) for address in nat.observed],
+        mapped=str(core.mapped) if core.mapped is not None else None,
+        port_mapping=ports.report,
     )
 
 

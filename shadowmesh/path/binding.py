@@ -34,6 +34,7 @@ class Binding:
         self._sent_at = now
         self._unanswered = 0
         self._busy_until = now
+        self._hurried = True
         self.deadline = now
         self.observed: Address | None = None
         self.round_trip = RoundTrip()
@@ -42,6 +43,11 @@ class Binding:
     def failed(self) -> bool:
         """Whether the relay has stopped answering."""
         return self._unanswered > UNANSWERED_LIMIT
+
+    @property
+    def waits(self) -> bool:
+        """Whether a BIND is due or unanswered."""
+        return self._unanswered > 0 or self._hurried
 
     def handle_traffic(self, now: float) -> None:
         """Frames cross this relay, or are waiting to."""
@@ -52,6 +58,7 @@ class Binding:
     def hurry(self, now: float) -> None:
         """Our address may have changed: ask at once."""
         self.deadline = min(self.deadline, now)
+        self._hurried = True
 
     def handle_bound_untrusted(self, payload: bytes, now: float) -> bytes | None:
         """Take a BOUND; returns the BIND to send back when the relay wants its challenge echoed.
@@ -77,6 +84,7 @@ class Binding:
         return self._bind(now, NO_CHALLENGE)
 
     def _bind(self, now: float, challenge: bytes) -> bytes:
+        self._hurried = False
         self._number += 1
         self._unanswered += 1
         self._nonce = self._random(NONCE_SIZE)

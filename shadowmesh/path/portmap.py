@@ -36,9 +36,9 @@ LIFETIME = 1200
 """Seconds asked for: at half of it a gateway that lost the mapping (a restart) is found out."""
 LIFE_RANGE = (60, 86400)
 """Seconds believed of what a gateway grants: neither a storm of renewals nor a mapping for ever."""
-WAITS = (0.25, 0.5, 1.0, 2.0)
-"""Seconds after each sending; those of RFC 6886 section 3.1, but given up after 4 s instead of a minute:
-most gateways without the service are just silent."""
+WAITS = (0.25, 0.5, 1.0)
+"""Seconds after each sending; those of RFC 6886 section 3.1, but given up after 2 s instead of a minute: most
+gateways without the service are just silent."""
 TRY_AGAIN = 300.0
 """Seconds until a gateway that mapped nothing is asked again."""
 
@@ -97,6 +97,11 @@ class PortMapping:
     def exhausted(self) -> bool:
         """Whether the gateway has neither protocol, or refuses."""
         return self._protocol is None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the gateway has answered the protocol that is in use."""
+        return self._protocol is not None and self._protocol.value in self.report
 
     def poll(self, now: float) -> bytes | None:
         """The request that is due, if any."""

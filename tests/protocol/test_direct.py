@@ -154,7 +154,7 @@ def test_direct_path_and_control_outlive_the_relay(pair: Mesh) -> None:
     stream.drain()
     assert len(stream.arrived) == stream.sent
     before = pair.peer(1, 0).routing._heard_sequence
-    pair.clients[0].core.handle_nat("mapping unknown, filtering unknown", pair.network.now)
+    pair.clients[0].core.handle_mapped(Address("203.0.113.1", 9), pair.network.now)
     pair.network.flush(pair.clients[0])
     pair.network.run_for(1)
     assert pair.peer(1, 0).routing._heard_sequence > before, "control messages take the direct path too"

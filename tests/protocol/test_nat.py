@@ -63,9 +63,9 @@ class World(Mesh):
         return self.client_on(self.places.site(Behaviour(mapping, filtering, ports)).host("home"))
 
     def verdict(self, core: Core, *local: str, within: float = 10.0) -> tuple[Mapping, Filtering]:
+        core.handle_network([Address(host, CLIENT) for host in local], self.internet.now)
         self.internet.run_for(within)
-        report = core.nat(local)
-        return report.mapping, report.filtering
+        return core.nat.mapping, core.nat.filtering
 
 
 @pytest.mark.parametrize("filtering", [NOTHING, ADDRESS, PORT])
@@ -89,7 +89,7 @@ def test_every_nat_is_told_apart_as_far_as_relays_can(
     expected = (exactly if relays == 2 else by_ports)[mapping], filters
     core = world.behind(mapping, filtering, Ports.RANDOM)
     assert world.verdict(core) == expected
-    observed = core.nat().observed
+    observed = core.nat.observed
     assert all(address.host.startswith("203.0.113.") for address in observed)
     assert (len(observed) == 1) is (mapping is NOTHING or (mapping is ADDRESS and relays == 1))
 

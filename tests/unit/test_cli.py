@@ -16,6 +16,7 @@ import pytest
 from shadowmesh import __version__
 from shadowmesh.api.client import ApiClient, ApiFailed, NoReply, NotRunning, UnknownPeer
 from shadowmesh.api.schema import (
+    NatStatus,
     NodeStatus,
     PathStatus,
     PeerStatus,
@@ -36,6 +37,8 @@ from shadowmesh_relay.cli import main as relay
 from tests.unit.test_api import make_status, make_story
 
 ROOT = Path(__file__).parents[2]
+STRUCTS = [Status, NodeStatus, NatStatus, RelayStatus, PeerStatus, PathStatus, PingReply]
+STRUCTS += [WhyReply, Side, TriedAddress]
 Command = Callable[[list[str]], int]
 VERBS: dict[Command, list[str]] = {
     client: ["init", "up", "down", "status", "ping", "why", "id", "version"],
@@ -376,10 +379,7 @@ def test_exit_codes_are_documented() -> None:
     assert [int(row) for row in rows] == list(ExitCode)
 
 
-@pytest.mark.parametrize(
-    "struct",
-    [Status, NodeStatus, RelayStatus, PeerStatus, PathStatus, PingReply, WhyReply, Side, TriedAddress],
-)
+@pytest.mark.parametrize("struct", STRUCTS)
 def test_every_field_of_the_json_is_documented(struct: type[msgspec.Struct]) -> None:
     text = (ROOT / "docs/cli.md").read_text()
     rows = " ".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| `"))
