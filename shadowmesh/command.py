@@ -36,7 +36,9 @@ class ExitCode(enum.IntEnum):
     """The peer is unknown or did not answer."""
     CLONED = 7
     """Stopped: another machine uses the same identity."""
-    NOT_DIRECT = 8
+    NO_RELAY = 8
+    """No relay answered a netcheck."""
+    NOT_DIRECT = 9
     """Frames to the peer go through a relay, where a direct path was asked for."""
     INTERRUPTED = 130
     """128 + SIGINT, as shells count."""

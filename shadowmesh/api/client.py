@@ -16,11 +16,14 @@ from pathlib import Path
 
 import msgspec
 
-from shadowmesh.api.schema import PingReply, PingRequest, Problem, WhyRequest
+from shadowmesh.api.schema import Netcheck, PingReply, PingRequest, Problem, WhyRequest
 from shadowmesh.errors import ShadowMeshError
 
 TIMEOUT = 5.0
 """Seconds for an answer that needs no network: the daemon's event loop never blocks that long."""
+
+NETCHECK_TIMEOUT = 30.0
+"""Seconds for a netcheck, which takes 8 at most (`node.netcheck.TIMEOUT`)."""
 
 _CREDENTIALS = struct.Struct("=iII")
 """struct ucred: pid, uid, gid; pid 0 is a process of a PID namespace that we can't see."""
@@ -60,6 +63,11 @@ class ApiClient:
     def why_json(self, peer: str) -> bytes:
         """Why frames to `peer` take their path (struct WhyReply). Raises UnknownPeer too."""
         return self._request("POST", "/v1/why", msgspec.json.encode(WhyRequest(peer=peer)))
+
+    def netcheck(self) -> Netcheck:
+        """How the network around the client looks. Raises NotRunning or ApiFailed."""
+        data = self._request("POST", "/v1/netcheck", timeout=NETCHECK_TIMEOUT)
+        return msgspec.json.decode(data, type=Netcheck)
 
     def down(self, timeout: float) -> None:
         """Stop the client and wait until socket and process are gone (with it the interface).

@@ -14,6 +14,7 @@ import msgspec
 STATUS_SCHEMA = "shadowmesh.status/1"
 PING_SCHEMA = "shadowmesh.ping/1"
 WHY_SCHEMA = "shadowmesh.why/1"
+NETCHECK_SCHEMA = "shadowmesh.netcheck/1"
 
 MAX_PING_TIMEOUT = 60.0
 """Seconds that one ping may wait: far above any path, and short enough for a person."""
@@ -162,6 +163,29 @@ class WhyReply(msgspec.Struct, frozen=True, kw_only=True):
     there: Side | None = None
     findings: list[str] = []
     advice: list[str] = []
+
+
+class RelayCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """One relay as netcheck found it. `second_port`: "none", "answers", "silent" or "unknown"."""
+
+    address: str
+    state: str
+    rtt_ms: float | None = None
+    observed_address: str | None = None
+    second_port: Literal["none", "answers", "silent", "unknown"] = "unknown"
+    last_error: str | None = None
+
+
+class Netcheck(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to POST /v1/netcheck. `ipv4` and `ipv6` as told in docs/cli.md; `datagram` in bytes of UDP."""
+
+    schema: str = NETCHECK_SCHEMA
+    nat: NatStatus
+    udp: Literal["works", "blocked", "no network"]
+    ipv4: Literal["works", "not confirmed", "no route"]
+    ipv6: Literal["works", "not confirmed", "no route"]
+    datagram: int | None = None
+    relays: list[RelayCheck]
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,6 +29,7 @@ from starlette.routing import Route
 
 from shadowmesh.api.schema import (
     ErrorKind,
+    Netcheck,
     PingReply,
     PingRequest,
     Problem,
@@ -64,6 +65,9 @@ class Control(Protocol):
 
     def why(self, peer: str) -> WhyReply:
         """Why frames to this peer take the path that they take. Raises LookupError (no such peer)."""
+
+    async def netcheck(self) -> Netcheck:
+        """How the network around this node looks; takes some seconds."""
 
     def request_stop(self) -> None:
         """Begin to stop; returns at once."""
@@ -122,6 +126,9 @@ def create_app(control: Control) -> Starlette:
         except LookupError:
             return _unknown_peer(wanted.peer)
 
+    async def netcheck(_request: Request) -> Response:
+        return _json(200, await control.netcheck())
+
     async def down(_request: Request) -> Response:
         control.request_stop()
         return _json(202, {})
@@ -131,6 +138,7 @@ def create_app(control: Control) -> Starlette:
             Route("/v1/status", _guarded(status), methods=["GET"]),
             Route("/v1/ping", _guarded(ping), methods=["POST"]),
             Route("/v1/why", _guarded(why), methods=["POST"]),
+            Route("/v1/netcheck", _guarded(netcheck), methods=["POST"]),
             Route("/v1/down", _guarded(down), methods=["POST"]),
         ],
         exception_handlers={HTTPException: _http_error},

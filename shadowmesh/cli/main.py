@@ -22,6 +22,7 @@ NAME = "shadowmesh-client"
         "status": "shadowmesh.cli.status:status",
         "ping": "shadowmesh.cli.ping:ping",
         "why": "shadowmesh.cli.why:why",
+        "netcheck": "shadowmesh.cli.netcheck:netcheck",
         "id": "shadowmesh.cli.identity:show_id",
         "version": "shadowmesh.cli.version:version",
     },
@@ -31,6 +32,7 @@ NAME = "shadowmesh-client"
         "shadowmesh-client status                  who is reachable, and how",
         "shadowmesh-client ping bob -c 3           measure through the overlay",
         "shadowmesh-client why bob                 why this path and no better one",
+        "shadowmesh-client netcheck                what the network allows: NAT, IPv6, UDP",
     ),
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 
 from shadowmesh._ext.engine import EVENT_LANE_MESSAGE, Engine
-from shadowmesh.api.schema import PingReply, Status, WhyReply
+from shadowmesh.api.schema import Netcheck, PingReply, Status, WhyReply
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
 from shadowmesh.core.shared import Changed, Fatal, ProbeAnswered, ResolveRelay
@@ -21,6 +21,7 @@ from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.io import notify
 from shadowmesh.io.shield import PAUSE, survives
 from shadowmesh.io.udp import from_sockaddr, local_address, send
+from shadowmesh.node.netcheck import check_network
 from shadowmesh.node.report import problem_of, report
 from shadowmesh.node.surroundings import Surroundings
 from shadowmesh.node.why import explain
@@ -72,6 +73,12 @@ class Daemon:
         unsent = self._unsent + self._surroundings.mapper.drops
         ports = self._surroundings.mapper
         return report(self._config, self._core, self._engine, self._udp, self._mtu, uptime, unsent, ports)
+
+    async def netcheck(self) -> Netcheck:
+        """Ask every relay how it sees us, wait for what is under way, and tell."""
+        self._core.hurry(time.monotonic())
+        self._drive()
+        return await check_network(self._core, self._surroundings)
 
     async def ping(self, peer: str, timeout: float) -> PingReply:  # noqa: ASYNC109
         """One probe to `peer` and back. Raises LookupError (no such peer), TimeoutError (no answer)."""

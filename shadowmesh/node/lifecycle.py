@@ -52,7 +52,7 @@ def run_client(config: ClientConfig, detach: bool) -> int:
     if detach:
         return _run_detached(config, identity)
     log_to(sys.stderr.fileno())
-    with _only_one(config.node.state_dir):
+    with only_one(config.node.state_dir):
         return _run(config, identity, lambda: None)
 
 
@@ -84,7 +84,7 @@ def _run_child(config: ClientConfig, identity: Identity, pipe: IO[bytes]) -> int
 
     try:
         # In this order: whoever is refused, because a client runs, must not write into that one's log.
-        with _only_one(config.node.state_dir):
+        with only_one(config.node.state_dir):
             _go_to_background(config.node.state_dir / LOG_FILE)
             return _run_logged(config, identity, ready)
     except Exception as error:
@@ -168,7 +168,7 @@ async def _serve(config: ClientConfig, daemon: Daemon, up: str, ready: Callable[
 
 
 @contextlib.contextmanager
-def _only_one(state_dir: Path) -> Iterator[None]:
+def only_one(state_dir: Path) -> Iterator[None]:
     """Hold the node's lock; the kernel lets go of it when the process ends, however it does."""
     fd = os.open(state_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

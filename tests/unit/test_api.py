@@ -14,10 +14,13 @@ import pytest
 
 from shadowmesh.api.client import ApiClient, ApiFailed, NoReply, NotRunning, UnknownPeer
 from shadowmesh.api.schema import (
+    NatStatus,
+    Netcheck,
     NodeStatus,
     PathStatus,
     PeerStatus,
     PingReply,
+    RelayCheck,
     RelayStatus,
     Side,
     Status,
@@ -110,6 +113,28 @@ def make_story() -> WhyReply:
     )
 
 
+def make_netcheck() -> Netcheck:
+    """A home behind an easy NAT, with one relay that answers and one that does not."""
+    return Netcheck(
+        nat=NatStatus(
+            mapping="endpoint-independent",
+            filtering="address-and-port-dependent",
+            local=["192.168.1.7:40000"],
+            observed=["203.0.113.9:40000"],
+            mapped="203.0.113.9:40001",
+            port_mapping={"pcp": "maps 203.0.113.9:40001"},
+        ),
+        udp="works",
+        ipv4="works",
+        ipv6="no route",
+        datagram=1200,
+        relays=[
+            RelayCheck(address="192.0.2.1:4433", state="connected", rtt_ms=0.4, second_port="silent"),
+            RelayCheck(address="relay.example.net:1", state="waiting", last_error="no name"),
+        ],
+    )
+
+
 class FakeControl:
     """A daemon with two peers: bob answers, carol does not."""
 
@@ -118,6 +143,9 @@ class FakeControl:
 
     def status(self) -> Status:
         return make_status()
+
+    async def netcheck(self) -> Netcheck:
+        return make_netcheck()
 
     async def ping(self, peer: str, timeout: float) -> PingReply:  # noqa: ASYNC109
         if peer == "bob":
@@ -153,6 +181,12 @@ async def test_status_arrives_as_it_was_made(tmp_path: Path) -> None:
         data = await asyncio.to_thread(ApiClient(path).status_json)
     assert msgspec.json.decode(data, type=Status) == make_status()
     assert not path.exists()
+
+
+async def test_netcheck_arrives_as_it_was_made(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    async with serve_api(path, FakeControl()):
+        assert await asyncio.to_thread(ApiClient(path).netcheck) == make_netcheck()
 
 
 async def test_ping_and_its_failures(tmp_path: Path) -> None:

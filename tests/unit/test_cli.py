@@ -17,10 +17,12 @@ from shadowmesh import __version__
 from shadowmesh.api.client import ApiClient, ApiFailed, NoReply, NotRunning, UnknownPeer
 from shadowmesh.api.schema import (
     NatStatus,
+    Netcheck,
     NodeStatus,
     PathStatus,
     PeerStatus,
     PingReply,
+    RelayCheck,
     RelayStatus,
     Side,
     Status,
@@ -38,10 +40,10 @@ from tests.unit.test_api import make_status, make_story
 
 ROOT = Path(__file__).parents[2]
 STRUCTS = [Status, NodeStatus, NatStatus, RelayStatus, PeerStatus, PathStatus, PingReply]
-STRUCTS += [WhyReply, Side, TriedAddress]
+STRUCTS += [Netcheck, RelayCheck, WhyReply, Side, TriedAddress]
 Command = Callable[[list[str]], int]
 VERBS: dict[Command, list[str]] = {
-    client: ["init", "up", "down", "status", "ping", "why", "id", "version"],
+    client: ["init", "up", "down", "status", "ping", "why", "netcheck", "id", "version"],
     relay: ["init", "serve", "id", "version"],
 }
 

@@ -1,0 +1,57 @@
+"""A node that lives for one netcheck: no interface, no peers, no local API.
+
+It has the identity of this machine, since a relay admits nobody else, and so it holds the same lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+import time
+
+import msgspec
+import uvloop
+
+from shadowmesh._ext.engine import Engine
+from shadowmesh.api.schema import Netcheck
+from shadowmesh.config import ClientConfig
+from shadowmesh.core.node import Core
+from shadowmesh.crypto import identity as identities
+from shadowmesh.io.dataplane import EngineTables
+from shadowmesh.io.udp import open_udp
+from shadowmesh.node.daemon import Daemon
+from shadowmesh.node.lifecycle import only_one
+from shadowmesh.overlay.mac import mac_of
+
+
+def netcheck_alone(config: ClientConfig) -> Netcheck:
+    """Connect to the relays, ask, and leave. Raises CommandFailed and ShadowMeshError."""
+    identity = identities.load(config.node.state_dir)
+    config = msgspec.structs.replace(config, peers=())
+    mac = mac_of(identity.node_id)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(only_one(config.node.state_dir))
+        udp = stack.enter_context(open_udp(config.listen.address, config.listen.port))
+        # The engine wants a device; at this one no frame ever comes in.
+        device, silent = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        stack.enter_context(device)
+        stack.enter_context(silent)
+        event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        stack.callback(os.close, event_fd)
+        engine = Engine(udp.fileno(), device.fileno(), event_fd, mac, features=())
+        core = Core(config, identity, EngineTables(engine, udp.family), secrets.token_bytes, time.monotonic())
+        engine.start()
+        stack.callback(engine.stop)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(Daemon(config, core, engine, udp, 0)))
+
+
+async def _serve(daemon: Daemon) -> Netcheck:
+    await daemon.start()
+    try:
+        return await daemon.netcheck()
+    finally:
+        await daemon.finish()
