@@ -14,6 +14,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from shadowmesh.io.portmap import PortMapper
 from shadowmesh.io.upnp import UpnpMapping
 from shadowmesh.path.portmap import PortMapping
 from shadowmesh.testing.lab import Host, Lab
+from shadowmesh.testing.mesh import Mesh
 from shadowmesh.testing.process import wait_until
 from shadowmesh.units import Address
 from shadowmesh.wire.portmap import encode_pcp_map
@@ -190,6 +192,42 @@ def test_upnp_takes_another_port_where_somebody_has_ours(home: Home) -> None:
         assert await home.is_reached(external)
 
     home.run(steps)
+
+
+@pytest.mark.parametrize("protocol", ["pcp", pytest.param("upnp", marks=needs_upnp)])
+def test_client_shows_its_mapping_and_gives_it_back(home: Home, protocol: str) -> None:
+    home.start(pcp=protocol == "pcp", upnp=protocol == "upnp")
+    mesh = Mesh(home.lab)
+    mesh.relay("gateway")  # never started: no relay is needed for this
+    client = mesh.client("inside")
+    mesh.configure()
+    client.start()
+
+    def nat() -> dict[str, Any]:
+        found: dict[str, Any] = client.status()["node"]["nat"]
+        return found
+
+    wait_until(lambda: nat()["mapped"], 15.0, lambda: str(nat()))
+    port = client.status()["node"]["listen"].rpartition(":")[2]
+    assert nat()["mapped"] == f"{OUTSIDE_ADDRESS}:{port}"
+    assert nat()["port_mapping"][protocol] == f"maps {OUTSIDE_ADDRESS}:{port}"
+    assert f"dnat ip to 10.99.0.1:{port}" in home.rules()
+    assert f"port mapping: {OUTSIDE_ADDRESS}:{port}" in client.output()
+    assert client.stop() == 0
+    wait_until(lambda: "dnat" not in home.rules(), 5.0, "the mapping is deleted at the end")
+
+
+def test_client_that_may_not_asks_nobody(home: Home) -> None:
+    home.start(pcp=True, upnp=True)
+    mesh = Mesh(home.lab)
+    mesh.relay("gateway")
+    client = mesh.client("inside")
+    mesh.configure()
+    client.config["paths"]["port_mapping"] = "off"
+    client.start()
+    wait_until(lambda: client.status()["node"]["nat"]["local"], 5.0, "the network is known")
+    assert client.status()["node"]["nat"]["port_mapping"] == {}
+    assert "dnat" not in home.rules()
 
 
 def test_gateway_without_any_service(home: Home) -> None:
