@@ -76,12 +76,13 @@ class LocalAddress(NamedTuple):
 
 def usable(
     found: Iterable[LocalAddress], running: Iterable[int], overlay: Sequence[Network], first: int = 0
-) -> list[str]:
-    """The addresses under which others may reach this machine, at most `MAX_ADDRESSES`.
+) -> dict[str, int]:
+    """The addresses under which others may reach this machine, and their interfaces; at most `MAX_ADDRESSES`.
 
     Those of the interface `first` come first.  Left out: loopback, multicast, the overlay's own, those that
     are tentative, refused by duplicate detection or deprecated, and temporary ones (RFC 8981) beside a
-    stable one of the same /64: a candidate should outlive the day.  Link-local ones carry %INDEX.
+    stable one of the same /64: a candidate should outlive the day.  Link-local ones of IPv6 carry %INDEX;
+    those of links without any other address are left out, since containers come and go with such links.
     """
     links = set(running)
     good = []
@@ -92,13 +93,15 @@ def usable(
         if one.interface in links and not refused and not foreign:
             good.append((one, ip))
     stable = {(one.interface, ip.packed[:8]) for one, ip in good if not one.flags & _TEMPORARY}
-    hosts: dict[str, None] = {}
+    wider = {one.interface for one, ip in good if not (ip.version == 6 and ip.is_link_local)}
+    hosts: dict[str, int] = {}
     for one, ip in sorted(good, key=lambda item: item[0].interface != first):
         if ip.version == 6 and one.flags & _TEMPORARY and (one.interface, ip.packed[:8]) in stable:
             continue
         scoped = ip.version == 6 and ip.is_link_local
-        hosts[f"{ip}%{one.interface}" if scoped else str(ip)] = None
-    return list(hosts)[:MAX_ADDRESSES]
+        if one.interface in wider and len(hosts) < MAX_ADDRESSES:
+            hosts[f"{ip}%{one.interface}" if scoped else str(ip)] = one.interface
+    return hosts
 
 
 def read(own_interface: str, overlay: Sequence[Network]) -> Snapshot:
@@ -126,8 +129,7 @@ def read(own_interface: str, overlay: Sequence[Network]) -> Snapshot:
         raise OSError(error.code, f"netlink: {error}") from error
     ways = tuple(way for way in gateways if way.interface in running)
     hosts = usable(found, running, overlay, ways[0].interface if ways else 0)
-    with_address = {one.interface for one in found}
-    carriers = tuple(sorted((link, count) for link, count in running.items() if link in with_address))
+    carriers = tuple(sorted((link, running[link]) for link in set(hosts.values())))
     return Snapshot(tuple(hosts), ways, carriers)
 
 

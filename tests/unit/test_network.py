@@ -14,7 +14,7 @@ TEMPORARY, DEPRECATED, TENTATIVE, DAD_FAILED = 0x01, 0x20, 0x40, 0x08
 
 
 def pick(*found: LocalAddress, first: int = 0) -> list[str]:
-    return usable(found, [1, 2], OVERLAY, first)
+    return list(usable(found, [1, 2], OVERLAY, first))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,10 @@ def test_temporary_address_counts_only_without_a_stable_one_of_its_network() -> 
 
 
 def test_link_local_has_its_scope_and_links_that_are_down_do_not_count() -> None:
-    assert pick(LocalAddress("fe80::1", 2, 0)) == ["fe80::1%2"]
+    other = LocalAddress("192.0.2.2", 2, 0)
+    assert pick(LocalAddress("fe80::1", 2, 0), other) == ["fe80::1%2", "192.0.2.2"]
+    assert pick(LocalAddress("fe80::1", 2, 0)) == [], "as of a container's link"
+    assert pick(LocalAddress("169.254.7.7", 2, 0)) == ["169.254.7.7"]
     assert pick(LocalAddress("192.0.2.1", 3, 0)) == []
 
 
