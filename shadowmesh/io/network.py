@@ -190,12 +190,15 @@ class NetworkMonitor:
             return [Address(host, port)] if host in self.snapshot.hosts else []
         return [Address(one, port) for one in self.snapshot.hosts if host == "::" or ":" not in one]
 
-    async def start(self) -> None:
-        """Begin to listen, then read once: nothing can fall between. Raises OSError without netlink."""
+    def start(self) -> None:
+        """Begin to listen, then read once: nothing can fall between. Raises OSError without netlink.
+
+        The first reading waits `DEBOUNCE` as every other: a node that starts has better things to do.
+        """
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
         self._socket.bind((0, _GROUPS))
-        await self._refresh()
+        self._wake.set()
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._watch_sleep())]
 
     async def stop(self) -> None:

@@ -50,7 +50,7 @@ def netcheck_alone(config: ClientConfig) -> Netcheck:
 
 
 async def _serve(daemon: Daemon) -> Netcheck:
-    await daemon.start()
+    daemon.start()
     try:
         return await daemon.netcheck()
     finally:

@@ -122,12 +122,12 @@ class Daemon:
 
     # Life.
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Begin to serve; the engine runs already."""
         asyncio.get_running_loop().add_reader(self._engine.fileno(), self._serve_engine)
         self._core.handle_timer(time.monotonic())
         self._drive()
-        await self._surroundings.start()
+        self._surroundings.start()
 
     async def wait_stopped(self) -> None:
         """Returns when somebody asked to stop, or the core says that it must."""

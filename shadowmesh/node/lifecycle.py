@@ -157,7 +157,7 @@ async def _serve(config: ClientConfig, daemon: Daemon, up: str, ready: Callable[
             raise CommandFailed(str(error), ExitCode.ALREADY_RUNNING) from error
         except OSError as error:
             raise DeviceError(f"can't serve the local API on {config.node.socket}: {error}") from error
-        await daemon.start()
+        daemon.start()
         notify.ready(f"{config.node.name} is up on {config.interface.name}")
         log.info("%s", up)
         ready()

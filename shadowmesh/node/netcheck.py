@@ -34,6 +34,8 @@ async def check_network(core: Core, surroundings: Surroundings) -> Netcheck:
 
 
 def _settled(core: Core, surroundings: Surroundings) -> bool:
+    if not surroundings.monitor.changes:
+        return False
     return not surroundings.mapper.busy and all(_relay_settled(relay) for relay in core.relays)
 
 

@@ -39,10 +39,10 @@ class Surroundings:
         self.mapper = PortMapper(self._handle_mapped, bound.port)
         self._maps = config.paths.port_mapping == "auto"
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Begin; without netlink a node works too, but learns of changes only by their consequences."""
         try:
-            await self.monitor.start()
+            self.monitor.start()
         except OSError as error:
             log.warning("no news of the network's changes: %s", error)
 

@@ -39,7 +39,7 @@ def follow(host: Host, steps: Steps, bound: str = "::", asleep: Callable[[], flo
     async def main() -> None:
         told: asyncio.Queue[list[Address]] = asyncio.Queue()
         monitor = NetworkMonitor(told.put_nowait, Address(bound, PORT), "smesh0", ["10.77.0.1/24"], asleep)
-        await monitor.start()
+        monitor.start()
         try:
             await steps(monitor, told)
         finally:
