@@ -125,14 +125,14 @@ def stream(pair: Pair, rate: int, size: int, seconds: float, event: Event | None
 
 
 def migrate(pair: Pair, rate: int) -> float:
-    """Mend, wait for the direct path; seconds from the decision until the relay was quiet."""
+    """Mend, wait for the direct path; seconds from the decision until the relay was quiet, at least LOOK."""
     relay = pair.nodes.relay.host
     with ThreadPoolExecutor(1) as pool:
         watching = pool.submit(lambda: relay.inside(lambda: watch(rate)))
         pair.mend()
         quiet_at = watching.result()
     pair.nodes.wait(DIRECT, GIVE_UP)
-    return max(0.0, quiet_at - decided_at(pair.nodes.alice))
+    return max(LOOK, quiet_at - decided_at(pair.nodes.alice))
 
 
 def watch(rate: int) -> float:
@@ -208,7 +208,9 @@ def measure(arguments: argparse.Namespace) -> Findings:
 
 def describe(run: Run) -> str:
     """One run for people."""
-    switch = "" if run.switch is None else f", off the relay {1000 * run.switch:.0f} ms after the decision"
+    switch = (
+        "" if run.switch is None else f", off the relay within {1000 * run.switch:.0f} ms of the decision"
+    )
     return f"{run.result}, {run.queue_drops} dropped in kernel queues{switch}, then {run.path}"
 
 
