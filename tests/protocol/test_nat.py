@@ -120,7 +120,7 @@ def test_ipv6_firewall_filters_without_a_nat() -> None:
     host = world.places.site(None, firewall=Firewall()).host("home")
     relay = Address(world.relays[0].address.host, FIRST)
     world.names["relay.test"] = [
-        Address(one, FIRST) for one in world.internet._places[world.relays[0]][0].addresses if ":" in one
+        Address(one, FIRST) for one in world.internet.places[world.relays[0]][0].addresses if ":" in one
     ]
     assert world.names["relay.test"] != [relay]
     core = world.client_on(host)
