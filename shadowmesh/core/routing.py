@@ -192,7 +192,7 @@ class Routing:
         session, current = self._owner.session, self.paths.current
         if session is None:
             return
-        heard_at = counters.get("path_received", counters["last_received"])
+        heard_at = counters["path_received"]
         self.paths.handle_counters(
             Counters(counters["tx_frames"], counters["rx_frames"], float(heard_at), counters["next_number"]),
             now,
@@ -263,10 +263,12 @@ class Routing:
         if route is None:
             tables.clear_route(handle)
             return
-        if installed is None or route.way != installed.way:
+        moved = installed is None or route.way != installed.way
+        if moved:
             self._owner.take_lane(now)
-            self._nudge(now)
         tables.set_endpoint(handle, route.way.address, route.way.channel, budget=route.budget)
+        if moved:
+            self._nudge(now)  # the last step: it may end the session, and with it the route
 
     def _nudge(self, now: float) -> None:
         """QUIC's own timers may have grown long while nothing came through: repeat what is unanswered."""

@@ -12,7 +12,7 @@ import socket
 import time
 from collections import Counter
 
-from shadowmesh._ext.engine import EVENT_LANE_MESSAGE, Engine
+from shadowmesh._ext.engine import EVENT_LANE_MESSAGE, EVENT_SOURCE, Engine
 from shadowmesh.api.schema import Netcheck, PingReply, Status, WhyReply
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
@@ -30,8 +30,6 @@ from shadowmesh.units import CHANNEL_OVERHEAD, FRAME_PACKET_OVERHEAD, Address
 
 log = logging.getLogger("shadowmesh")
 
-EVENT_SOURCE = 5
-"""Of the engine: frames of a session come from another place than before."""
 FRAME_OVERHEAD = 18 + 5 + FRAME_PACKET_OVERHEAD + CHANNEL_OVERHEAD
 """Bytes of the largest UDP payload beyond the MTU of the interface: Ethernet with VLAN tag, segment, packet
 and channel header. More need not be searched for."""

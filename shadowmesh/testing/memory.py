@@ -92,8 +92,8 @@ class MemoryTables:
         self.budgets[peer] = budget
 
     def clear_route(self, peer: int) -> None:
-        self.routes.pop(peer, None)
-        self.endpoints.pop(peer, None)
+        for table in (self.routes, self.endpoints, self.path_received):
+            table.pop(peer, None)
 
     def install_receive(self, session: int, peer: int, ids: Sequence[bytes], material: bytearray) -> None:
         self.material.append(bytes(material))
