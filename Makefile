@@ -15,7 +15,7 @@ PACKAGES = build-essential python3-dev python3-venv libssl-dev iproute2 iputils-
 EXT_SOURCES = $(wildcard ext/*.pyx ext/*.h shadowmesh/_ext/*.pxd) setup.py
 # The systems that bench/compare.py measures ShadowMesh against; it skips what is not there.
 BENCH_PACKAGES = fastd n2n nebula openssl openvpn tinc wireguard-go wireguard-tools
-BENCHES      = throughput setup_time memory migrate roam fallback
+BENCHES      = throughput setup_time memory migrate rekey roam fallback
 FUZZ_TARGETS = $(filter-out fuzz/mutation.py fuzz/traffic.py,$(wildcard fuzz/[a-z]*.py))
 FUZZ_SECONDS ?= 30
 SANITIZE_SECONDS ?= 20
@@ -55,7 +55,7 @@ format: setup ## Format the Python sources.
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: setup $(STAMPS)/bench ## Measure set-up and throughput, compare with other overlays (root, 40 minutes).
+bench: setup $(STAMPS)/bench ## Measure set-up and throughput, compare with other overlays (root, an hour).
 	@set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python "bench/$$bench.py"; done
 	@echo "== compare"; $(BIN)/python bench/compare.py --save
 

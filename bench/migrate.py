@@ -59,7 +59,7 @@ class Run:
     queue_drops: int
     """In the kernel's queues of the relay and both clients: not the overlay's."""
     switch: float | None
-    """Seconds from the sender's decision until the relay was quiet; None without event."""
+    """What the event returned: seconds from the sender's decision until the relay was quiet; None without."""
     path: str
     """Of the sender, afterwards."""
 
@@ -88,20 +88,21 @@ class Pair:
         for client in self.nodes.clients:
             change_addresses(client.host)
 
-    def drops(self) -> int:
-        """In the kernel's queues, up to now."""
-        hosts = (self.nodes.relay.host, *(client.host for client in self.nodes.clients))
-        clients = (client.host for client in self.nodes.clients)
-        return sum(queue_drops(host, "under0") for host in hosts) + sum(
-            queue_drops(host, "smesh0") for host in clients
-        )
+
+def drops(nodes: NatPair) -> int:
+    """In the kernel's queues, up to now."""
+    hosts = (nodes.relay.host, *(client.host for client in nodes.clients))
+    clients = (client.host for client in nodes.clients)
+    return sum(queue_drops(host, "under0") for host in hosts) + sum(
+        queue_drops(host, "smesh0") for host in clients
+    )
 
 
-def highest_rate(pair: Pair, size: int) -> int:
+def highest_rate(nodes: NatPair, size: int) -> int:
     """The highest of RATES at which nothing was lost, before the first at which something was."""
     best = 0
     for rate in RATES:
-        result = stream(pair, rate, size, TRIAL).result
+        result = stream(nodes, rate, size, TRIAL).result
         print(f"rate {rate}: {result}", file=sys.stderr)
         if result.lost or result.per_second < 0.98 * rate:
             break
@@ -111,17 +112,17 @@ def highest_rate(pair: Pair, size: int) -> int:
     return best
 
 
-def stream(pair: Pair, rate: int, size: int, seconds: float, event: Event | None = None) -> Run:
+def stream(nodes: NatPair, rate: int, size: int, seconds: float, event: Event | None = None) -> Run:
     """Run a stream from alice to bob; call `event`, which returns the time it took, in the middle."""
-    alice, bob = pair.nodes.clients
-    before = pair.drops()
+    alice, bob = nodes.clients
+    before = drops(nodes)
     with Stream(alice.host, bob.host, bob.ipv4, rate, size) as running:
         running.wait_flowing()
         time.sleep(seconds)
         switch = event() if event else None
         time.sleep(seconds)
         result = running.stop()
-    return Run(result, pair.drops() - before, switch, alice.peer("bob")["path"])
+    return Run(result, drops(nodes) - before, switch, alice.peer("bob")["path"])
 
 
 def migrate(pair: Pair, rate: int) -> float:
@@ -192,11 +193,11 @@ def measure(arguments: argparse.Namespace) -> Findings:
     with NatLab() as lab:
         pair = Pair(lab)
         wait_until(lambda: pair.nodes.are(RELAY), GIVE_UP, "both paths to be the relay's")
-        rate = arguments.rate or int(SHARE * highest_rate(pair, arguments.size))
+        rate = arguments.rate or int(SHARE * highest_rate(pair.nodes, arguments.size))
         for number in range(arguments.rounds):
-            runs["control"].append(stream(pair, rate, arguments.size, SETTLED))
+            runs["control"].append(stream(pair.nodes, rate, arguments.size, SETTLED))
             event = partial(migrate, pair, rate)
-            runs["migration"].append(stream(pair, rate, arguments.size, SETTLED, event))
+            runs["migration"].append(stream(pair.nodes, rate, arguments.size, SETTLED, event))
             for name, done in runs.items():
                 print(f"round {number + 1} {name}: {describe(done[-1])}", file=sys.stderr)
             pair.fall_back()

@@ -73,6 +73,7 @@ class Path:
     :param kind: how the address became known; None for the path through a relay, which may be used at once.
     :param name: for people.
     :param random: returns n random bytes.
+    :param keepalive: what was learned of the NATs on the way to this peer; shared by its paths.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Path:
         name: str,
         random: Callable[[int], bytes],
         now: float,
+        keepalive: Keepalive,
         largest: int = LARGEST,
     ) -> None:
         self.way = way
@@ -93,7 +95,7 @@ class Path:
         self.pace = Pace.REST
         self.probes = Probes(random)
         self.mtu = MtuSearch(largest)
-        self.keepalive = Keepalive()
+        self.keepalive = keepalive
         self.untranslated = False
         """No address is translated on it, and both ends are private: no NAT or firewall that forgets."""
         self.observed: Address | None = None

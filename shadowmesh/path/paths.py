@@ -19,6 +19,7 @@ from shadowmesh.errors import BadPacket
 from shadowmesh.path.candidates import Candidate, CandidateKind, is_private
 from shadowmesh.path.handshake import Handshake, Proved
 from shadowmesh.path.health import DOUBT_AFTER, Counters, Health
+from shadowmesh.path.keepalive import Keepalive
 from shadowmesh.path.mtu import LARGEST
 from shadowmesh.path.path import Pace, Path, PathState
 from shadowmesh.path.rounds import Rounds, guesses
@@ -88,6 +89,7 @@ class PathSet:
         self._handshake = Handshake(random)
         self._rounds = Rounds(random)
         self._health = Health()
+        self._keepalive = Keepalive()
         self._source: Way | None = None
         self._eager_until = now
         self._outbox: list[tuple[bytes, Way]] = []
@@ -156,7 +158,7 @@ class PathSet:
             self._list(now)
             self._begin_round(now, announce=True)
             if self._relay is not None:  # what was measured, or missed, was of another session
-                self._relay = Path(self._relay.way, None, self._relay.name, self._random, now, self._largest)
+                self._relay = self._new_path(self._relay.way, None, self._relay.name, now)
         self._decide(now)
 
     def stop(self) -> None:
@@ -175,7 +177,7 @@ class PathSet:
         if way is None:
             self._relay = None
         elif self._relay is None or self._relay.way != way:
-            self._relay = Path(way, None, name, self._random, now, self._largest)
+            self._relay = self._new_path(way, None, name, now)
         else:
             self._relay.hurry(now)
         self._decide(now)
@@ -211,13 +213,14 @@ class PathSet:
                 self._forget(path)
         for way, kind in wanted.items():
             if way not in self._direct:
-                self._direct[way] = self._new_path(way, kind, now)
+                self._direct[way] = self._new_direct(way, kind, now)
                 self._request(way, now)
         self._limit_strangers()
 
     def handle_network_change(self, now: float) -> None:
         """Our addresses or routes changed, or this machine has slept: nothing that we knew is certain."""
         self._rounds.refresh()
+        self._keepalive.forget()
         self._eager_until = now + EAGER_FOR
         for path in self.paths:
             path.hurry(now)
@@ -331,8 +334,11 @@ class PathSet:
             return self._relay
         return self._direct.get(way)
 
-    def _new_path(self, way: Way, kind: CandidateKind, now: float) -> Path:
-        return Path(way, kind, f"direct {way.address}", self._random, now, self._largest)
+    def _new_path(self, way: Way, kind: CandidateKind | None, name: str, now: float) -> Path:
+        return Path(way, kind, name, self._random, now, self._keepalive, self._largest)
+
+    def _new_direct(self, way: Way, kind: CandidateKind, now: float) -> Path:
+        return self._new_path(way, kind, f"direct {way.address}", now)
 
     def _handle_handshake_untrusted(self, kind: int, payload: bytes, way: Way, now: float) -> None:
         if way.relayed:
@@ -379,7 +385,7 @@ class PathSet:
 
     def _adopt(self, way: Way, now: float) -> Path:
         """An address that nobody named has become a candidate."""
-        path = self._direct[way] = self._new_path(way, CandidateKind.PEER, now)
+        path = self._direct[way] = self._new_direct(way, CandidateKind.PEER, now)
         self._limit_strangers()
         return path
 

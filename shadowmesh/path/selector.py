@@ -112,4 +112,8 @@ def _last_resort(paths: Sequence[Ranked]) -> Decision:
 def _versus(there: Ranked, here: Ranked) -> str:
     if there.rtt is None or here.rtt is None:
         return ""
-    return f" ({there.rtt * 1000:.1f} ms against {here.rtt * 1000:.1f} ms)"
+    return f" ({_quality(there.rtt, there.loss)} against {_quality(here.rtt, here.loss)})"
+
+
+def _quality(rtt: float, loss: float) -> str:
+    return f"{rtt * 1000:.1f} ms" + (f" with {loss:.0%} lost" if loss >= 0.005 else "")

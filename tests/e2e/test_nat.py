@@ -135,7 +135,7 @@ def test_falls_back_within_a_second_and_returns() -> None:
 def test_migration_loses_and_doubles_nothing() -> None:
     with NatLab() as lab:
         pair = migrate.Pair(lab)
-        run = migrate.stream(pair, 5000, 1000, 1.0, partial(migrate.migrate, pair, 5000))
+        run = migrate.stream(pair.nodes, 5000, 1000, 1.0, partial(migrate.migrate, pair, 5000))
     lab.check_leaks()
     assert run.path.startswith("direct ")
     assert (run.result.lost, run.result.doubled) == (0, 0), migrate.describe(run)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from typing import TYPE_CHECKING
 
 import pytest
+
+from bench import rekey
 
 if TYPE_CHECKING:
     from shadowmesh.testing.mesh import Mesh
@@ -31,3 +34,12 @@ def test_frames_cross_rekeys(mesh: Mesh) -> None:
     assert all(entry["epoch"] >= before + 3 for entry in entries)
     assert all(entry["epoch_age"] < 2 * REKEY_SECONDS for entry in entries)
     assert all(entry["last_handshake"] > 9 for entry in entries), "a new session took its place"
+
+
+def test_a_stream_crosses_rekeys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark itself, three rekeys long."""
+    monkeypatch.setattr(rekey, "CONTROL", 2.0)
+    _, runs = rekey.measure(Namespace(rate=2000, size=1000, rekeys=3))
+    assert (runs["rekeys"].switch or 0) >= 3
+    for run in runs.values():
+        assert (run.result.lost, run.result.doubled) == (0, 0), run
