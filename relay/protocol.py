@@ -16,20 +16,23 @@ from functools import partial
 from typing import Any, Protocol
 
 from shadowmesh.crypto.identity import Identity, node_id_text
-from shadowmesh.crypto.retry import Admit, Drop, Reply, TokenGate
+from shadowmesh.crypto.keys import resumption_secret
+from shadowmesh.crypto.retry import TICKET_SIZE, Admit, Drop, Reply, TokenGate
+from shadowmesh.crypto.tls import PeerTicket
 from shadowmesh.errors import BadPacket
 from shadowmesh.session.link import CloseCode, Ended, LinkEvent, Ready, Received, accept
 from shadowmesh.session.links import Driver, LinkSet
 from shadowmesh.session.machine import Agreement, Opening, Refused
 from shadowmesh.units import ID_SIZE, LANES, Address, NodeId
 from shadowmesh.wire.headers import destination_id
-from shadowmesh.wire.messages import Answer, Close, Interest, Message, NatTest, Open, SecondPort
+from shadowmesh.wire.messages import Answer, Close, Interest, Message, NatTest, Open, SecondPort, Ticket
 
 from .admission import Admission
 from .clients import Client, Duplicates, Knock
 from .notes import Notes
 from .observer import Observer
 from .rendezvous import Rendezvous
+from .tickets import Tickets
 
 MAX_HALF_OPEN = 256
 """Handshakes under way at once; a full one takes 9 ms of one core (measured), so this is 2.3 s of work."""
@@ -79,7 +82,8 @@ class RelayCore:
         self._admission = admission
         self._tables = tables
         self._random = random
-        self._gate = TokenGate(random(32))
+        self._tickets = Tickets()
+        self._gate = TokenGate(random(32), self._tickets.prove_address)
         self._links = LinkSet(tables.install_control, tables.remove)
         self._rendezvous = Rendezvous(self.clients, tables, random, self._send)
         self._duplicates = Duplicates()
@@ -127,6 +131,7 @@ class RelayCore:
         client = self._by_handle.get(handle)
         if client is not None:
             client.address = source
+            self._tickets.move(client.node, source.host)
 
     def handle_timer(self, now: float) -> None:
         """Call at or after `deadline`."""
@@ -186,6 +191,7 @@ class RelayCore:
             admit.original_destination_connection_id,
             admit.retry_source_connection_id,
             admit=partial(self._admit, knock=knock, now=now),
+            fetch_ticket=partial(self._tickets.take, now=now),
         )
         first_id = destination_id(data)
         driver = self._links.add(
@@ -247,8 +253,17 @@ class RelayCore:
         if self.observer is not None:
             self.observer.add(client.handle, agreement, now)
             self._send(client, SecondPort(self.observer.port), now)
+        self._give_ticket(client, agreement, now)
         agreement.wipe()
         self._events.append(f"{client} joined from {client.address}")
+
+    def _give_ticket(self, client: Client, agreement: Agreement, now: float) -> None:
+        """By it the client comes back in one round trip; it is admitted, or not, each time anew."""
+        name = self._random(TICKET_SIZE)
+        secret = resumption_secret(agreement.root, client.node, self._identity.node_id)
+        ticket = PeerTicket.of(name, secret, agreement.peer_mldsa)
+        self._tickets.give(client.node, ticket, client.address.host)
+        self._send(client, Ticket(name), now)
 
     def _displace(
         self, holder: Client, driver: Driver, agreement: Agreement, knock: Knock, now: float
@@ -298,6 +313,7 @@ class RelayCore:
 
     def _sweep(self, now: float) -> None:
         self._rendezvous.expire(now)
+        self._tickets.expire(now)
         for client in list(self.clients.values()):
             bound_at = self._tables.last_bind(client.handle)
             if bound_at > client.heard_at:
@@ -309,6 +325,7 @@ class RelayCore:
     def _forget(self, client: Client, now: float) -> None:
         del self.clients[client.node], self._by_handle[client.handle]
         self._rendezvous.forget(client, now)
+        self._tickets.leave(client.node, now)
         self._tables.remove_client(client.handle)
         if self.observer is not None:
             self.observer.remove(client.handle)

@@ -22,6 +22,7 @@ from shadowmesh.path.health import TICK as BUSY_TICK
 from shadowmesh.path.mtu import LARGEST
 from shadowmesh.path.nat import Filtering, Mapping, NatReport, classify_mapping
 from shadowmesh.session.links import LinkSet
+from shadowmesh.session.tickets import RelayTicket
 from shadowmesh.units import ID_SIZE, Address, NodeId
 from shadowmesh.wire.headers import destination_id
 from shadowmesh.wire.messages import MAX_NODES, Absent, Call, Close, Interest, Message, Opened, Present
@@ -37,6 +38,7 @@ class Core:
 
     :param tables: the data plane.
     :param random: returns n random bytes.
+    :param tickets: those that were kept when the process before this one ended.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Core:
         tables: Tables,
         random: Callable[[int], bytes],
         now: float,
+        tickets: Iterable[RelayTicket] = (),
     ) -> None:
         self.node_id = identity.node_id
         self.roster = Roster(
@@ -62,6 +65,7 @@ class Core:
             instance=random(ID_SIZE),
             links=LinkSet(tables.install_control, tables.remove),
             rekey_after=float(config.session.rekey_seconds),
+            tickets={ticket.relay: ticket for ticket in tickets},
         )
         self.peers: dict[NodeId, PeerClient] = {
             member.node_id: PeerClient(member, handle, config.paths.direct, self.network, self._shared, now)

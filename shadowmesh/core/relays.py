@@ -1,6 +1,9 @@
 """Our sessions with relays: find, dial, bind, and dial again, for ever.
 
 WAITING -> RESOLVING -> CONNECTING -> CONNECTED -> WAITING ...
+
+With a ticket of the relay, INTEREST and OPEN leave one round trip after the first datagram, while still
+CONNECTING; what the relay answers counts once it has proved itself.
 """
 
 from __future__ import annotations
@@ -10,17 +13,19 @@ from collections.abc import Callable, Sequence
 
 from shadowmesh.config import RelayPeer
 from shadowmesh.core.shared import LEG, Fatal, ResolveRelay, Shared
+from shadowmesh.crypto.keys import resumption_secret, wipe
 from shadowmesh.errors import BadPacket
 from shadowmesh.path.backoff import Backoff
 from shadowmesh.path.binding import Binding
 from shadowmesh.path.nat import Observation, SecondPortTest
 from shadowmesh.session.lane import ControlLane
-from shadowmesh.session.link import CloseCode, Confirmed, Ended, Link, LinkEvent, Ready, Received
+from shadowmesh.session.link import CloseCode, Confirmed, Ended, Link, LinkEvent, Ready, Received, Resumed
 from shadowmesh.session.links import Driver
 from shadowmesh.session.machine import Agreement
+from shadowmesh.session.tickets import RelayTicket
 from shadowmesh.units import Address, Whole
 from shadowmesh.wire.headers import through_channel
-from shadowmesh.wire.messages import Message, NatTest, SecondPort
+from shadowmesh.wire.messages import Message, NatTest, SecondPort, Ticket
 from shadowmesh.wire.observe import OBSERVE_LANE
 from shadowmesh.wire.payload import Kind
 
@@ -44,9 +49,9 @@ class RelayState(enum.Enum):
 class RelayClient:
     """One relay of the configuration.
 
-    :param handle_up: called when the relay session stands.
+    :param handle_up: called when messages can be sent to the relay.
     :param handle_message: called with each rendezvous message.
-    :param handle_down: called when an established relay session is lost.
+    :param handle_down: called when they no longer can.
     """
 
     def __init__(
@@ -74,6 +79,12 @@ class RelayClient:
         self._tries = 0
         self._act_at: float | None = now
         self._driver: Driver | None = None
+        self._usable = False
+        """Whether messages can be sent."""
+        self._resumption: bytearray | None = None
+        """The key to the ticket that the relay is about to name."""
+        self._mldsa = b""
+        """The relay's ML-DSA-87 key in this session."""
         self._lane: ControlLane | None = None
         self._observe_lane: ControlLane | None = None
         self.second_port: SecondPortTest | None = None
@@ -124,7 +135,10 @@ class RelayClient:
         self._shared.tables.allow_source(self.address)
         self.state = RelayState.CONNECTING
         self._act_at = now + SILENCE_TIMEOUT
-        link = Link.initiate(self._shared.identity, self.config.id, self._shared.new_opening(), now)
+        ticket = self._shared.take_ticket(self.config.id)
+        resumed = ticket.for_tls() if ticket is not None else None
+        opening = self._shared.new_opening()
+        link = Link.initiate(self._shared.identity, self.config.id, opening, now, resumed)
         self._driver = self._shared.links.add(link, self.transmit, self._handle_link, now)
 
     def handle_payload_untrusted(self, payload: bytes, source: Address | None, now: float) -> None:
@@ -176,8 +190,8 @@ class RelayClient:
             self._shared.outbox.append((Whole(packet) if whole else packet, self.address))
 
     def send(self, message: Message, now: float) -> None:
-        """Send a rendezvous message; dropped when the relay is not connected."""
-        if self.state is RelayState.CONNECTED and self._driver is not None:
+        """Send a rendezvous message; dropped when the relay can't be told anything just now."""
+        if self._usable and self._driver is not None:
             self._driver.link.send(message)
             self._shared.links.pump(self._driver, now)
 
@@ -204,8 +218,22 @@ class RelayClient:
         elif isinstance(step, NatTest):
             self.send(step, now)
 
+    def _keep_ticket(self, name: bytes) -> None:
+        if self._resumption is None:
+            return  # one session gives one ticket
+        ticket = RelayTicket(self.config.id, name, bytes(self._resumption), self._mldsa)
+        self._forget_resumption()
+        self._shared.keep_ticket(ticket)
+
+    def _forget_resumption(self) -> None:
+        if self._resumption is not None:
+            wipe(self._resumption)
+        self._resumption = None
+
     def _handle_received(self, message: Message, now: float) -> None:
-        if not isinstance(message, SecondPort):
+        if isinstance(message, Ticket):
+            self._keep_ticket(message.ticket)
+        elif not isinstance(message, SecondPort):
             self._handle_message(self, message, now)
         elif self.second_port is None or self.second_port.port != message.port:
             self.second_port = SecondPortTest(self._shared.random, message.port)
@@ -221,7 +249,9 @@ class RelayClient:
     def _handle_link(self, driver: Driver, event: LinkEvent, now: float) -> None:
         if driver is not self._driver:
             return
-        if isinstance(event, Ready):
+        if isinstance(event, Resumed):
+            self._start_using(now)
+        elif isinstance(event, Ready):
             self._install(event.agreement)
         elif isinstance(event, Confirmed):
             self.state = RelayState.CONNECTED
@@ -230,12 +260,17 @@ class RelayClient:
             self.last_error = None
             self._backoff.reset()
             self._tries = max(0, self._tries - 1)
-            self._shared.tell(f"relay {self.name}", "connected")
-            self._handle_up(self, now)
+            self._shared.tell(f"relay {self.name}", "connected, resumed" if self._usable else "connected")
+            self._start_using(now)
         elif isinstance(event, Received):
             self._handle_received(event.message, now)
         elif isinstance(event, Ended):
             self._handle_ended(event, now)
+
+    def _start_using(self, now: float) -> None:
+        if not self._usable:
+            self._usable = True
+            self._handle_up(self, now)
 
     def _install(self, agreement: Agreement) -> None:
         self.handle = self._shared.new_handle()
@@ -243,10 +278,13 @@ class RelayClient:
         self._lane = ControlLane(agreement.send_keys, agreement.send_lanes[0])
         observe_id = agreement.send_lanes[OBSERVE_LANE]
         self._observe_lane = ControlLane(agreement.send_keys, observe_id, lane=OBSERVE_LANE)
+        secret = resumption_secret(agreement.root, self._shared.identity.node_id, self.config.id)
+        self._resumption, self._mldsa = bytearray(secret), agreement.peer_mldsa
         agreement.wipe()
 
     def _handle_ended(self, ended: Ended, now: float) -> None:
-        was_connected = self.state is RelayState.CONNECTED
+        was_usable, self._usable = self._usable, False
+        self._forget_resumption()
         lane, observe_lane, address = self._lane, self._observe_lane, self.address
         self._driver = self._lane = self._observe_lane = self.binding = self.address = None
         if self.second_port is not None:
@@ -262,7 +300,7 @@ class RelayClient:
         says = f"the relay says: {ended.reason}" if ended.by_peer and ended.reason else ended.reason
         refused = ended.by_peer and ended.code == CloseCode.REFUSED
         self._fail(says or "the connection was lost", now, REFUSED_DELAY if refused else 0.0)
-        if was_connected:
+        if was_usable:
             self._handle_down(self, now)
 
     def _fail(self, reason: str, now: float, at_least: float = 0.0) -> None:

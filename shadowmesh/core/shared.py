@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from shadowmesh.crypto.identity import Identity
 from shadowmesh.session.links import LinkSet
 from shadowmesh.session.machine import Opening
-from shadowmesh.units import BUDGET, ID_SIZE, LANES, Address
+from shadowmesh.session.tickets import RelayTicket
+from shadowmesh.units import BUDGET, ID_SIZE, LANES, Address, NodeId
 
 LEG = 0
 """Handle in the data plane of everything that is no peer: lanes of relay legs carry no frames."""
@@ -71,7 +72,14 @@ class Fatal:
     reason: str
 
 
-CoreEvent = ResolveRelay | ProbeAnswered | Changed | Fatal
+@dataclass(frozen=True)
+class TicketsChanged:
+    """Keep exactly these tickets for the next start; one that was used is no longer among them."""
+
+    tickets: tuple[RelayTicket, ...]
+
+
+CoreEvent = ResolveRelay | ProbeAnswered | Changed | Fatal | TicketsChanged
 
 
 @dataclass
@@ -88,6 +96,8 @@ class Shared:
     links: LinkSet
     rekey_after: float
     """Seconds after which a session takes fresh keys."""
+    tickets: dict[NodeId, RelayTicket]
+    """Of relays; a session is resumed with each once."""
     outbox: list[tuple[bytes, Address]] = field(default_factory=list)
     events: deque[CoreEvent] = field(default_factory=deque)
     _handles: Any = field(default_factory=lambda: itertools.count(1))
@@ -105,6 +115,18 @@ class Shared:
             session=self.random(16),
             observed=observed,
         )
+
+    def take_ticket(self, relay: NodeId) -> RelayTicket | None:
+        """The ticket of this relay, which is used up."""
+        ticket = self.tickets.pop(relay, None)
+        if ticket is not None:
+            self.events.append(TicketsChanged(tuple(self.tickets.values())))
+        return ticket
+
+    def keep_ticket(self, ticket: RelayTicket) -> None:
+        """In place of the one that we had of the same relay."""
+        self.tickets[ticket.relay] = ticket
+        self.events.append(TicketsChanged(tuple(self.tickets.values())))
 
     def tell(self, subject: str, what: str, detail: bool = False) -> None:
         """Put a line into the operator's log; a `detail` only where somebody looks for a fault."""

@@ -3,6 +3,7 @@
     exporter secret -> root of epoch 0
     root, and what a rekey agreed -> root of the next epoch
     root of an epoch -> for each direction: key (32) || IV (12) || header key (32)
+    root of epoch 0, at a relay -> pre-shared key of the session that resumes this one
 
 Labels and sizes stand in docs/protocol.md, section 5.  Secrets live in bytearrays, so that whoever
 used them can wipe them.  Nothing here touches the network.
@@ -47,6 +48,15 @@ def frame_keys(root: bytes | bytearray, epoch: int, direction: Direction) -> byt
         raise ValueError("the root of an epoch has 32 bytes")
     info = b"shadowmesh/1 frames " + direction.value + epoch.to_bytes(4, "big")
     return bytearray(HKDFExpand(hashes.SHA256(), MATERIAL_SIZE, info).derive(bytes(root)))
+
+
+def resumption_secret(root: bytes | bytearray, initiator: bytes, responder: bytes) -> bytes:
+    """The 32-byte pre-shared key by which `initiator` resumes a session with `responder` (NodeIDs).
+
+    HKDF-Expand (RFC 5869) of the root of epoch 0 with info = "shadowmesh/1 resume " || both NodeIDs.
+    """
+    info = b"shadowmesh/1 resume " + initiator + responder
+    return HKDFExpand(hashes.SHA256(), ROOT_SIZE, info).derive(bytes(root))
 
 
 def next_root(root: bytearray, secret: bytes, transcript: bytes) -> bytearray:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from aioquic import tls
@@ -30,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 
 from shadowmesh import units
 from shadowmesh.crypto.rebound import rebind
-from shadowmesh.crypto.tls import NODE_POLICY, SERVER_NAME, HybridContext, TlsPolicy
+from shadowmesh.crypto.tls import NODE_POLICY, SERVER_NAME, HybridContext, PeerTicket, TlsPolicy
 from shadowmesh.errors import LocalProtocolError
 
 VIRTUAL_ADDRESS = ("virtual", 0)
@@ -140,6 +141,7 @@ class HybridConnection(QuicConnection):
     def _release(self) -> None:
         """Drop buffers and objects of the handshake: more than half of a connection's memory."""
         self._released = True
+        self._configuration.session_ticket = None
         self._crypto_buffers = {}
         for epoch in (tls.Epoch.INITIAL, tls.Epoch.HANDSHAKE):
             self._crypto_streams[epoch] = QuicStream()
@@ -161,9 +163,8 @@ class SessionConnection(HybridConnection):
         groups: tuple[int, ...] = NODE_POLICY.groups,
         idle_timeout: float = IDLE_TIMEOUT,
         path_validated: bool = False,
-        session_ticket: tls.SessionTicket | None = None,
-        session_ticket_fetcher: tls.SessionTicketFetcher | None = None,
-        session_ticket_handler: tls.SessionTicketHandler | None = None,
+        ticket: PeerTicket | None = None,
+        fetch_ticket: Callable[[bytes], PeerTicket | None] | None = None,
         original_destination_connection_id: bytes | None = None,
         retry_source_connection_id: bytes | None = None,
     ) -> None:
@@ -171,6 +172,8 @@ class SessionConnection(HybridConnection):
 
         A server needs `original_destination_connection_id`: from the first Initial, or from the token gate
         together with `retry_source_connection_id`. `groups` are TLS code points, the best first.
+        A client resumes by `ticket`, whose name also stands for the token that proves its address; a server
+        looks names up by `fetch_ticket`.
         """
         super().__init__(
             configuration=QuicConfiguration(
@@ -183,15 +186,15 @@ class SessionConnection(HybridConnection):
                 max_stream_data=FLOW_WINDOW,
                 private_key=private_key,
                 server_name=SERVER_NAME if is_client else None,
-                session_ticket=session_ticket,
+                session_ticket=ticket,
                 supported_versions=[QuicProtocolVersion.VERSION_1],
+                token=ticket.ticket if ticket is not None else b"",
                 verify_mode=0,  # ssl.CERT_NONE: there is no chain; the session handshake checks the NodeID
             ),
             policy=dataclasses.replace(NODE_POLICY, groups=groups),
             original_destination_connection_id=original_destination_connection_id,
             retry_source_connection_id=retry_source_connection_id,
-            session_ticket_fetcher=session_ticket_fetcher,
-            session_ticket_handler=session_ticket_handler,
+            session_ticket_fetcher=fetch_ticket,
         )
         self._virtual_path = QuicNetworkPath(VIRTUAL_ADDRESS, is_validated=path_validated or is_client)
         for limit, value in ((self._local_max_streams_bidi, BIDI_STREAMS), (self._local_max_streams_uni, 0)):
@@ -213,6 +216,11 @@ class SessionConnection(HybridConnection):
     def cipher(self) -> str | None:
         """Name of the TLS cipher suite, for people; None before the handshake."""
         return self.hybrid.cipher_name if self.hybrid is not None else None
+
+    @property
+    def resumed(self) -> bool:
+        """Whether a ticket took the place of both certificates; False before the handshake."""
+        return self.hybrid is not None and self.hybrid.session_resumed
 
     @property
     def begun(self) -> bool:

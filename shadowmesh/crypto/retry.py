@@ -14,6 +14,10 @@ The HMAC covers, besides, the source address and port and the connection id that
 client, so a token serves one client for one attempt.  `now` may be any clock that every process sharing
 the secret sees alike.  Never more bytes go out than came in: only datagrams of 1200 bytes and more are
 answered, and an answer is smaller than 600.
+
+A token of 32 bytes is the name of a ticket (Retry tokens are longer): `known` says whether it was given to
+the host that sends it, and is good just once.  One that is not counts as none (RFC 9000, 8.1.3): the client
+may have moved, or we may have started anew.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import hashlib
 import hmac
 import ipaddress
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aioquic.quic.packet import encode_quic_retry
@@ -42,12 +47,17 @@ _MAC_SIZE = 32
 _TYPE_INITIAL = 0
 
 
+TICKET_SIZE = 32
+"""Bytes in the name of a ticket: random, so that nobody can guess one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Admit:
     """The source holds its address: make a connection with both ids; its path is validated."""
 
     original_destination_connection_id: bytes
-    retry_source_connection_id: bytes
+    retry_source_connection_id: bytes | None
+    """None: it showed a ticket, so that it got no Retry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +75,17 @@ class Drop:
 
 
 class TokenGate:
-    """Decides about datagrams that belong to no connection. `secret`: 32 random bytes, kept for one run."""
+    """Decides about datagrams that belong to no connection.
 
-    def __init__(self, secret: bytes) -> None:
+    :param secret: 32 random bytes, kept for one run.
+    :param known: whether this name of a ticket, shown by this source at this time, proves its address.
+    """
+
+    def __init__(self, secret: bytes, known: Callable[[bytes, Address, float], bool]) -> None:
         if len(secret) != SECRET_SIZE:
             raise ValueError(f"the secret of a token gate has {SECRET_SIZE} bytes")
         self._secret = secret
+        self._known = known
 
     def check(self, datagram: bytes, source: Address, now: float) -> Admit | Reply | Drop:
         """Judge one datagram; never raises for what is in it."""
@@ -98,7 +113,10 @@ class TokenGate:
         if not MIN_ODCID_SIZE <= len(destination) <= MAX_CID_SIZE or len(source_id) > MAX_CID_SIZE:
             raise BadPacket("connection_id")
         token = reader.take(reader.take_varint())
-        if token:
+        if len(token) == TICKET_SIZE:
+            if self._known(token, source, now):
+                return Admit(destination, None)
+        elif token:
             return Admit(self._open(token, destination, source, now), destination)
         return Reply(self._retry(destination, source_id, source, now))
 

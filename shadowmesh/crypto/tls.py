@@ -14,6 +14,7 @@ key exchange -> client's certificate, signature, Finished.
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,11 +82,37 @@ class AlertCertificateRequired(tls.Alert):
     description = tls.AlertDescription.certificate_required
 
 
-@dataclass
+@dataclass(repr=False)
 class PeerTicket(tls.SessionTicket):
-    """A ticket that remembers which ML-DSA-87 key the peer proved when it was issued (2592 bytes)."""
+    """A pre-shared key, and the ML-DSA-87 key (2592 bytes) that the peer proved in the session it comes from.
+
+    It is no TLS ticket of RFC 8446, 4.6.1: both sides derive it from an established session, and the
+    server alone decides how long it is good.
+    """
 
     peer_mldsa_public: bytes = b""
+
+    @classmethod
+    def of(cls, identity: bytes, secret: bytes, peer_mldsa_public: bytes) -> PeerTicket:
+        """A key of 32 bytes that goes by the name `identity`."""
+        return cls(
+            age_add=0,
+            cipher_suite=NODE_POLICY.cipher_suites[0],
+            not_valid_after=dt.datetime.max.replace(tzinfo=dt.UTC),
+            not_valid_before=dt.datetime.min.replace(tzinfo=dt.UTC),
+            resumption_secret=secret,
+            server_name=SERVER_NAME,
+            ticket=identity,
+            peer_mldsa_public=peer_mldsa_public,
+        )
+
+    @property
+    def obfuscated_age(self) -> int:
+        """Source: RFC 8446, 4.2.11: 0 for keys that were not established by TLS."""
+        return 0
+
+    def __repr__(self) -> str:
+        return "PeerTicket()"  # the inherited one shows the secret
 
 
 class HybridContext(tls.Context):
@@ -156,18 +183,15 @@ class HybridContext(tls.Context):
             self._exporter = None
 
     def release(self) -> None:
-        """Drop what only the handshake needs; call it once, when the handshake is confirmed.
-
-        A client keeps its key schedule if it wants tickets, which arrive later.
-        """
+        """Drop what only the handshake needs; call it once, when the handshake is confirmed."""
         self._pending = bytearray()
         self._peer_certificate = None
         self._certificate_request = None
         self._enc_key = self._dec_key = None
         self.handshake_extensions = []
-        if not self._is_client or self.new_session_ticket_cb is None:
-            self.key_schedule = None
-            self.received_extensions = None
+        self.key_schedule = None
+        self.received_extensions = None
+        self.session_ticket = self._resumed_ticket = None
 
     # --- messages ---
 
@@ -285,12 +309,6 @@ class HybridContext(tls.Context):
         return [scheme for scheme in schemes if scheme in self.policy.signature_schemes]
 
     # --- resumption ---
-
-    def _build_session_ticket(
-        self, new_session_ticket: tls.NewSessionTicket, other_extensions: list[tls.Extension]
-    ) -> PeerTicket:
-        stock = super()._build_session_ticket(new_session_ticket, other_extensions)
-        return PeerTicket(**vars(stock), peer_mldsa_public=self._peer_mldsa_public)
 
     def _fetch_peer_ticket(self, identity: bytes) -> PeerTicket | None:
         assert self._fetch_ticket is not None

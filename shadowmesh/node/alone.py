@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 import socket
-import time
 
 import msgspec
 import uvloop
@@ -18,12 +16,11 @@ import uvloop
 from shadowmesh._ext.engine import Engine
 from shadowmesh.api.schema import Netcheck
 from shadowmesh.config import ClientConfig
-from shadowmesh.core.node import Core
 from shadowmesh.crypto import identity as identities
 from shadowmesh.io.dataplane import EngineTables
 from shadowmesh.io.udp import open_udp
 from shadowmesh.node.daemon import Daemon
-from shadowmesh.node.lifecycle import only_one
+from shadowmesh.node.lifecycle import new_core, only_one
 from shadowmesh.overlay.mac import mac_of
 
 
@@ -42,7 +39,7 @@ def netcheck_alone(config: ClientConfig) -> Netcheck:
         event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         stack.callback(os.close, event_fd)
         engine = Engine(udp.fileno(), device.fileno(), event_fd, mac, features=())
-        core = Core(config, identity, EngineTables(engine, udp.family), secrets.token_bytes, time.monotonic())
+        core = new_core(config, identity, EngineTables(engine, udp.family))
         engine.start()
         stack.callback(engine.stop)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -16,11 +16,12 @@ from shadowmesh._ext.engine import EVENT_LANE_MESSAGE, EVENT_SOURCE, Engine
 from shadowmesh.api.schema import Netcheck, PingReply, Status, WhyReply
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
-from shadowmesh.core.shared import Changed, Fatal, ProbeAnswered, ResolveRelay
+from shadowmesh.core.shared import Changed, Fatal, ProbeAnswered, ResolveRelay, TicketsChanged
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.io import notify
 from shadowmesh.io.shield import PAUSE, survives
 from shadowmesh.io.udp import from_sockaddr, local_address, send
+from shadowmesh.node import tickets
 from shadowmesh.node.netcheck import check_network
 from shadowmesh.node.report import problem_of, report
 from shadowmesh.node.surroundings import Surroundings
@@ -181,6 +182,8 @@ class Daemon:
                 log.error("stopping: %s", event.reason)
                 self.fatal = event.reason
                 self._stop.set()
+            elif isinstance(event, TicketsChanged):
+                tickets.save(self._config.node.state_dir, self._core.node_id, event.tickets)
             elif isinstance(event, Changed):
                 self._tell(event)
         if self._timer is not None:

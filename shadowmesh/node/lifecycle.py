@@ -27,6 +27,7 @@ from shadowmesh.api.server import SocketInUse, serve_api
 from shadowmesh.command import CommandFailed, ExitCode, explain
 from shadowmesh.config import ClientConfig, doubts, refuse_own_id
 from shadowmesh.core.node import Core
+from shadowmesh.core.shared import Tables
 from shadowmesh.crypto import identity as identities
 from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.errors import ConfigError, DeviceError
@@ -35,6 +36,7 @@ from shadowmesh.io.dataplane import EngineTables
 from shadowmesh.io.logs import log_to
 from shadowmesh.io.tap import Tap
 from shadowmesh.io.udp import local_address, open_udp
+from shadowmesh.node import tickets
 from shadowmesh.node.daemon import Daemon
 from shadowmesh.overlay.mac import mac_of
 from shadowmesh.units import DEFAULT_MTU
@@ -129,7 +131,7 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
         event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         stack.callback(os.close, event_fd)
         engine = Engine(udp.fileno(), tap.fileno(), event_fd, mac)
-        core = Core(config, identity, EngineTables(engine, udp.family), secrets.token_bytes, time.monotonic())
+        core = new_core(config, identity, EngineTables(engine, udp.family))
         engine.start()
         stack.callback(engine.stop)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -143,6 +145,14 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
     if daemon.fatal is not None:
         raise CommandFailed(daemon.fatal, ExitCode.CLONED)
     return ExitCode.OK
+
+
+def new_core(config: ClientConfig, identity: Identity, tables: Tables) -> Core:
+    """The protocol side of a node, with the tickets that it kept."""
+    kept = tickets.load(
+        config.node.state_dir, identity.node_id, frozenset(relay.id for relay in config.relays)
+    )
+    return Core(config, identity, tables, secrets.token_bytes, time.monotonic(), kept)
 
 
 async def _serve(config: ClientConfig, daemon: Daemon, up: str, ready: Callable[[], None]) -> None:

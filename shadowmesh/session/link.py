@@ -21,6 +21,7 @@ from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted, QuicEv
 from shadowmesh.crypto.identity import Identity
 from shadowmesh.crypto.keys import EXPORTER_CONFIRM, EXPORTER_PROOF, EXPORTER_ROOT, ROOT_SIZE, Direction
 from shadowmesh.crypto.quic import SessionConnection
+from shadowmesh.crypto.tls import PeerTicket
 from shadowmesh.errors import BadPacket, RemoteProtocolError
 from shadowmesh.session.machine import Admit, Agreement, Machine, Opening, Refused, Secrets, State, admit_all
 from shadowmesh.units import NodeId
@@ -36,8 +37,9 @@ MAX_UNSENT = 262_144
 """Bytes that may wait for a peer that opens no window: four of the largest messages."""
 MAX_REASON = 300
 """Characters of a close reason; more might not fit into one packet, and nobody reads more."""
-_MAX_EARLY = 4
-"""Messages kept until TLS is confirmed: an honest responder sends one, CHALLENGE."""
+MAX_EARLY = 65536
+"""Bytes of messages kept until TLS is confirmed: CHALLENGE, and on a resumed session, if the confirmation is
+late, what the relay answers to INTEREST: 1,100 PRESENT."""
 
 
 class CloseCode(enum.IntEnum):
@@ -54,6 +56,15 @@ class CloseCode(enum.IntEnum):
 
 
 _HARMLESS = (CloseCode.REFUSED, CloseCode.COLLISION)
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The initiator's HELLO is on its way on a resumed connection: messages may follow it at once.
+
+    Nobody but the node that the ticket comes from can read them, and it heeds them only once the proof in
+    HELLO holds.  That node has yet to prove itself anew: nothing of it counts before `Confirmed`.
+    """
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,7 @@ class Ended:
     by_peer: bool
 
 
-LinkEvent = Ready | Confirmed | Received | Ended
+LinkEvent = Resumed | Ready | Confirmed | Received | Ended
 
 
 class Link:
@@ -110,13 +121,24 @@ class Link:
         self._closing: Ended | None = None
 
     @classmethod
-    def initiate(cls, identity: Identity, expected: NodeId, opening: Opening, now: float) -> Link:
-        """A link towards `expected`; `transmit` has the first datagrams."""
+    def initiate(
+        cls,
+        identity: Identity,
+        expected: NodeId,
+        opening: Opening,
+        now: float,
+        ticket: PeerTicket | None = None,
+    ) -> Link:
+        """A link towards `expected`; `transmit` has the first datagrams.
+
+        :param ticket: resumes a session with `expected`.
+        """
         connection = SessionConnection(
             is_client=True,
             certificate=identity.certificate,
             private_key=identity.mldsa,
             idle_timeout=IDLE_TIMEOUT,
+            ticket=ticket,
         )
         connection.start(now)
         return cls(connection, Machine(Direction.INITIATOR, identity, expected, opening), now)
@@ -181,7 +203,7 @@ class Link:
         self._process(now)
 
     def send(self, message: Message) -> None:
-        """Send a control message; only after `established`."""
+        """Send a control message; only after `Resumed` or `established`."""
         self.send_encoded(messages.encode(message))
 
     def send_encoded(self, message: bytes) -> None:
@@ -278,9 +300,12 @@ class Link:
             for label in (EXPORTER_PROOF, EXPORTER_CONFIRM, EXPORTER_ROOT)
         )
         self._connection.wipe_exporter()
-        self._secrets = Secrets(proof, confirm, root, self._connection.peer_mldsa_public)
+        resumed = self._connection.resumed
+        self._secrets = Secrets(proof, confirm, root, self._connection.peer_mldsa_public, resumed)
         if self._machine.role is Direction.INITIATOR:
             self._write(self._machine.begin(self._secrets))
+            if resumed:
+                self._events.append(Resumed())
 
     def _handle_stream_untrusted(self, event: StreamDataReceived) -> None:
         if event.stream_id != CONTROL_STREAM:
@@ -292,7 +317,7 @@ class Link:
         # 4.1.2): CHALLENGE waits for that, and with it everything behind it.
         if not self._connection.handshake_confirmed or self._early:
             self._early += complete
-            if len(self._early) > _MAX_EARLY:
+            if sum(len(body) for _, body in self._early) > MAX_EARLY:
                 raise BadPacket("early_messages")
         else:
             self._dispatch_all(complete)
@@ -311,12 +336,12 @@ class Link:
 
     def _handle_handshake(self, message_type: MessageType, body: bytes) -> None:
         assert self._secrets is not None
+        agreed = self._machine.agreement is not None
         answer = self._machine.handle(message_type, body, self._secrets)
         if answer:
             self._write(answer)
         initiator = self._machine.role is Direction.INITIATOR
-        if message_type in (MessageType.CHALLENGE, MessageType.RESPONSE):
-            assert self._machine.agreement is not None
+        if not agreed and self._machine.agreement is not None:
             self._events.append(Ready(self._machine.agreement))
         if self.established:
             self._expires_at = None
@@ -334,8 +359,12 @@ def accept(
     original_destination_id: bytes,
     retry_source_id: bytes | None = None,
     admit: Admit = admit_all,
+    fetch_ticket: Callable[[bytes], PeerTicket | None] | None = None,
 ) -> Link:
-    """The link of a callee or a relay, for an Initial whose sender's address or channel is proved."""
+    """The link of a callee or a relay, for an Initial whose sender's address or channel is proved.
+
+    :param fetch_ticket: gives the ticket of this name, once.
+    """
     connection = SessionConnection(
         is_client=False,
         certificate=identity.certificate,
@@ -344,5 +373,6 @@ def accept(
         original_destination_connection_id=original_destination_id,
         retry_source_connection_id=retry_source_id,
         path_validated=True,
+        fetch_ticket=fetch_ticket,
     )
     return Link(connection, Machine(Direction.RESPONDER, identity, expected, opening, admit), now)

@@ -11,6 +11,9 @@ Proofs of HELLO and CHALLENGE are Ed25519 signatures that bind the other half of
 very connection by a TLS exporter secret; RESPONSE and ESTABLISHED are MACs over the whole transcript
 under a second one.  docs/protocol.md, section 4, has every byte.
 
+On a TLS connection that resumes a session of the same two nodes, RESPONSE is left out: the responder sends
+CHALLENGE and ESTABLISHED together, and both sides are as sure of each other (section 4.5).
+
 This machine sees messages, never the network or a clock.  Error contract: `RemoteProtocolError`
 or `BadPacket` from `handle` leaves it FAILED, and nothing is ever accepted again; `LocalProtocolError`
 is a caller's bug and changes nothing.
@@ -62,6 +65,8 @@ class State(enum.Enum):
     HELLO_SENT = "hello sent"
     CHALLENGE_SENT = "challenge sent"
     RESPONSE_SENT = "response sent"
+    CHALLENGED = "challenge received"
+    """Only where a session is resumed: ESTABLISHED comes without RESPONSE."""
     ESTABLISHED = "established"
     FAILED = "failed"
 
@@ -72,6 +77,8 @@ class Event(enum.Enum):
     BEGIN = "begin"
     HELLO = "hello"
     CHALLENGE = "challenge"
+    RESUMED_HELLO = "hello of a resumed session"
+    RESUMED_CHALLENGE = "challenge of a resumed session"
     RESPONSE = "response"
     CONFIRMATION = "established"
     FAULT = "fault"
@@ -83,6 +90,9 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.HELLO_SENT, Event.CHALLENGE): State.RESPONSE_SENT,
     (State.CHALLENGE_SENT, Event.RESPONSE): State.ESTABLISHED,
     (State.RESPONSE_SENT, Event.CONFIRMATION): State.ESTABLISHED,
+    (State.START, Event.RESUMED_HELLO): State.ESTABLISHED,
+    (State.HELLO_SENT, Event.RESUMED_CHALLENGE): State.CHALLENGED,
+    (State.CHALLENGED, Event.CONFIRMATION): State.ESTABLISHED,
 } | {(state, Event.FAULT): State.FAILED for state in State}
 """Every pair that is not here is refused as out of order."""
 
@@ -92,16 +102,25 @@ _EVENT_OF = {
     MessageType.RESPONSE: Event.RESPONSE,
     MessageType.ESTABLISHED: Event.CONFIRMATION,
 }
+_RESUMED_EVENT_OF = _EVENT_OF | {
+    MessageType.HELLO: Event.RESUMED_HELLO,
+    MessageType.CHALLENGE: Event.RESUMED_CHALLENGE,
+}
 
 
 @dataclass(frozen=True, repr=False)
 class Secrets:
-    """The three exporter secrets of a connection (32 bytes each) and the peer's key in its certificate."""
+    """The three exporter secrets of a connection (32 bytes each) and the peer's key in its certificate.
+
+    Of a resumed connection: in the certificate of the session that the ticket comes from.
+    """
 
     proof: bytearray
     confirm: bytearray
     root: bytearray
     peer_mldsa: bytes
+    resumed: bool = False
+    """Whether a ticket took the place of both certificates."""
 
     def wipe(self) -> None:
         """Overwrite the secrets; called as soon as the keys are derived."""
@@ -136,7 +155,7 @@ class Agreement(EpochKeys):
     root: bytearray
     """Of epoch 0."""
     binding: bytes
-    """SHA-256 over HELLO, CHALLENGE and RESPONSE: names this session, and is bound to its connection."""
+    """SHA-256 over all messages before ESTABLISHED: names this session, and is bound to its connection."""
 
     def wipe(self) -> None:
         """Overwrite the key material and the root; called once they are installed."""
@@ -196,13 +215,16 @@ class Machine:
         """
         try:
             handler = self._handlers.get(message_type)
-            if handler is None or (self.state, _EVENT_OF[message_type]) not in TRANSITIONS:
+            if handler is None or (self.state, self._event(message_type, secrets)) not in TRANSITIONS:
                 raise RemoteProtocolError(f"{message_type.name} is out of order when {self.state.value}")
             answer = handler(body, secrets)
         except Exception:
             self._advance(Event.FAULT)
             raise
         return answer
+
+    def _event(self, message_type: MessageType, secrets: Secrets) -> Event:
+        return (_RESUMED_EVENT_OF if secrets.resumed else _EVENT_OF)[message_type]
 
     def _handle_hello(self, body: bytes, secrets: Secrets) -> bytes:
         if self.role is not Direction.RESPONDER:
@@ -218,10 +240,11 @@ class Machine:
         self._version = shared[0]
         assert self.peer is not None
         self._admit(self.peer, hello.node.instance)
-        self._advance(Event.HELLO)
+        self._advance(self._event(MessageType.HELLO, secrets))
         self._shown = hello.node
-        challenge = Challenge(version=self._version, node=self._introduction())
-        return self._signed(MessageType.CHALLENGE, messages.encode_body(challenge), secrets)
+        body = messages.encode_body(Challenge(version=self._version, node=self._introduction()))
+        challenge = self._signed(MessageType.CHALLENGE, body, secrets)
+        return challenge + self._establish(secrets) if secrets.resumed else challenge
 
     def _handle_challenge(self, body: bytes, secrets: Secrets) -> bytes:
         challenge, proof = messages.decode(MessageType.CHALLENGE, body)
@@ -232,8 +255,11 @@ class Machine:
                 f"the responder chose version {challenge.version}, which was not offered"
             )
         self._version = challenge.version
-        self._advance(Event.CHALLENGE)
+        self._advance(self._event(MessageType.CHALLENGE, secrets))
         self._shown = challenge.node
+        if secrets.resumed:
+            self._agree(secrets)
+            return b""
         response = self._confirmed(MessageType.RESPONSE, messages.encode_body(Response()), secrets)
         self._agree(secrets)
         return response
@@ -242,6 +268,10 @@ class Machine:
         _, mac = messages.decode(MessageType.RESPONSE, body)
         self._check_confirmation(MessageType.RESPONSE, body, mac, secrets)
         self._advance(Event.RESPONSE)
+        return self._establish(secrets)
+
+    def _establish(self, secrets: Secrets) -> bytes:
+        """The responder has its proofs: its last message."""
         self._agree(secrets)
         observed = self._opening.observed or Address("", 0)
         self.confirmation = Established(
@@ -342,7 +372,7 @@ class Machine:
         return message
 
     def _agree(self, secrets: Secrets) -> None:
-        """Called when the transcript ends with RESPONSE, at both sides."""
+        """Called when the transcript ends with RESPONSE, or CHALLENGE of a resumed session, at both sides."""
         peer = self._shown
         assert self.peer is not None
         assert peer is not None

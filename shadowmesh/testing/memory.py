@@ -15,10 +15,11 @@ from typing import Any
 from shadowmesh._ext.aead import PacketKeys
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
-from shadowmesh.core.shared import CoreEvent, ResolveRelay
+from shadowmesh.core.shared import CoreEvent, ResolveRelay, TicketsChanged
 from shadowmesh.crypto.identity import Identity
 from shadowmesh.errors import BadPacket
 from shadowmesh.overlay.mac import mac_of
+from shadowmesh.session.tickets import RelayTicket
 from shadowmesh.units import BUDGET, Address
 from shadowmesh.wire.headers import LONG_HEADER, split_channel, through_channel
 from shadowmesh.wire.payload import Kind
@@ -164,6 +165,7 @@ class MemoryClient:
         resolve: Callable[[str, int], list[Address]],
         now: float,
         seed: int,
+        tickets: tuple[RelayTicket, ...] = (),
     ) -> None:
         self.address = address
         self.identity = identity
@@ -172,7 +174,9 @@ class MemoryClient:
         """Frames that would have been written to the TAP."""
         self.events: list[CoreEvent] = []
         self.drops: Counter[str] = Counter()
-        self.core = Core(config, identity, self.tables, random.Random(seed).randbytes, now)
+        self.tickets = tickets
+        """What the next process is to begin with."""
+        self.core = Core(config, identity, self.tables, random.Random(seed).randbytes, now, tickets)
         self.core.handle_network([address], now)
         self._sources: dict[int, tuple[bytes, Address]] = {}
         self._resolve = resolve
@@ -259,3 +263,5 @@ class MemoryClient:
                 addresses = self._resolve(event.host, event.port)
                 self.core.handle_resolved(event.index, addresses, "" if addresses else "unknown name", now)
                 self._serve(now)
+            elif isinstance(event, TicketsChanged):
+                self.tickets = event.tickets

@@ -61,6 +61,7 @@ class MessageType(enum.IntEnum):
     CLOSE = 0x27
     NAT_TEST = 0x28
     SECOND_PORT = 0x29
+    TICKET = 0x2A
     CANDIDATES = 0x40
     PATH_VIEW = 0x41
     REKEY_ASK = 0x48
@@ -177,6 +178,12 @@ class SecondPort(msgspec.Struct, frozen=True):
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
+class Ticket(msgspec.Struct, frozen=True):
+    """Relay -> client: by this name you may resume our session, once. The key to it is not sent."""
+
+    ticket: Bytes32
+
+
 class CandidateAddress(msgspec.Struct, kw_only=True, frozen=True):
     """One underlay address of the sender; `host` is IPv6, or IPv4 in its mapped form."""
 
@@ -239,7 +246,7 @@ class RekeyAnswer(msgspec.Struct, frozen=True):
 Message = (
     Hello | Challenge | Response | Established
     | Interest | Present | Absent | Open | Call | Answer | Opened | Close
-    | NatTest | SecondPort
+    | NatTest | SecondPort | Ticket
     | Candidates | PathView
     | RekeyAsk | RekeyOffer | RekeyAnswer
 )  # fmt: skip
@@ -259,6 +266,7 @@ REGISTRY: dict[MessageType, type[Any]] = {
     MessageType.CLOSE: Close,
     MessageType.NAT_TEST: NatTest,
     MessageType.SECOND_PORT: SecondPort,
+    MessageType.TICKET: Ticket,
     MessageType.CANDIDATES: Candidates,
     MessageType.PATH_VIEW: PathView,
     MessageType.REKEY_ASK: RekeyAsk,

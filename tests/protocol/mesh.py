@@ -18,6 +18,7 @@ from shadowmesh.config import (
 from shadowmesh.core.peers import PeerClient
 from shadowmesh.core.shared import Fatal
 from shadowmesh.crypto.identity import Identity
+from shadowmesh.session.tickets import RelayTicket
 from shadowmesh.testing.memory import MemoryClient
 from shadowmesh.testing.network import Network
 from shadowmesh.units import REKEY_AFTER, Address
@@ -72,6 +73,7 @@ class Mesh:
         relay_id: bytes = RELAY_IDENTITY.node_id,
         direct: Literal["auto", "static", "never"] = "never",
         rekey_seconds: int = REKEY_AFTER,
+        tickets: tuple[RelayTicket, ...] = (),
     ) -> MemoryClient:
         self._seed += 1
         client = MemoryClient(
@@ -81,6 +83,7 @@ class Mesh:
             lambda host, port: self.names.get(host, []),
             self.network.now,
             self._seed,
+            tickets,
         )
         self.clients[number] = client
         self.network.attach(client)

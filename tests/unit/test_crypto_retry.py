@@ -18,7 +18,7 @@ NOW = 5000.0
 
 
 def gate() -> TokenGate:
-    return TokenGate(SECRET)
+    return TokenGate(SECRET, lambda *_: False)
 
 
 def first_initials() -> tuple[object, list[bytes]]:
@@ -68,6 +68,21 @@ def test_a_client_follows_the_retry_and_the_handshake_completes(make_client: obj
         assert pair.run(pair.confirmed)
 
 
+def test_the_name_of_a_ticket_takes_the_place_of_a_retry() -> None:
+    asked = []
+
+    def known(name: bytes, source: Address, now: float) -> bool:
+        asked.append((name, source, now))
+        return name == b"good".ljust(32)
+
+    tickets = TokenGate(SECRET, known)
+    assert tickets.check(initial(token=b"good".ljust(32)), SOURCE, NOW) == Admit(b"D" * 8, None)
+    assert isinstance(tickets.check(initial(token=b"bad".ljust(32)), SOURCE, NOW), Reply), (
+        "as without a token"
+    )
+    assert asked == [(name.ljust(32), SOURCE, NOW) for name in (b"good", b"bad")]
+
+
 def test_no_state_is_kept() -> None:
     one = gate()
     before = dict(vars(one))
@@ -88,11 +103,11 @@ def test_a_token_binds_address_port_connection_ids_and_time() -> None:
     assert gate().check(accepted, Address("192.0.2.1", 4434), NOW) == refused
     assert gate().check(accepted, Address("2001:db8::1", 4433), NOW) == refused
     assert gate().check(initial(b"E" * 8, token=token), SOURCE, NOW) == refused
-    assert TokenGate(bytes(32)).check(accepted, SOURCE, NOW) == refused
+    assert TokenGate(bytes(32), lambda *_: False).check(accepted, SOURCE, NOW) == refused
     for at in range(len(token)):
         changed = token[:at] + bytes([token[at] ^ 1]) + token[at + 1 :]
         assert gate().check(initial(retry_id, token=changed), SOURCE, NOW) == refused
-    for token_size in (1, 31, 32, 40, 41):
+    for token_size in (1, 31, 33, 40, 41):
         assert gate().check(initial(retry_id, token=bytes(token_size)), SOURCE, NOW) == refused
 
 
@@ -153,4 +168,4 @@ def test_random_datagrams_never_raise_and_never_amplify() -> None:
 
 def test_the_secret_has_32_bytes() -> None:
     with pytest.raises(ValueError, match="32"):
-        TokenGate(b"short")
+        TokenGate(b"short", lambda *_: False)

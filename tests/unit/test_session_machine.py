@@ -84,9 +84,9 @@ def test_secrets_are_wiped_when_it_is_over() -> None:
 
 
 def test_every_pair_of_state_and_event_is_decided() -> None:
-    """Rendered: five steps forward, a fault from everywhere, and every other pair is refused."""
+    """Rendered: eight steps forward, a fault from everywhere, and every other pair is refused."""
     forward = {pair: state for pair, state in TRANSITIONS.items() if pair[1] is not Event.FAULT}
-    assert len(forward) == 5
+    assert len(forward) == 8
     for state, event in itertools.product(State, Event):
         if event is Event.FAULT:
             assert TRANSITIONS[state, event] is State.FAILED
@@ -221,3 +221,100 @@ def test_misuse_is_told_from_attack() -> None:
         Machine(Direction.INITIATOR, ALICE, None, opening(1))
     with pytest.raises(LocalProtocolError):
         pair()[1].begin(secrets_of(ALICE))
+
+
+# --- on a resumed connection ---
+
+
+def resumed_by(peer: Identity, connection: bytes = b"\x01") -> Secrets:
+    """What TLS gives to one end of a connection that resumes a session with `peer`."""
+    proof, confirm, root = (bytearray(connection * 31 + bytes((number,))) for number in range(3))
+    return Secrets(proof, confirm, root, mldsa_of(peer), resumed=True)
+
+
+def split_two(messages_: bytes) -> tuple[tuple[MessageType, bytes], tuple[MessageType, bytes]]:
+    end = 4 + int.from_bytes(messages_[1:4], "big")
+    return split(messages_[:end]), split(messages_[end:])
+
+
+def test_resumed_session_needs_no_response() -> None:
+    alice, bob = pair()
+    to_alice, to_bob = resumed_by(BOB), resumed_by(ALICE)
+    states = []
+    challenge, established = split_two(bob.handle(*split(alice.begin(to_alice)), to_bob))
+    assert bob.state is State.ESTABLISHED
+    for message in (challenge, established):
+        assert alice.handle(*message, to_alice) == b""
+        states.append(alice.state)
+    assert states == [State.CHALLENGED, State.ESTABLISHED]
+    ours, theirs = alice.agreement, bob.agreement
+    assert ours is not None
+    assert theirs is not None
+    assert ours.binding == theirs.binding
+    assert ours.send_keys == theirs.receive_keys != ours.receive_keys == theirs.send_keys
+    for secrets in (to_alice, to_bob):
+        assert not any(secrets.proof + secrets.confirm + secrets.root)
+
+
+def test_resumed_hello_needs_the_ed25519_key_of_the_ticket() -> None:
+    """The secret of a ticket is not enough: TLS says Alice, and Mallory signs."""
+    mallory = Machine(Direction.INITIATOR, MALLORY, BOB.node_id, opening(1))
+    relay = Machine(Direction.RESPONDER, BOB, None, opening(2))
+    with pytest.raises(RemoteProtocolError, match="proof"):
+        relay.handle(*split(mallory.begin(resumed_by(BOB))), resumed_by(ALICE))
+    assert relay.agreement is None
+    assert relay.state is State.FAILED
+
+
+def test_resumed_challenge_needs_the_ed25519_key_of_the_relay() -> None:
+    alice = Machine(Direction.INITIATOR, ALICE, BOB.node_id, opening(1))
+    to_alice = resumed_by(BOB)
+    mallory = Machine(Direction.RESPONDER, MALLORY, None, opening(2))
+    mallory._transcript.update(alice.begin(to_alice))
+    mallory.peer = ALICE.node_id
+    challenge = messages.encode_body(Challenge(version=1, node=mallory._introduction()))
+    answer = mallory._signed(MessageType.CHALLENGE, challenge, resumed_by(ALICE))
+    with pytest.raises(RemoteProtocolError, match="not the node that is pinned"):
+        alice.handle(*split(answer), to_alice)
+    assert alice.agreement is None
+
+
+def test_resumed_proofs_do_not_hold_in_another_connection() -> None:
+    alice, bob = pair()
+    hello = alice.begin(resumed_by(BOB, b"\x01"))
+    with pytest.raises(RemoteProtocolError, match="proof"):
+        bob.handle(*split(hello), resumed_by(ALICE, b"\x02"))
+
+
+def test_resumed_responder_asks_whether_the_node_is_admitted() -> None:
+    def admit(_node: NodeId, _instance: bytes) -> None:
+        raise Refused(1, "revoked")
+
+    alice = Machine(Direction.INITIATOR, ALICE, BOB.node_id, opening(1))
+    relay = Machine(Direction.RESPONDER, BOB, None, opening(2), admit)
+    with pytest.raises(Refused, match="revoked"):
+        relay.handle(*split(alice.begin(resumed_by(BOB))), resumed_by(ALICE))
+    assert relay.agreement is None
+
+
+def test_neither_side_takes_the_other_handshake() -> None:
+    """RESPONSE where a session is resumed, ESTABLISHED without RESPONSE where none is."""
+    alice, bob = pair()
+    to_alice, to_bob = resumed_by(BOB), resumed_by(ALICE)
+    _, established = split_two(bob.handle(*split(alice.begin(to_alice)), to_bob))
+    with pytest.raises(RemoteProtocolError, match="out of order"):
+        bob.handle(MessageType.RESPONSE, bytes(33), to_bob)
+    alice, bob = pair()
+    to_alice, to_bob = secrets_of(BOB), secrets_of(ALICE)
+    bob.handle(*split(alice.begin(to_alice)), to_bob)
+    with pytest.raises(RemoteProtocolError, match="out of order"):
+        alice.handle(*established, to_alice)
+
+
+def test_resumed_established_is_bound_to_the_transcript() -> None:
+    alice, bob = pair()
+    to_alice, to_bob = resumed_by(BOB), resumed_by(ALICE)
+    challenge, (message_type, body) = split_two(bob.handle(*split(alice.begin(to_alice)), to_bob))
+    alice.handle(*challenge, to_alice)
+    with pytest.raises(RemoteProtocolError, match="transcript"):
+        alice.handle(message_type, body[:-1] + bytes((body[-1] ^ 1,)), to_alice)

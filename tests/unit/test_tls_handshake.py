@@ -287,38 +287,15 @@ def test_a_wiped_exporter_is_gone() -> None:
 # --- resumption ---
 
 
-class _Tickets:
-    """A server's store: each ticket serves once."""
-
-    def __init__(self) -> None:
-        self.store: dict[bytes, tls.SessionTicket] = {}
-
-    def add(self, ticket: tls.SessionTicket) -> None:
-        self.store[ticket.ticket] = ticket
-
-    def pop(self, identity: bytes) -> tls.SessionTicket | None:
-        return self.store.pop(identity, None)
+SECRET, NAME = bytes(range(32)), b"n" * 32
 
 
-def _first_session() -> tuple[_Tickets, list[tls.SessionTicket]]:
-    server_tickets, client_tickets = _Tickets(), list[tls.SessionTicket]()
-    pair = session_pair(
-        client_session_ticket_handler=client_tickets.append,
-        server_session_ticket_fetcher=server_tickets.pop,
-        server_session_ticket_handler=server_tickets.add,
-    )
+def _resume(client: PeerTicket, server: PeerTicket | None) -> Pair:
+    """A server that knows at most one ticket, which serves once."""
+    known = {} if server is None else {server.ticket: server}
+    pair = session_pair(client_ticket=client, server_fetch_ticket=lambda name: known.pop(name, None))
     assert pair.handshake()
-    assert pair.run(lambda: bool(client_tickets))
-    return server_tickets, client_tickets
-
-
-def _resume(server_tickets: _Tickets, ticket: tls.SessionTicket) -> Pair:
-    pair = session_pair(
-        client_session_ticket=ticket,
-        server_session_ticket_fetcher=server_tickets.pop,
-        server_session_ticket_handler=server_tickets.add,
-    )
-    assert pair.handshake()
+    assert not known
     return pair
 
 
@@ -327,12 +304,15 @@ def _resumed(pair: Pair) -> list[bool]:
     return [e.session_resumed for end in ends for _, e in end.events if isinstance(e, HandshakeCompleted)]
 
 
+def _ticket(peer: str, secret: bytes = SECRET) -> PeerTicket:
+    return PeerTicket.of(NAME, secret, public_of(peer))
+
+
 def test_resumption_exposes_the_proved_keys_again() -> None:
-    server_tickets, client_tickets = _first_session()
-    assert isinstance(client_tickets[0], PeerTicket)
-    assert client_tickets[0].max_early_data_size is None
-    pair = _resume(server_tickets, client_tickets[0])
+    pair = _resume(_ticket("bob"), _ticket("alice"))
     assert _resumed(pair) == [True, True]
+    assert pair.client.connection.resumed
+    assert pair.server.connection.resumed
     assert pair.client.connection.peer_mldsa_public == public_of("bob")
     assert pair.server.connection.peer_mldsa_public == public_of("alice")
     assert pair.client.connection.key_exchange == "X25519+ML-KEM-1024", "a fresh hybrid exchange each time"
@@ -340,21 +320,53 @@ def test_resumption_exposes_the_proved_keys_again() -> None:
     assert pair.client.connection.export(b"x", b"", 32) == pair.server.connection.export(b"x", b"", 32)
 
 
-def test_a_used_or_unknown_ticket_means_a_full_handshake() -> None:
-    server_tickets, client_tickets = _first_session()
-    assert _resumed(_resume(server_tickets, client_tickets[0])) == [True, True]
-    again = _resume(server_tickets, client_tickets[0])
-    assert _resumed(again) == [False, False]
-    assert again.server.connection.peer_mldsa_public == public_of("alice")
+def test_two_resumptions_by_one_secret_share_no_keys() -> None:
+    one, other = (_resume(_ticket("bob"), _ticket("alice")).client.connection for _ in range(2))
+    assert one.export(b"x", b"", 32) != other.export(b"x", b"", 32)
+
+
+def test_an_unknown_ticket_means_a_full_handshake() -> None:
+    pair = _resume(_ticket("bob"), None)
+    assert _resumed(pair) == [False, False]
+    assert not pair.client.connection.resumed
+    assert not pair.server.connection.resumed
+    assert pair.server.connection.peer_mldsa_public == public_of("alice")
+
+
+def test_a_name_without_its_secret_resumes_nothing() -> None:
+    pair = session_pair(
+        client_ticket=_ticket("bob", b"s" * 32), server_fetch_ticket=lambda _name: _ticket("alice")
+    )
+    assert not pair.handshake()
+    assert pair.server.closed_with() is not None
+    assert not pair.client.connection.resumed
+
+
+def test_no_early_data_is_offered_or_sent() -> None:
+    client = session_client(ticket=_ticket("bob"))
+    client.start(1.0)
+    client._get_or_create_stream_for_send(0).sender.write(b"too early")
+    flight = client.transmit(1.0)
+    assert len(flight) == 2, "a ClientHello alone"
+    assert all(data[0] & 0xF0 == 0xC0 for data in flight), "Initial packets only"
+    assert not client._cryptos[tls.Epoch.ZERO_RTT].send.is_valid()
 
 
 def test_a_ticket_without_a_key_is_not_used() -> None:
-    server_tickets, client_tickets = _first_session()
-    ticket = client_tickets[0]
+    ticket = _ticket("bob")
     bare = {name: value for name, value in vars(ticket).items() if name != "peer_mldsa_public"}
-    assert _resumed(_resume(server_tickets, tls.SessionTicket(**bare))) == [False, False]
-    server_tickets.store = {key: tls.SessionTicket(**bare) for key in server_tickets.store}
-    assert _resumed(_resume(server_tickets, ticket)) == [False, False]
+    pair = session_pair(
+        client_ticket=tls.SessionTicket(**bare), server_fetch_ticket=lambda _: _ticket("alice")
+    )
+    assert pair.handshake()
+    assert _resumed(pair) == [False, False]
+    pair = session_pair(client_ticket=ticket, server_fetch_ticket=lambda _: tls.SessionTicket(**bare))
+    assert pair.handshake()
+    assert _resumed(pair) == [False, False]
+
+
+def test_a_ticket_shows_nothing_of_itself() -> None:
+    assert repr(_ticket("bob")) == "PeerTicket()"
 
 
 # --- connection surface ---

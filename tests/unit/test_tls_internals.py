@@ -41,7 +41,6 @@ CONTEXT = {
     "_setup_traffic_protection": "d3b37a2c51f2d3ff",
     "_set_peer_certificate": "beec9ba2af2e1e68",
     "_signature_algorithms_for_private_key": "b324636662812ee4",
-    "_build_session_ticket": "cf78d2d167075a53",
 }
 
 CONNECTION = {
