@@ -1,8 +1,9 @@
 """How long is it from `up` to the first frame between two clients through a relay, and what does it cost?
 
-Two cases: `join` (one client is up already, the other starts) and `both` (both start at once).  The
-clients are initialised before; the time includes the start of Python and the TAP device.  Broadcast
-probes every 2 ms in both directions find the moment: they need no ARP, whose retries take a second.
+Three cases: `join` (one client is up already, the other starts), `both` (both start at once), each as if
+for the first time, and `restart` (as `join`, but the newcomer was there before, and resumes its relay
+session).  The clients are initialised before; the time includes the start of Python and the TAP device.
+Broadcast probes every 2 ms in both directions find the moment: they need no ARP, whose retries take a second.
 With `--rtt-ms` the way to the relay is long, and the number of round trips can be read off.  Needs root.
 """
 
@@ -31,7 +32,9 @@ from shadowmesh.testing.process import LabError, LabTimeout
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CASES = ("join", "both")
+CASES = ("join", "both", "restart")
+TICKETS = "tickets"
+"""In the state directory: what a first start has not yet."""
 PROBE_PORT = 7009
 PROBE_INTERVAL = 0.005
 BROADCAST = "10.77.0.255"
@@ -103,7 +106,10 @@ def one_round(mesh: Mesh, case: str, watch_relay: bool) -> Round:
     """Start the clients as the case says and measure; both are stopped afterwards."""
     clients = list(mesh.clients.values())
     starting = clients if case == "both" else clients[1:]
-    if case == "join":
+    if case != "restart":
+        for client in starting:
+            (client.state_dir / TICKETS).unlink(missing_ok=True)
+    if case != "both":
         clients[0].start().wait_relay()
     relay = mesh.relays["relay"].running_process
     relay_cpu = relay.cpu_seconds()
@@ -181,7 +187,7 @@ def prepared(rtt_ms: float) -> Iterator[Mesh]:
 def print_table(rounds: list[Round], check: float, rtt_ms: float) -> None:
     """Medians for people."""
     print(
-        f"{'case':<6} {'rounds':>6} {'first frame':>12} {'max':>8} {'both ways':>10} {'client CPU':>11} "
+        f"{'case':<8} {'rounds':>6} {'first frame':>12} {'max':>8} {'both ways':>10} {'client CPU':>11} "
         f"{'relay CPU':>10} {'bytes/client':>13}"
     )
     for case in CASES:
@@ -190,7 +196,7 @@ def print_table(rounds: list[Round], check: float, rtt_ms: float) -> None:
             continue
         first = [entry.first_frame for entry in chosen]
         print(
-            f"{case:<6} {len(chosen):>6} {statistics.median(first):>10.3f} s {max(first):>6.3f} s "
+            f"{case:<8} {len(chosen):>6} {statistics.median(first):>10.3f} s {max(first):>6.3f} s "
             f"{statistics.median(entry.both_ways for entry in chosen):>8.3f} s "
             f"{statistics.median(entry.client_cpu for entry in chosen):>9.3f} s "
             f"{statistics.median(entry.relay_cpu for entry in chosen):>8.3f} s "
@@ -198,7 +204,9 @@ def print_table(rounds: list[Round], check: float, rtt_ms: float) -> None:
         )
     print(f"Of each start, `up --check` alone takes {check:.3f} s: Python, its imports, the configuration.")
     print(f"{os.cpu_count()} cores, shared by everything; bytes as on the client's wire, both directions.")
-    after = [entry.after_relay for entry in rounds if entry.after_relay is not None]
+    # A resumed session carries messages before it is shown as connected.
+    full = [entry for entry in rounds if entry.case != "restart"]
+    after = [entry.after_relay for entry in full if entry.after_relay is not None]
     if rtt_ms and after:
         # A frame between the clients goes to the relay and from there: twice the way to the relay.
         trips = statistics.median(after) / (2 * rtt_ms / 1000)
@@ -206,6 +214,12 @@ def print_table(rounds: list[Round], check: float, rtt_ms: float) -> None:
             f"Way to the relay and back: {rtt_ms:g} ms. First frame {statistics.median(after):.3f} s after "
             f"the relay session: {trips:.2f} round trips between the clients, its own half one included."
         )
+        join, restart = (
+            statistics.median(entry.first_frame for entry in rounds if entry.case == case)
+            for case in ("join", "restart")
+        )
+        saved = (join - restart) / (rtt_ms / 1000)
+        print(f"restart is {join - restart:.3f} s faster than join: {saved:.2f} round trips to the relay.")
 
 
 def main() -> int:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fuzz.mutation import main
-from fuzz.traffic import ALICE, BOB, handshake_messages, machines, secrets_with
+from fuzz.traffic import ALICE, BOB, handshake_messages, machines, resumed_answer, secrets_with
 from shadowmesh.errors import BadPacket, RemoteProtocolError
 from shadowmesh.session.machine import State
 from shadowmesh.wire.messages import Reassembler
 
-SEEDS = list(handshake_messages())
+SEEDS = [*handshake_messages(), resumed_answer()]
 
 
 def target(data: bytes) -> None:
-    """The same bytes to both roles, each where it waits for its first message."""
+    """The same bytes to both roles, each where it waits for its first message, resumed or not."""
+    for resumed in (False, True):
+        attempt(data, resumed)
+
+
+def attempt(data: bytes, resumed: bool) -> None:
+    """One handshake of each role."""
     initiator, responder = machines()
-    to_initiator, to_responder = secrets_with(BOB), secrets_with(ALICE)
+    to_initiator, to_responder = (
+        dataclasses.replace(secrets_with(peer), resumed=resumed) for peer in (BOB, ALICE)
+    )
     initiator.begin(to_initiator)
     for machine, secrets in ((initiator, to_initiator), (responder, to_responder)):
         try:

@@ -22,6 +22,7 @@ from shadowmesh.wire.messages import (
     RekeyAnswer,
     RekeyAsk,
     RekeyOffer,
+    Ticket,
 )
 
 SEEDS = [
@@ -35,6 +36,7 @@ SEEDS = [
             Answer(b"s" * 8, b"r" * 8),
             Opened(b"r" * 8, refused="the node is busy"),
             Close(b"s" * 8),
+            Ticket(b"t" * 32),
             RekeyAsk(7),
             RekeyOffer(7, bytes(1600), [b"r" * 8] * 8),
             RekeyAnswer(7, bytes(1600), [b"r" * 8] * 8),

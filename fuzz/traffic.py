@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import random
 
@@ -41,6 +42,14 @@ def handshake_messages() -> tuple[bytes, bytes, bytes, bytes]:
     challenge = bob.handle(*split(hello), to_bob)
     response = alice.handle(*split(challenge), to_alice)
     return hello, challenge, response, bob.handle(*split(response), to_bob)
+
+
+@functools.cache
+def resumed_answer() -> bytes:
+    """CHALLENGE and ESTABLISHED of a resumed session."""
+    alice, bob = machines()
+    to_alice, to_bob = (dataclasses.replace(secrets_with(peer), resumed=True) for peer in (BOB, ALICE))
+    return bob.handle(*split(alice.begin(to_alice)), to_bob)
 
 
 def split(message: bytes) -> tuple[MessageType, bytes]:

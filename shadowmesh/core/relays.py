@@ -81,6 +81,8 @@ class RelayClient:
         self._driver: Driver | None = None
         self._usable = False
         """Whether messages can be sent."""
+        self._shown: RelayTicket | None = None
+        """By which this session is to be resumed; the relay takes it once, if it hears us."""
         self._resumption: bytearray | None = None
         """The key to the ticket that the relay is about to name."""
         self._mldsa = b""
@@ -135,10 +137,10 @@ class RelayClient:
         self._shared.tables.allow_source(self.address)
         self.state = RelayState.CONNECTING
         self._act_at = now + SILENCE_TIMEOUT
-        ticket = self._shared.take_ticket(self.config.id)
-        resumed = ticket.for_tls() if ticket is not None else None
+        self._shown = self._shared.take_ticket(self.config.id)
+        ticket = self._shown.for_tls() if self._shown is not None else None
         opening = self._shared.new_opening()
-        link = Link.initiate(self._shared.identity, self.config.id, opening, now, resumed)
+        link = Link.initiate(self._shared.identity, self.config.id, opening, now, ticket)
         self._driver = self._shared.links.add(link, self.transmit, self._handle_link, now)
 
     def handle_payload_untrusted(self, payload: bytes, source: Address | None, now: float) -> None:
@@ -268,6 +270,7 @@ class RelayClient:
             self._handle_ended(event, now)
 
     def _start_using(self, now: float) -> None:
+        self._shown = None
         if not self._usable:
             self._usable = True
             self._handle_up(self, now)
@@ -285,6 +288,9 @@ class RelayClient:
     def _handle_ended(self, ended: Ended, now: float) -> None:
         was_usable, self._usable = self._usable, False
         self._forget_resumption()
+        if self._shown is not None and self._driver is not None and not self._driver.link.heard:
+            self._shared.keep_ticket(self._shown)  # there was no network yet, perhaps
+        self._shown = None
         lane, observe_lane, address = self._lane, self._observe_lane, self.address
         self._driver = self._lane = self._observe_lane = self.binding = self.address = None
         if self.second_port is not None:

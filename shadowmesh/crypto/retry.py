@@ -6,7 +6,7 @@ state per client, so that a flood of Initials from forged addresses costs one HM
 does not send, count, limit rates, or route the packets of connections that exist: look up the destination
 connection id first.
 
-Retry (RFC 9000, 8.1.2), token of 42 to 62 bytes:
+Retry (RFC 9000, 8.1.2), token of 49 to 61 bytes:
 
     expiry in ms (8) | odcid length (1) | odcid (8..20) | HMAC-SHA256 (32)
 

@@ -125,6 +125,38 @@ def test_client_restarted_in_order(duo: Mesh) -> None:
     bob.host.ping(alice.ipv4)
 
 
+@pytest.mark.parametrize("crash", [False, True], ids=["goodbye", "SIGKILL"])
+def test_restarted_client_resumes_its_relay_session(duo: Mesh, crash: bool) -> None:
+    alice, bob = duo.clients["alice"], duo.clients["bob"]
+    tickets = alice.state_dir / "tickets"
+    wait_until(tickets.exists, 5.0, "a ticket")
+    assert tickets.stat().st_mode & 0o777 == 0o600
+    if crash:
+        alice.kill9()
+    else:
+        alice.stop()
+    before, used = len(alice.output()), tickets.read_bytes()
+    alice.start()
+    alice.wait_peers("bob")
+    assert "connected, resumed" in alice.output()[before:]
+    alice.host.ping(bob.ipv4)
+    wait_until(tickets.exists, 5.0, "the next ticket")
+    assert tickets.read_bytes() != used
+
+
+def test_damaged_tickets_cost_a_line_in_the_log(duo: Mesh) -> None:
+    alice, bob = duo.clients["alice"], duo.clients["bob"]
+    alice.stop()
+    (alice.state_dir / "tickets").write_bytes(b"damaged")
+    before = len(alice.output())
+    alice.start()
+    alice.wait_peers("bob")
+    said = alice.output()[before:]
+    assert "tickets is ignored: it is damaged" in said
+    assert "resumed" not in said
+    alice.host.ping(bob.ipv4)
+
+
 def test_both_clients_started_at_once(duo: Mesh) -> None:
     """Simultaneous opening ends in one session that carries frames both ways."""
     clients = list(duo.clients.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from shadowmesh._ext.aead import PacketKeys
 from shadowmesh._ext.fragment import Reassembler
 from shadowmesh.crypto import hybrid
 from shadowmesh.crypto.identity import Identity, _self_signed, node_id_text
-from shadowmesh.crypto.keys import Direction, frame_keys
+from shadowmesh.crypto.keys import Direction, frame_keys, resumption_secret
 from shadowmesh.crypto.provider import AgreementKey, CryptographyProvider, KemKey, KemLevel
 from shadowmesh.overlay.mac import mac_of
 from shadowmesh.session.machine import Agreement, Machine, Opening, Secrets
@@ -93,6 +94,25 @@ def test_handshake_byte_for_byte() -> None:
     assert initiator.agreement is not None
     assert initiator.agreement.send_keys.hex() == VECTORS["handshake"]["keys_epoch_0"]["initiator"]
     assert initiator.agreement.receive_keys.hex() == VECTORS["handshake"]["keys_epoch_0"]["responder"]
+
+
+def test_resumed_handshake_byte_for_byte() -> None:
+    """The same without RESPONSE, and the secret by which the next session is resumed."""
+    alice, bob = identity_of("alice"), identity_of("bob")
+    initiator = Machine(Direction.INITIATOR, alice, bob.node_id, opening_of("alice"))
+    responder = Machine(Direction.RESPONDER, bob, None, opening_of("bob"))
+    to_alice, to_bob = (dataclasses.replace(secrets_with(peer), resumed=True) for peer in (bob, alice))
+    vector = VECTORS["handshake"]
+    challenge, established = unhex(vector["challenge"]), unhex(vector["established_resumed"])
+
+    hello = initiator.begin(to_alice)
+    assert hello == unhex(vector["hello"])
+    assert responder.handle(MessageType.HELLO, hello[4:], to_bob) == challenge + established
+    assert initiator.handle(MessageType.CHALLENGE, challenge[4:], to_alice) == b""
+    assert initiator.handle(MessageType.ESTABLISHED, established[4:], to_alice) == b""
+    assert initiator.agreement is not None
+    secret = resumption_secret(initiator.agreement.root, alice.node_id, bob.node_id)
+    assert secret.hex() == vector["resumption_secret"]
 
 
 class FixedProvider(CryptographyProvider):

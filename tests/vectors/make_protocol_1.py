@@ -132,15 +132,11 @@ def handshake(alice: dict, bob: dict) -> dict[str, object]:  # type: ignore[type
     response = confirmed(3, b"initiator", text_map([]))
     transcript += response
     session = stretch("session", 16)
-    body = text_map(
-        [
-            ("session", session),
-            ("observed_host", "192.0.2.7"),
-            ("observed_port", 40000),
-            ("supports_direct", False),
-        ]
-    )
+    seen = [("observed_host", "192.0.2.7"), ("observed_port", 40000)]
+    body = text_map([("session", session), *seen, ("supports_direct", False)])
     established = confirmed(4, b"responder", body)
+    transcript = hello + challenge
+    resumed = confirmed(4, b"responder", body)
     keys = {
         role: expand(secrets["root"], b"shadowmesh/1 frames " + role.encode() + bytes(4), 76)
         for role in ("initiator", "responder")
@@ -153,6 +149,8 @@ def handshake(alice: dict, bob: dict) -> dict[str, object]:  # type: ignore[type
         "response": response,
         "established": established,
         "keys_epoch_0": keys,
+        "established_resumed": resumed,
+        "resumption_secret": expand(secrets["root"], b"shadowmesh/1 resume " + ids, 32),
         "keys_initiator_epoch_7": expand(secrets["root"], b"shadowmesh/1 frames initiator\0\0\0\7", 76),
     }
 
