@@ -282,6 +282,19 @@ def test_ticket_serves_once(paired: Mesh) -> None:
 # --- what is refused ---
 
 
+def test_name_without_its_secret_costs_one_try(paired: Mesh) -> None:
+    """Whoever saw the name on the wire: the binder does not hold, and nobody comes back with the same."""
+    (ticket,) = end(paired, 0)
+    wrong = msgspec.structs.replace(ticket, secret=b"w" * 32)
+    client = paired.start_client(0, (1,), tickets=(wrong,))
+    relay = client.core.relays[0]
+    paired.network.run_until(lambda: relay.last_error is not None, 5)
+    assert "PSK" in (relay.last_error or "")
+    assert not client.tickets
+    assert not resumed(paired, client)
+    paired.pair_up()
+
+
 def test_stolen_ticket_is_of_no_use_to_another_identity(paired: Mesh) -> None:
     """TLS resumes, since the thief has the secret; HELLO needs the keys of the node that it was given to."""
     tickets = end(paired, 0)
