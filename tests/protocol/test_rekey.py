@@ -110,6 +110,7 @@ def test_keys_are_fresh_every_two_minutes(pair: Mesh) -> None:
     assert all(len(set(material)) == len(material) for material in materials)
 
 
+@pytest.mark.timeout(120)
 def test_two_hundred_rekeys_lose_and_double_no_frame(mesh: Mesh) -> None:
     mesh.network.jitter = 0.03
     connect(mesh, (2, 2))
