@@ -1,8 +1,8 @@
 """Every error type of the project.
 
 Network bytes can raise `BadPacket` and nothing else; whoever feeds them in drops the packet and
-counts the reason.  The other types are for people: operators (`ConfigError`, `IdentityError`) and
-programmers (`LocalProtocolError`).
+counts the reason.  What a network's authority has not signed for raises `NotMember`.  The other types are
+for people: operators (`ConfigError`, `IdentityError`) and programmers (`LocalProtocolError`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,14 @@ class BadPacket(ShadowMeshError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
+        self.reason = reason
+
+
+class NotMember(ShadowMeshError):
+    """A certificate or list of a network does not count; `reason` names it, the text is for people."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
         self.reason = reason
 
 

@@ -1,1 +1,1 @@
-"""Who is a member: today the `peers:` of the configuration; sans-I/O."""
+"""Who is a member: `peers:` of the configuration, and what the authority of a network signed; sans-I/O."""

@@ -1,0 +1,49 @@
+"""Whatever bytes claim to be a certificate, network or list, they raise BadPacket or NotMember only."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from fuzz.mutation import main
+from shadowmesh.crypto.authority_key import AuthorityKey
+from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.errors import BadPacket, NotMember
+from shadowmesh.membership.authority import Authority, Ledger, Request
+from shadowmesh.membership.certificate import Certificate
+from shadowmesh.membership.clock import RELEASED
+from shadowmesh.membership.network import Network
+from shadowmesh.membership.revocation import RevocationList
+from shadowmesh.membership.signed import SIGNATURE_SIZE
+
+KEY = AuthorityKey.generate()
+NETWORK = Network.make("home", [ipaddress.ip_network("10.77.0.0/16")], [], KEY, RELEASED)
+AUTHORITY = Authority(KEY, NETWORK, Ledger(network=node_id_text(NETWORK.id)))
+CERTIFICATE = AUTHORITY.sign(Request(node=b"b" * 32, name="bob", groups=["admin"]), RELEASED)
+LIST = AUTHORITY.revoke("bob", RELEASED)
+SEEDS = [
+    # Without the signatures, so that mutations meet the body; `target` puts zeros there.
+    document[:-SIGNATURE_SIZE]
+    for document in (NETWORK.document, CERTIFICATE.document, LIST.document)
+]
+
+
+def target(data: bytes) -> None:
+    """As each kind of document, its size and version put right, so that the body is reached."""
+    body = data[4:]
+    for kind in (1, 2, 3):
+        whole = bytes((kind, 1)) + (len(body) & 0xFFFF).to_bytes(2, "big") + body + bytes(SIGNATURE_SIZE)
+        with contextlib.suppress(BadPacket, NotMember):
+            Network.parse_untrusted(whole)
+        with contextlib.suppress(BadPacket, NotMember):
+            Certificate.parse_untrusted(whole).admit(NETWORK, b"b" * 32, RELEASED)
+        with contextlib.suppress(BadPacket, NotMember):
+            RevocationList.parse_untrusted(whole, NETWORK)
+
+
+if __name__ == "__main__":
+    sys.exit(main(target, SEEDS))
