@@ -23,6 +23,7 @@ NAME = "shadowmesh-client"
         "ping": "shadowmesh.cli.ping:ping",
         "why": "shadowmesh.cli.why:why",
         "netcheck": "shadowmesh.cli.netcheck:netcheck",
+        "network": "shadowmesh.cli.network:network",
         "id": "shadowmesh.cli.identity:show_id",
         "version": "shadowmesh.cli.version:version",
     },

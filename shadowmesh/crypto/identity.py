@@ -115,7 +115,7 @@ def create(state_dir: Path, name: str) -> Identity:
         return load(state_dir)
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_once(state_dir / IDENTITY_FILE, _encode(Identity.generate(name)))
+        write_once(state_dir / IDENTITY_FILE, _encode(Identity.generate(name)))
     except OSError as error:
         raise IdentityError(f"can't keep an identity in {state_dir}: {_why(error)}") from error
     return load(state_dir)
@@ -138,8 +138,8 @@ def load(state_dir: Path) -> Identity:
     if not exists(state_dir):
         raise IdentityError(f"there is no identity in {state_dir}; make one with the verb init")
     try:
-        _check_private(state_dir, 0o022, "changed by others, so the identity in it could be swapped", "700")
-        _check_private(path, 0o077, "read by others, so its keys may be known", "600")
+        check_private(state_dir, 0o022, "changed by others, so the identity in it could be swapped", "700")
+        check_private(path, 0o077, "read by others, so its keys may be known", "600")
         data = path.read_bytes()[:_MAX_FILE_SIZE]
     except OSError as error:
         raise IdentityError(f"can't read {path}: {_why(error)}") from error
@@ -154,7 +154,8 @@ def _why(error: OSError) -> str:
     return f"{error.strerror}{remedy}"
 
 
-def _check_private(path: Path, forbidden: int, danger: str, mode: str) -> None:
+def check_private(path: Path, forbidden: int, danger: str, mode: str) -> None:
+    """Raises IdentityError if `path` has a mode bit of `forbidden`, or is another user's."""
     status = path.stat()
     if stat.S_IMODE(status.st_mode) & forbidden:
         raise IdentityError(f"{path} can be {danger}; run: chmod {mode} {path}")
@@ -162,7 +163,7 @@ def _check_private(path: Path, forbidden: int, danger: str, mode: str) -> None:
         raise IdentityError(f"{path} belongs to another user; run: chown {os.geteuid()} {path}")
 
 
-def _write_once(target: Path, data: bytes) -> None:
+def write_once(target: Path, data: bytes) -> None:
     """Write all of `data` under a name that did not exist, or nothing: link(2) never replaces."""
     draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

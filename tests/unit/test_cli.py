@@ -43,7 +43,7 @@ STRUCTS = [Status, NodeStatus, NatStatus, RelayStatus, PeerStatus, PathStatus, P
 STRUCTS += [Netcheck, RelayCheck, WhyReply, Side, TriedAddress]
 Command = Callable[[list[str]], int]
 VERBS: dict[Command, list[str]] = {
-    client: ["init", "up", "down", "status", "ping", "why", "netcheck", "id", "version"],
+    client: ["init", "up", "down", "status", "ping", "why", "netcheck", "network", "id", "version"],
     relay: ["init", "serve", "id", "version"],
 }
 

@@ -108,7 +108,7 @@ def test_who_may_not_look_is_told_to_use_sudo(tmp_path: Path, monkeypatch: pytes
             with pytest.raises(IdentityError) as caught:
                 identities.create(tmp_path, "alice") if verb == "init" else identities.load(tmp_path)
             assert str(caught.value) == f"can't look into {tmp_path}: Permission denied; run it with sudo"
-    monkeypatch.setattr(identities, "_check_private", lambda *_: None)
+    monkeypatch.setattr(identities, "check_private", lambda *_: None)
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(IdentityError) as caught:
         identities.load(tmp_path)

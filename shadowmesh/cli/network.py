@@ -1,0 +1,378 @@
+"""`shadowmesh-client network …`: the authority of a network, on the machine that holds its key.
+
+Works on files only; no client has to run.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from shadowmesh.cli.options import json_option
+from shadowmesh.cli.output import table
+from shadowmesh.command import CommandFailed, ExitCode, VerbGroup, examples, print_json
+from shadowmesh.config import parse_host_port, parse_name, parse_node_id
+
+if TYPE_CHECKING:
+    from shadowmesh.io.authority import AuthorityFolder
+    from shadowmesh.membership.network import NetworkRelay
+
+DEFAULT_AUTHORITY_DIR = "/var/lib/shadowmesh-authority"
+PASSPHRASE_VARIABLE = "SHADOWMESH_PASSPHRASE"  # noqa: S105 - its name, not its value
+MAX_PASSPHRASE = 1024
+
+T = TypeVar("T")
+Decorated = TypeVar("Decorated", bound=Callable[..., object])
+
+_state_dir = click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path, readable=False),
+    default=DEFAULT_AUTHORITY_DIR,
+    show_default=True,
+    metavar="DIR",
+    help="Folder of the authority.",
+)
+_passphrase_file = click.option(
+    "--passphrase-file",
+    type=click.Path(path_type=Path, readable=False),
+    metavar="FILE",
+    help=f"Take the passphrase from FILE, else from {PASSPHRASE_VARIABLE}, else ask.",
+)
+
+
+def _parsed(parse: Callable[[str], T]) -> Callable[[click.Context, click.Parameter, str], T]:
+    """A click callback that turns ValueError into a usage error."""
+
+    def callback(_context: click.Context, _parameter: click.Parameter, value: str) -> T:
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return callback
+
+
+def _each(parse: Callable[[str], T]) -> Callable[..., tuple[T, ...]]:
+    one = _parsed(parse)
+    return lambda context, parameter, values: tuple(one(context, parameter, value) for value in values)
+
+
+def _parse_relay(text: str) -> NetworkRelay:
+    from shadowmesh.membership.network import NetworkRelay
+
+    address, _, node = text.partition(",")
+    parse_host_port(address)
+    return NetworkRelay(address, parse_node_id(node))
+
+
+@click.group(
+    cls=VerbGroup,
+    verbs={
+        verb: f"{__name__}:{function}"
+        for verb, function in (
+            ("create", "create"),
+            ("sign", "sign"),
+            ("revoke", "revoke"),
+            ("list", "list_members"),
+            ("export", "export"),
+        )
+    },
+    epilog=examples(
+        "shadowmesh-client network create home --subnet 10.77.0.0/16",
+        "shadowmesh-client network sign NODE_ID --name bob",
+        "shadowmesh-client network export > home.pem",
+        "shadowmesh-client network revoke bob",
+    ),
+)
+def network() -> None:
+    """Be the authority of a network: sign members in, take them out.
+
+    The key may stay on a machine that is never online: members need the exported network and their own
+    certificate, and nobody asks the authority while they run.
+    """
+
+
+@click.command(
+    epilog=examples(
+        "shadowmesh-client network create home --subnet 10.77.0.0/16 --subnet6 fd77::/64",
+        "shadowmesh-client network create home --subnet 10.77.0.0/16 --relay relay.example.net:4433,NODE_ID",
+    )
+)
+@click.argument("name", callback=_parsed(parse_name))
+@click.option(
+    "--subnet",
+    required=True,
+    multiple=True,
+    metavar="PREFIX",
+    callback=_each(ipaddress.IPv4Network),
+    help="IPv4 addresses that members get; may be given again.",
+)
+@click.option(
+    "--subnet6",
+    multiple=True,
+    metavar="PREFIX",
+    callback=_each(ipaddress.IPv6Network),
+    help="IPv6 addresses, as well.",
+)
+@click.option(
+    "--relay",
+    "relays",
+    multiple=True,
+    metavar="HOST:PORT,NODE_ID",
+    callback=_each(_parse_relay),
+    help="A relay of the network.",
+)
+@_state_dir
+@_passphrase_file
+@json_option
+def create(
+    name: str,
+    subnet: tuple[ipaddress.IPv4Network, ...],
+    subnet6: tuple[ipaddress.IPv6Network, ...],
+    relays: tuple[NetworkRelay, ...],
+    state_dir: Path,
+    passphrase_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Make a network and its authority's key.
+
+    The key is kept encrypted with a passphrase; without it nobody, you included, can sign or revoke again.
+    """
+    from shadowmesh.crypto.identity import node_id_text
+
+    folder = _folder(state_dir)
+    passphrase = _passphrase(passphrase_file, twice=True)
+    try:
+        made = folder.create(name, (*subnet, *subnet6), relays, passphrase, time.time())
+    except ValueError as error:
+        raise CommandFailed(str(error)) from None
+    shown = {
+        "name": name,
+        "network_id": node_id_text(made.id),
+        "subnets": [str(one) for one in made.subnets],
+        "state_dir": str(state_dir),
+    }
+    if as_json:
+        print_json(shown)
+        return
+    click.echo(f"The authority of {name} is in {state_dir}.\nNetwork id: {shown['network_id']}")
+    click.echo("Next: sign members with `shadowmesh-client network sign NODE_ID --name NAME`.")
+
+
+@click.command(
+    epilog=examples(
+        "shadowmesh-client network sign NODE_ID --name bob",
+        "shadowmesh-client network sign NODE_ID --name bob --group admin --address 10.77.0.9 --days 365",
+    )
+)
+@click.argument("node_id", callback=_parsed(parse_node_id))
+@click.option(
+    "--name", required=True, metavar="NAME", callback=_parsed(parse_name), help="How others call it."
+)
+@click.option(
+    "--group", "groups", multiple=True, metavar="NAME", callback=_each(parse_name), help="In this group."
+)
+@click.option(
+    "--right", "rights", multiple=True, metavar="NAME", callback=_each(parse_name), help="With this right."
+)
+@click.option(
+    "--address",
+    "addresses",
+    multiple=True,
+    metavar="IP",
+    callback=_each(lambda text: str(ipaddress.ip_address(text))),
+    help="This overlay address instead of the next free one.",
+)
+@click.option(
+    "--route",
+    "routes",
+    multiple=True,
+    metavar="PREFIX",
+    callback=_each(lambda text: str(ipaddress.ip_network(text))),
+    help="May carry frames for this prefix behind it.",
+)
+@click.option(
+    "--days", type=click.IntRange(1, 3650), default=90, show_default=True, help="Valid for so long."
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the certificate there."
+)
+@_state_dir
+@_passphrase_file
+@json_option
+def sign(
+    node_id: bytes,
+    name: str,
+    groups: tuple[str, ...],
+    rights: tuple[str, ...],
+    addresses: tuple[str, ...],
+    routes: tuple[str, ...],
+    days: int,
+    output: Path | None,
+    state_dir: Path,
+    passphrase_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Sign a member in, or its next certificate; NODE_ID is what `init` printed on its machine.
+
+    A known member keeps its addresses. Give it the certificate and what `network export` prints.
+    """
+    from shadowmesh.crypto.identity import node_id_text
+    from shadowmesh.membership.authority import Request
+
+    request = Request(
+        node=node_id, name=name, addresses=addresses, routes=routes, groups=groups, rights=rights, days=days
+    )
+    folder = _folder(state_dir)
+    with folder.opened(_passphrase(passphrase_file)) as authority:
+        try:
+            certificate = authority.sign(request, time.time())
+        except ValueError as error:
+            raise CommandFailed(str(error)) from None
+        path = folder.keep_certificate(authority, certificate, output)
+    body = certificate.body
+    if as_json:
+        shown: dict[str, object] = {
+            "name": body.name,
+            "node_id": node_id_text(node_id),
+            "addresses": body.addresses,
+        }
+        shown |= {"groups": body.groups, "rights": body.rights, "routes": body.routes, "serial": body.serial}
+        shown |= {
+            "not_after": body.not_after,
+            "fingerprint": certificate.fingerprint.hex(),
+            "file": str(path),
+        }
+        print_json(shown)
+        return
+    click.echo(
+        f"{body.name} has {', '.join(body.addresses)}, until {_date(body.not_after)} (serial {body.serial})."
+    )
+    click.echo(f"Its certificate is in {path}.")
+
+
+@click.command(
+    epilog=examples("shadowmesh-client network revoke bob", "shadowmesh-client network revoke --serial 7")
+)
+@click.argument("node", required=False)
+@click.option(
+    "--serial", type=click.IntRange(min=1), help="Take this one certificate out, not a whole member."
+)
+@_state_dir
+@_passphrase_file
+@json_option
+def revoke(
+    node: str | None, serial: int | None, state_dir: Path, passphrase_file: Path | None, as_json: bool
+) -> None:
+    """Take a member out for good, by its name or NodeID; writes the next revocation list."""
+    if (node is None) == (serial is None):
+        raise click.UsageError("name a member, or a certificate with --serial")
+    folder = _folder(state_dir)
+    with folder.opened(_passphrase(passphrase_file)) as authority:
+        try:
+            if serial is not None:
+                made = authority.revoke_serial(serial, time.time())
+            else:
+                made = authority.revoke(node or "", time.time())
+        except ValueError as error:
+            raise CommandFailed(str(error)) from None
+        path = folder.keep_list(authority, made)
+    if as_json:
+        print_json({"number": made.number, "valid_until": made.valid_until, "file": str(path)})
+        return
+    what = f"The certificate {serial}" if serial is not None else node
+    click.echo(f"{what} is on revocation list {made.number}, in {path}.")
+
+
+@click.command(
+    "list", epilog=examples("shadowmesh-client network list", "shadowmesh-client network list --json")
+)
+@_state_dir
+@json_option
+def list_members(state_dir: Path, as_json: bool) -> None:
+    """Show who was signed for; needs no passphrase."""
+    import msgspec
+
+    folder = _folder(state_dir)
+    ledger, name = folder.ledger(), folder.network().name
+    now = time.time()
+    rows = []
+    for entry in ledger.entries:
+        state = "revoked" if entry.revoked is not None else "expired" if entry.not_after < now else "valid"
+        rows.append((entry, state))
+    if as_json:
+        members = [{**msgspec.to_builtins(entry), "state": state} for entry, state in rows]
+        shown = {"schema": "shadowmesh.members/1", "network": name, "network_id": ledger.network}
+        print_json({**shown, "list_number": ledger.list_number, "members": members})
+        return
+    head = ("name", "node", "addresses", "groups", "serial", "until", "state")
+    cells = [
+        (
+            entry.name,
+            f"{entry.node[:10]}…",
+            " ".join(entry.addresses),
+            " ".join(entry.groups) or "-",
+            str(entry.serial),
+            _date(entry.not_after),
+            state,
+        )
+        for entry, state in rows
+    ]
+    click.echo(f"{name}, id {ledger.network}, revocation list {ledger.list_number}\n")
+    click.echo("\n".join(table(head, cells, frozenset(("serial",)))))
+
+
+@click.command(
+    epilog=examples(
+        "shadowmesh-client network export > home.pem",
+        "shadowmesh-client network export --json | jq -r .network_id",
+    )
+)
+@_state_dir
+@json_option
+def export(state_dir: Path, as_json: bool) -> None:
+    """Print what members and relays need: the network's public part, and the newest revocation list."""
+    from shadowmesh.crypto.identity import node_id_text
+
+    folder = _folder(state_dir)
+    made = folder.network()
+    if as_json:
+        shown = {"name": made.name, "network_id": node_id_text(made.id)}
+        print_json({**shown, "subnets": [str(one) for one in made.subnets], "text": folder.export()})
+        return
+    click.echo(folder.export(), nl=False)
+
+
+def _folder(state_dir: Path) -> AuthorityFolder:
+    from shadowmesh.io.authority import AuthorityFolder
+
+    return AuthorityFolder(state_dir)
+
+
+def _passphrase(file: Path | None, twice: bool = False) -> bytes:
+    """From the file, the environment or the terminal; never from the command line, where all can read it."""
+    if file is not None:
+        try:
+            with file.open("rb") as stream:
+                return stream.readline(MAX_PASSPHRASE).rstrip(b"\r\n")
+        except OSError as error:
+            raise CommandFailed(f"{file}: can't be read: {error.strerror}", ExitCode.REFUSED) from error
+    if PASSPHRASE_VARIABLE in os.environ:
+        return os.environ[PASSPHRASE_VARIABLE].encode()
+    if not sys.stdin.isatty():
+        text = f"no passphrase: give --passphrase-file FILE, or set {PASSPHRASE_VARIABLE}"
+        raise CommandFailed(text, ExitCode.REFUSED)
+    asked: str = click.prompt("Passphrase of the authority", hide_input=True, confirmation_prompt=twice)
+    return asked.encode()
+
+
+def _date(seconds: int) -> str:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d")

@@ -1,0 +1,159 @@
+"""The folder of an authority: its encrypted key, its ledger, and what it has signed.
+
+    authority.pem     0600   both keys, encrypted (crypto/authority_key.py)
+    ledger.json       0600   everybody who was signed for
+    network.pem              the public part
+    revocations.pem          the newest list
+    certificates/NAME.pem    the latest certificate of each name
+
+The ledger is on disk before a certificate or a list is: a serial, an address and a number are never used
+twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from shadowmesh.crypto.authority_key import AuthorityKey
+from shadowmesh.crypto.identity import check_private, node_id_text, write_once
+from shadowmesh.errors import IdentityError
+from shadowmesh.io.documents import load_network, replace_file
+from shadowmesh.membership.authority import Authority, Ledger
+from shadowmesh.membership.certificate import Certificate
+from shadowmesh.membership.network import Network, NetworkRelay, Subnet
+from shadowmesh.membership.revocation import RevocationList
+from shadowmesh.membership.signed import Kind, to_text
+
+KEY_FILE = "authority.pem"
+LEDGER_FILE = "ledger.json"
+NETWORK_FILE = "network.pem"
+LIST_FILE = "revocations.pem"
+CERTIFICATES = "certificates"
+
+
+class AuthorityFolder:
+    """One authority on disk. Everything raises IdentityError with what to do."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def create(
+        self,
+        name: str,
+        subnets: Sequence[Subnet],
+        relays: Sequence[NetworkRelay],
+        passphrase: bytes,
+        now: float,
+    ) -> Network:
+        """A new authority; one that is there is never replaced. Raises ValueError for a wrong request."""
+        if (self.folder / KEY_FILE).exists():
+            raise IdentityError(f"there is an authority in {self.folder}; give --state-dir another folder")
+        key = AuthorityKey.generate()
+        network = Network.make(name, subnets, relays, key, int(now))
+        encrypted = key.encode(name, passphrase)
+        with self._said():
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self.folder / CERTIFICATES).mkdir(mode=0o700, exist_ok=True)
+            self._write_ledger(Ledger(network=node_id_text(network.id)))
+            self._write_network(network)
+            write_once(self.folder / KEY_FILE, encrypted)  # last: without it there is no authority
+        return network
+
+    def network(self) -> Network:
+        """The public part."""
+        self._require()
+        return load_network(self.folder / NETWORK_FILE)[0]
+
+    def ledger(self) -> Ledger:
+        """Everybody who was signed for."""
+        self._require()
+        with self._said():
+            data = (self.folder / LEDGER_FILE).read_bytes()
+        try:
+            return msgspec.json.decode(data, type=Ledger)
+        except msgspec.MsgspecError as error:
+            raise IdentityError(
+                f"{self.folder / LEDGER_FILE} is damaged ({error}); restore it from a backup"
+            ) from None
+
+    @contextlib.contextmanager
+    def opened(self, passphrase: bytes) -> Iterator[Authority]:
+        """The authority at work; nobody else has it meanwhile. `keep` what it makes."""
+        self._require()
+        with self._said():
+            check_private(self.folder, 0o022, "changed by others", "700")
+            check_private(self.folder / KEY_FILE, 0o077, "read by others", "600")
+            data = (self.folder / KEY_FILE).read_bytes()
+            lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            key = AuthorityKey.decode(data, passphrase)
+            try:
+                authority = Authority(key, self.network(), self.ledger())
+            except ValueError as error:
+                raise IdentityError(f"{self.folder}: {error}; restore it from a backup") from None
+            yield authority
+        finally:
+            os.close(lock)
+
+    def keep_certificate(self, authority: Authority, certificate: Certificate, where: Path | None) -> Path:
+        """Write ledger and certificate; returns the certificate's file."""
+        path = where or self.folder / CERTIFICATES / f"{certificate.body.name}.pem"
+        heading = f"certificate of {certificate.body.name} in {self.network().name}"
+        with self._said():
+            self._write_ledger(authority.ledger)
+            replace_file(path, to_text(certificate.document, Kind.CERTIFICATE, heading).encode())
+        return path
+
+    def keep_list(self, authority: Authority, made: RevocationList) -> Path:
+        """Write ledger and revocation list; returns the list's file."""
+        path = self.folder / LIST_FILE
+        with self._said():
+            self._write_ledger(authority.ledger)
+            replace_file(path, self._list_text(made.document).encode())
+        return path
+
+    def export(self) -> str:
+        """What members and relays need: the public part, and the newest revocation list."""
+        network, path = self.network(), self.folder / LIST_FILE
+        text = self._network_text(network)
+        with self._said():
+            return text + path.read_text() if path.exists() else text
+
+    def _write_network(self, network: Network) -> None:
+        replace_file(self.folder / NETWORK_FILE, self._network_text(network).encode())
+
+    def _write_ledger(self, ledger: Ledger) -> None:
+        data = msgspec.json.format(msgspec.json.encode(ledger), indent=1)
+        replace_file(self.folder / LEDGER_FILE, data, mode=0o600)
+
+    @staticmethod
+    def _network_text(network: Network) -> str:
+        heading = f"network {network.name}, id {node_id_text(network.id)}"
+        return to_text(network.document, Kind.NETWORK, heading)
+
+    @staticmethod
+    def _list_text(document: bytes) -> str:
+        return to_text(document, Kind.REVOCATIONS)
+
+    def _require(self) -> None:
+        with self._said():
+            there = (self.folder / KEY_FILE).exists()
+        if not there:
+            raise IdentityError(
+                f"there is no authority in {self.folder}; make one with `network create`, or give --state-dir"
+            )
+
+    @contextlib.contextmanager
+    def _said(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            remedy = "; run it with sudo" if isinstance(error, PermissionError) and os.geteuid() else ""
+            raise IdentityError(f"{error.filename or self.folder}: {error.strerror}{remedy}") from error

@@ -1,0 +1,79 @@
+"""Signed documents of a network in files: read, check, replace. Knows nothing of sessions."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from shadowmesh.errors import BadPacket, ConfigError, NotMember
+from shadowmesh.membership.certificate import Certificate
+from shadowmesh.membership.network import Network
+from shadowmesh.membership.revocation import RevocationList
+from shadowmesh.membership.signed import Kind, from_text
+
+MAX_FILE = 262_144
+"""Bytes: a network and the largest revocation list, as text, take 90,000."""
+
+
+def load_network(path: Path) -> tuple[Network, RevocationList | None]:
+    """What `network export` wrote: the network, and the newest list if there was one. Raises ConfigError."""
+    text = _read(path)
+    try:
+        network = Network.parse_untrusted(from_text(text, Kind.NETWORK))
+        if "REVOCATION LIST" not in text:
+            return network, None
+        return network, RevocationList.parse_untrusted(from_text(text, Kind.REVOCATIONS), network)
+    except (ValueError, NotMember, BadPacket) as error:
+        raise ConfigError(f"{path}: is no public part of a network: {_why(error)}") from None
+
+
+def load_list(path: Path, network: Network) -> RevocationList:
+    """A revocation list, or what `network export` wrote with one in it. Raises ConfigError."""
+    try:
+        return RevocationList.parse_untrusted(from_text(_read(path), Kind.REVOCATIONS), network)
+    except (ValueError, NotMember, BadPacket) as error:
+        raise ConfigError(f"{path}: is no revocation list of {network.name}: {_why(error)}") from None
+
+
+def load_certificate(path: Path) -> Certificate:
+    """What `network sign` wrote; nobody has checked yet whether it counts. Raises ConfigError."""
+    try:
+        return Certificate.parse_untrusted(from_text(_read(path), Kind.CERTIFICATE))
+    except (ValueError, BadPacket) as error:
+        raise ConfigError(f"{path}: is no certificate: {_why(error)}") from None
+
+
+def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Put `data` at `path` so that a crash leaves the old or the new content, on disk. Raises OSError."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
+    if len(data) > MAX_FILE or not data.isascii():
+        raise ConfigError(f"{path}: is no text of a network; is it the right file?")
+    return data.decode()
+
+
+def _why(error: Exception) -> str:
+    return "it is damaged" if isinstance(error, BadPacket) else str(error)
