@@ -22,6 +22,7 @@ from shadowmesh.wire.messages import (
     RekeyAnswer,
     RekeyAsk,
     RekeyOffer,
+    RevocationNews,
     Ticket,
 )
 
@@ -40,6 +41,7 @@ SEEDS = [
             RekeyAsk(7),
             RekeyOffer(7, bytes(1600), [b"r" * 8] * 8),
             RekeyAnswer(7, bytes(1600), [b"r" * 8] * 8),
+            RevocationNews(bytes(5000)),
         )
     ),
 ]

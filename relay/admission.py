@@ -1,8 +1,26 @@
-"""Who may use this relay: a list of NodeIDs, or everybody. Nobody, unless the configuration says so."""
+"""Who may use this relay: a list of NodeIDs, members of its networks, or everybody.
+
+Nobody, unless the configuration says so. A certificate of a network that the relay serves counts or
+refuses; that of any other network is not looked at.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shadowmesh.crypto.authority_key import NetworkId
+from shadowmesh.errors import BadPacket, NotMember
+from shadowmesh.membership.guard import Guard, Standing
 from shadowmesh.units import NodeId
+
+
+@dataclass(frozen=True)
+class Belonging:
+    """A client's place in a network that the relay serves."""
+
+    guard: Guard
+    standing: Standing
 
 
 class Admission:
@@ -10,12 +28,28 @@ class Admission:
 
     :param is_open: admit everybody.
     :param nodes: the NodeIDs that are admitted otherwise.
+    :param guards: one for each network whose members are admitted.
     """
 
-    def __init__(self, is_open: bool, nodes: frozenset[NodeId]) -> None:
+    def __init__(self, is_open: bool, nodes: frozenset[NodeId], guards: Sequence[Guard] = ()) -> None:
         self._open = is_open
         self._nodes = nodes
+        self._guards: dict[NetworkId, Guard] = {guard.network.id: guard for guard in guards}
 
     def allows(self, node: NodeId) -> bool:
-        """Whether this node may have a session with the relay."""
+        """Whether this node may have a session with the relay without being a member of anything."""
         return self._open or node in self._nodes
+
+    def belonging_untrusted(self, node: NodeId, shown: bytes) -> Belonging | None:
+        """The network of ours that `node` shows a certificate of; None if it shows none.
+
+        Raises BadPacket, and NotMember for a certificate of such a network that does not count.
+        """
+        if not shown or not self._guards:
+            return None
+        try:
+            network = Standing.parse_untrusted(shown).certificate.body.network
+        except BadPacket:
+            raise NotMember("malformed", "what you show of your membership can't be taken apart") from None
+        guard = self._guards.get(network)
+        return Belonging(guard, guard.check_untrusted(node, shown)) if guard is not None else None

@@ -113,6 +113,10 @@ def serve(config: Path, check: bool) -> int:
     """
     settings = load_relay_config(config)
     if check:
+        from shadowmesh.io.documents import load_network
+
+        for file in settings.admission.networks:
+            load_network(file)
         click.echo(f"{config} is valid\n{_summary(settings)}")
         return 0
     from .server import run as serve_relay

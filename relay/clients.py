@@ -9,6 +9,8 @@ from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.session.links import Driver
 from shadowmesh.units import Address, NodeId
 
+from .admission import Belonging
+
 FLIP_WINDOW = 60.0
 """Seconds within which the return of a displaced instance shows that two machines hold one identity."""
 
@@ -19,6 +21,7 @@ class Knock:
 
     source: Address
     greeting: int = 0
+    belonging: Belonging | None = None
 
     @property
     def network(self) -> str:
@@ -41,9 +44,16 @@ class Client:
     heard_at: float
     greeting: int
     """Number of its HELLO among all; the newest handshake of a NodeID wins."""
+    belonging: Belonging | None = None
+    """Its network, if the relay serves it."""
     interests: set[NodeId] = field(default_factory=set)
     opened: list[float] = field(default_factory=list)
     """When it opened channels, within the last second."""
+
+    def shares_network_with(self, other: Client) -> bool:
+        """Whether both are members of one network that the relay serves."""
+        ours, theirs = self.belonging, other.belonging
+        return ours is not None and theirs is not None and ours.guard is theirs.guard
 
     def __str__(self) -> str:
         return node_id_text(self.node)[:10]

@@ -38,10 +38,12 @@ class RelaySection(msgspec.Struct, frozen=True):
 
 
 class Admission(msgspec.Struct, frozen=True):
-    """`admission:` who may connect: everybody if `open`, else the NodeIDs in `nodes`."""
+    """`admission:` who may connect: everybody if `open`, else `nodes` and the members of `networks`."""
 
     open: bool
     nodes: frozenset[NodeId]
+    networks: tuple[Path, ...] = ()
+    """Public files of networks (`shadowmesh-client network export`)."""
 
 
 class RelayConfig(msgspec.Struct, frozen=True):
@@ -52,9 +54,12 @@ class RelayConfig(msgspec.Struct, frozen=True):
 
 
 def admits(admission: Admission) -> str:
-    """Who may connect, for people: "admits everybody", "admits 1 member"."""
-    count = len(admission.nodes)
-    return "admits everybody" if admission.open else f"admits {count} member{'s' * (count != 1)}"
+    """Who may connect, for people: "admits everybody", "admits 1 member and 2 networks"."""
+    if admission.open:
+        return "admits everybody"
+    counts = ((len(admission.nodes), "member"), (len(admission.networks), "network"))
+    parts = [f"{count} {what}{'s' * (count != 1)}" for count, what in counts if count]
+    return f"admits {' and '.join(parts)}"
 
 
 def load_relay_config(path: Path) -> RelayConfig:
@@ -63,7 +68,7 @@ def load_relay_config(path: Path) -> RelayConfig:
     top = document.section(("relay", "admission"))
     config = RelayConfig(
         relay=_relay(top.section("relay", ("name", "state_dir", "listen", "second_port"))),
-        admission=_admission(top.section("admission", ("open", "nodes"))),
+        admission=_admission(top.section("admission", ("open", "nodes", "networks"))),
     )
     document.finish()
     return config
@@ -87,11 +92,16 @@ def _relay(section: Section) -> RelaySection:
 def _admission(section: Section) -> Admission:
     everybody = section.flag("open", default=False)
     nodes = section.texts("nodes", parse_node_id, EXAMPLE_NODE_ID)
-    if not nodes and not everybody:
-        section.refuse("nodes", "nobody may connect; list the NodeIDs of the members", f"[{EXAMPLE_NODE_ID}]")
+    networks = section.texts("networks", parse_path, "/etc/shadowmesh/home.pem")
+    if not nodes and not networks and not everybody:
+        section.refuse(
+            "nodes",
+            "nobody may connect; list the NodeIDs of the members, or a file in networks",
+            f"[{EXAMPLE_NODE_ID}]",
+        )
     if len(set(nodes)) < len(nodes) and None not in nodes:
         section.refuse("nodes", "has a NodeID twice; each must be given once")
-    return Admission(open=everybody, nodes=frozenset(nodes))
+    return Admission(open=everybody, nodes=frozenset(nodes), networks=networks)
 
 
 def _parse_listen(text: str) -> tuple[str, int]:

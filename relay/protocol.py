@@ -19,15 +19,27 @@ from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.crypto.keys import resumption_secret
 from shadowmesh.crypto.retry import TICKET_SIZE, Admit, Drop, Reply, TokenGate
 from shadowmesh.crypto.tls import PeerTicket
-from shadowmesh.errors import BadPacket
+from shadowmesh.errors import BadPacket, NotMember
+from shadowmesh.membership.guard import Guard
 from shadowmesh.session.link import CloseCode, Ended, LinkEvent, Ready, Received, accept
 from shadowmesh.session.links import Driver, LinkSet
 from shadowmesh.session.machine import Agreement, Opening, Refused
 from shadowmesh.units import ID_SIZE, LANES, Address, NodeId
 from shadowmesh.wire.headers import destination_id
-from shadowmesh.wire.messages import Answer, Close, Interest, Message, NatTest, Open, SecondPort, Ticket
+from shadowmesh.wire.messages import (
+    Answer,
+    Close,
+    Interest,
+    Introduction,
+    Message,
+    NatTest,
+    Open,
+    RevocationNews,
+    SecondPort,
+    Ticket,
+)
 
-from .admission import Admission
+from .admission import Admission, Belonging
 from .clients import Client, Duplicates, Knock
 from .notes import Notes
 from .observer import Observer
@@ -202,11 +214,17 @@ class RelayCore:
         if not driver.link.begun:
             self._close(driver, CloseCode.TIMEOUT, "its first packet does not open", now)
 
-    def _admit(self, node: NodeId, instance: bytes, knock: Knock, now: float) -> None:
-        if not self._admission.allows(node):
+    def _admit(self, node: NodeId, shown: Introduction, knock: Knock, now: float) -> None:
+        reason = f"this relay does not admit your NodeID {node_id_text(node)}"
+        try:
+            knock.belonging = self._admission.belonging_untrusted(node, shown.membership)
+            admitted = knock.belonging is not None or self._admission.allows(node)
+        except NotMember as error:
+            admitted, reason = False, str(error)
+        if not admitted:
             if self._strangers.due(node, now):
-                self._events.append(f"refused {node_id_text(node)} at {knock.source}: not admitted")
-            raise Refused(CloseCode.REFUSED, f"this relay does not admit your NodeID {node_id_text(node)}")
+                self._events.append(f"refused {node_id_text(node)} at {knock.source}: {reason}")
+            raise Refused(CloseCode.REFUSED, reason)
         self._greetings += 1
         knock.greeting = self._greetings
 
@@ -242,6 +260,7 @@ class RelayCore:
             address=knock.source,
             heard_at=now,
             greeting=knock.greeting,
+            belonging=knock.belonging,
         )
         self.clients[client.node] = self._by_handle[client.handle] = client
         driver.send = partial(self._transmit_to, client)
@@ -256,6 +275,17 @@ class RelayCore:
         self._give_ticket(client, agreement, now)
         agreement.wipe()
         self._events.append(f"{client} joined from {client.address}")
+        if client.belonging is not None:
+            self._welcome_member(client, client.belonging, now)
+
+    def _welcome_member(self, client: Client, belonging: Belonging, now: float) -> None:
+        """Tell it of the others, and of a revocation list that it has not seen."""
+        current = belonging.guard.revocations.current
+        if current is not None and current.number > belonging.standing.revocations:
+            self._send(client, RevocationNews(current.document), now)
+        self._enforce(client, now)  # a list may have come since HELLO
+        if not client.driver.link.ended:
+            self._rendezvous.introduce(client, now)
 
     def _give_ticket(self, client: Client, agreement: Agreement, now: float) -> None:
         """By it the client comes back in one round trip; it is admitted, or not, each time anew."""
@@ -300,10 +330,36 @@ class RelayCore:
                     self._events.append(f"{opened.caller} and {opened.callee} have a channel")
         elif isinstance(message, Close):
             rendezvous.handle_close(client, message, now)
+        elif isinstance(message, RevocationNews) and client.belonging is not None:
+            self._take_list(client.belonging.guard, message, now)
         elif isinstance(message, NatTest) and self.observer is not None:
             self._serve_test(self.observer, client, message, now)
         else:
             self.drops["unexpected_message"] += 1
+
+    def _take_list(self, guard: Guard, news: RevocationNews, now: float) -> None:
+        """A newer list of a network counts at once, and goes to all its members here."""
+        try:
+            newer = guard.revocations.merge_untrusted(news.document)
+        except (BadPacket, NotMember):
+            self.drops["bad_revocations"] += 1
+            return
+        if not newer:
+            return
+        self._events.append(f"revocation list {guard.revocations.number} of {guard.network.name} counts now")
+        for client in list(self.clients.values()):
+            if client.belonging is not None and client.belonging.guard is guard:
+                self._send(client, news, now)
+                self._enforce(client, now)
+
+    def _enforce(self, client: Client, now: float) -> None:
+        """Part with a member whose certificate does not count any more."""
+        if client.belonging is None:
+            return
+        try:
+            client.belonging.guard.recheck(client.belonging.standing)
+        except NotMember as error:
+            self._close(client.driver, CloseCode.REFUSED, str(error), now)
 
     def _serve_test(self, observer: Observer, client: Client, message: NatTest, now: float) -> None:
         try:
@@ -321,6 +377,7 @@ class RelayCore:
                 client.driver.link.renew(now)
             elif now - client.heard_at > CLIENT_SILENCE:
                 self._close(client.driver, CloseCode.TIMEOUT, "nothing was heard of you", now)
+            self._enforce(client, now)
 
     def _forget(self, client: Client, now: float) -> None:
         del self.clients[client.node], self._by_handle[client.handle]

@@ -1,4 +1,7 @@
-"""Presence and channels, by mutual interest only: nobody learns of a node that does not list it."""
+"""Presence and channels, by mutual interest or by a common network.
+
+Nobody learns of a node that neither lists it nor is a member of the same network, as both have proved.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,8 @@ MAX_CALLS_PER_CALLEE = 4
 CALL_TIMEOUT = 5.0
 """Seconds that a callee has to answer."""
 MAX_INTERESTS = 4096
+MAX_INTRODUCED = 1024
+"""Members of its network that a client is told of: a quarter of what may wait for it to be read."""
 MAX_CHANNELS_PER_CLIENT = 4096
 
 
@@ -58,6 +63,15 @@ class Rendezvous:
         self._channels: dict[bytes, Channel] = {}
         self._of_client: defaultdict[Client, set[Channel]] = defaultdict(set)
 
+    def introduce(self, client: Client, now: float) -> None:
+        """A member of a network has come: it and the others of that network learn of each other."""
+        others = [
+            one for one in self._clients.values() if one is not client and client.shares_network_with(one)
+        ]
+        for other in others[:MAX_INTRODUCED]:
+            self._send(client, Present(other.node, other.instance), now)
+            self._send(other, Present(client.node, client.instance), now)
+
     def handle_interest(self, client: Client, message: Interest, now: float) -> None:
         """Both sides of a pair that is mutual from now on learn of each other."""
         for node in message.remove:
@@ -65,7 +79,8 @@ class Rendezvous:
                 continue
             client.interests.remove(node)
             other = self._clients.get(node)
-            if other is not None and client.node in other.interests:
+            hidden = other is not None and not client.shares_network_with(other)
+            if other is not None and hidden and client.node in other.interests:
                 self._send(other, Absent(client.node), now)
         for node in message.add:
             if node in client.interests or len(client.interests) >= MAX_INTERESTS:
@@ -129,7 +144,8 @@ class Rendezvous:
             self._remove(call, client, now)
         for call in [call for call in self._calls.values() if client in (call.caller, call.callee)]:
             self._end_call(call, "the node left", now)
-        for node in client.interests:
+        known = {other.node for other in self._clients.values() if client.shares_network_with(other)}
+        for node in known | client.interests:
             other = self._mutual(client, node)
             if other is not None:
                 self._send(other, Absent(client.node), now)
@@ -141,9 +157,10 @@ class Rendezvous:
 
     def _mutual(self, client: Client, node: NodeId) -> Client | None:
         other = self._clients.get(node)
-        if other is None or other is client or client.node not in other.interests:
+        if other is None or other is client:
             return None
-        return other
+        mutual = node in client.interests and client.node in other.interests
+        return other if mutual or client.shares_network_with(other) else None
 
     def _refusal(self, client: Client, node: NodeId, now: float) -> str:
         client.opened = [at for at in client.opened if now - at < 1.0]
@@ -151,7 +168,7 @@ class Rendezvous:
             return "too many openings"
         client.opened.append(now)
         callee = self._mutual(client, node)
-        if callee is None or node not in client.interests:
+        if callee is None:
             return "the node is not here"
         if sum(call.callee is callee for call in self._calls.values()) >= MAX_CALLS_PER_CALLEE:
             return "the node is busy"

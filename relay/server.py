@@ -24,6 +24,7 @@ from shadowmesh.crypto import identity as identities
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.io import notify
 from shadowmesh.io.logs import log_to
+from shadowmesh.io.membership import open_guard
 from shadowmesh.io.shield import PAUSE, survives
 from shadowmesh.io.udp import from_sockaddr, local_address, open_udp, receive, send, to_sockaddr
 from shadowmesh.units import Address
@@ -160,6 +161,7 @@ class Server:
 def run(config: RelayConfig) -> int:
     """Run a relay until it is told to stop; returns the exit code of the command."""
     identity = identities.load(config.relay.state_dir)
+    guards = [open_guard(file, config.relay.state_dir) for file in config.admission.networks]
     log_to(sys.stderr.fileno())
     with contextlib.ExitStack() as stack:
         udp = stack.enter_context(open_udp(config.relay.host, config.relay.port))
@@ -172,7 +174,7 @@ def run(config: RelayConfig) -> int:
         forwarder = Forwarder(udp.fileno(), event_fd)
         core = RelayCore(
             identity,
-            Admission(config.admission.open, config.admission.nodes),
+            Admission(config.admission.open, config.admission.nodes, guards),
             ForwarderTables(forwarder, udp.family),
             secrets.token_bytes,
             time.monotonic(),

@@ -103,6 +103,13 @@ class SessionSection(msgspec.Struct, frozen=True):
     rekey_seconds: int = REKEY_AFTER
 
 
+class NetworkSection(msgspec.Struct, frozen=True):
+    """`network:` the public file of the network that this machine is a member of, and its certificate."""
+
+    file: Path
+    certificate: Path
+
+
 class ClientConfig(msgspec.Struct, frozen=True):
     """All of client.yaml, checked."""
 
@@ -113,6 +120,7 @@ class ClientConfig(msgspec.Struct, frozen=True):
     peers: tuple[Peer, ...]
     paths: Paths
     session: SessionSection = SessionSection()
+    network: NetworkSection | None = None
     aead_library: Path | None = None
     """A BoringSSL-class libcrypto that seals and opens frame packets instead of OpenSSL's."""
     file: str = "the configuration"
@@ -124,7 +132,7 @@ def load_client_config(path: Path) -> ClientConfig:
     from shadowmesh.document import Document  # the YAML parser: verbs that need only our defaults skip it
 
     document = Document.load(path)
-    keys = ("node", "listen", "interface", "relays", "peers", "paths", "session", "aead_library")
+    keys = ("node", "listen", "interface", "relays", "peers", "paths", "session", "network", "aead_library")
     top = document.section(keys)
     interface = top.section("interface", ("name", "addresses", "mtu"))
     relays = top.sections("relays", ("address", "id"))
@@ -137,11 +145,12 @@ def load_client_config(path: Path) -> ClientConfig:
         peers=tuple(_peer(peer) for peer in peers),
         paths=_paths(top.section("paths", ("direct", "port_mapping"))),
         session=_session(top.section("session", ("rekey_seconds",))),
+        network=_network(top),
         aead_library=top.text("aead_library", parse_path, "/usr/lib/android/libcrypto.so.0", None),
         file=document.file,
     )
     document.finish()
-    if not relays:
+    if not relays and config.network is None:
         example = f'[{{address: "relay.example.net:4433", id: {EXAMPLE_NODE_ID}}}]'
         top.refuse("relays", "at least one relay is needed to meet the peers", example)
     _refuse_small_mtu(config, interface)
@@ -233,6 +242,16 @@ def _paths(section: Section) -> Paths:
 def _session(section: Section) -> SessionSection:
     seconds = section.number("rekey_seconds", MIN_REKEY_SECONDS, MAX_REKEY_SECONDS, default=REKEY_AFTER)
     return SessionSection(rekey_seconds=seconds)
+
+
+def _network(top: Section) -> NetworkSection | None:
+    if not top.has("network"):
+        return None
+    section = top.section("network", ("file", "certificate"))
+    return NetworkSection(
+        file=section.text("file", parse_path, "/etc/shadowmesh/home.pem"),
+        certificate=section.text("certificate", parse_path, "/etc/shadowmesh/certificate.pem"),
+    )
 
 
 def after_refusal(host_port: tuple[str, int] | None) -> tuple[str, int]:

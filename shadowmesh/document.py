@@ -157,6 +157,10 @@ class Section:
             for index, node in enumerate(self._list(key, example))
         ]
 
+    def has(self, key: str) -> bool:
+        """Whether there is such a key, right or wrong."""
+        return key in self._values
+
     def path(self, key: str) -> str:
         """How errors name `key` of this section."""
         return f"{self._path}.{key}" if self._path else key

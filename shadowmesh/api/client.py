@@ -16,7 +16,15 @@ from pathlib import Path
 
 import msgspec
 
-from shadowmesh.api.schema import Netcheck, PingReply, PingRequest, Problem, WhyRequest
+from shadowmesh.api.schema import (
+    Netcheck,
+    PingReply,
+    PingRequest,
+    Problem,
+    RevocationsReply,
+    RevocationsRequest,
+    WhyRequest,
+)
 from shadowmesh.errors import ShadowMeshError
 
 TIMEOUT = 5.0
@@ -63,6 +71,11 @@ class ApiClient:
     def why_json(self, peer: str) -> bytes:
         """Why frames to `peer` take their path (struct WhyReply). Raises UnknownPeer too."""
         return self._request("POST", "/v1/why", msgspec.json.encode(WhyRequest(peer=peer)))
+
+    def spread(self, file: Path) -> RevocationsReply:
+        """Hand in the revocation list in `file`. Raises NotRunning or ApiFailed."""
+        body = msgspec.json.encode(RevocationsRequest(file=str(file.absolute())))
+        return msgspec.json.decode(self._request("POST", "/v1/revocations", body), type=RevocationsReply)
 
     def netcheck(self) -> Netcheck:
         """How the network around the client looks. Raises NotRunning or ApiFailed."""

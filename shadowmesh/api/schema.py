@@ -13,6 +13,7 @@ import msgspec
 
 STATUS_SCHEMA = "shadowmesh.status/1"
 PING_SCHEMA = "shadowmesh.ping/1"
+REVOCATIONS_SCHEMA = "shadowmesh.revocations/1"
 WHY_SCHEMA = "shadowmesh.why/1"
 NETCHECK_SCHEMA = "shadowmesh.netcheck/1"
 
@@ -34,6 +35,20 @@ class NatStatus(msgspec.Struct, frozen=True, kw_only=True):
     port_mapping: dict[str, str] = {}
 
 
+class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """This node's membership of its network. Times in seconds; `warning` is for people."""
+
+    name: str
+    network_id: str
+    member: str
+    groups: list[str]
+    serial: int
+    expires_in: float
+    revocation_list: int
+    clock_behind: float
+    warning: str | None = None
+
+
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The client itself. `mac` as aa:bb:cc:dd:ee:ff, `listen` as ADDRESS:PORT, `uptime` seconds."""
 
@@ -49,6 +64,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     aead: str = "OpenSSL"
     features: dict[str, bool] = {}
     nat: NatStatus = NatStatus()
+    network: NetworkStatus | None = None
 
 
 class RelayStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,6 +202,20 @@ class Netcheck(msgspec.Struct, frozen=True, kw_only=True):
     ipv6: Literal["works", "not confirmed", "no route"]
     datagram: int | None = None
     relays: list[RelayCheck]
+
+
+class RevocationsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of POST /v1/revocations. `file`: absolute path of a revocation list, for the client to read."""
+
+    file: Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
+
+
+class RevocationsReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to POST /v1/revocations. `number` of the list that counts now, `newer`: it is the one given."""
+
+    schema: str = REVOCATIONS_SCHEMA
+    number: int
+    newer: bool
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,11 +33,13 @@ from shadowmesh.api.schema import (
     PingReply,
     PingRequest,
     Problem,
+    RevocationsReply,
+    RevocationsRequest,
     Status,
     WhyReply,
     WhyRequest,
 )
-from shadowmesh.errors import ShadowMeshError
+from shadowmesh.errors import ConfigError, ShadowMeshError
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,9 @@ class Control(Protocol):
 
     def why(self, peer: str) -> WhyReply:
         """Why frames to this peer take the path that they take. Raises LookupError (no such peer)."""
+
+    def take_revocations(self, file: str) -> RevocationsReply:
+        """Read a revocation list and act on it. Raises ConfigError."""
 
     async def netcheck(self) -> Netcheck:
         """How the network around this node looks; takes some seconds."""
@@ -138,11 +143,23 @@ def create_app(control: Control) -> Starlette:
             Route("/v1/status", _guarded(status), methods=["GET"]),
             Route("/v1/ping", _guarded(ping), methods=["POST"]),
             Route("/v1/why", _guarded(why), methods=["POST"]),
+            Route("/v1/revocations", _guarded(_revocations(control)), methods=["POST"]),
             Route("/v1/netcheck", _guarded(netcheck), methods=["POST"]),
             Route("/v1/down", _guarded(down), methods=["POST"]),
         ],
         exception_handlers={HTTPException: _http_error},
     )
+
+
+def _revocations(control: Control) -> Handler:
+    async def revocations(request: Request) -> Response:
+        wanted = msgspec.json.decode(await _body(request), type=RevocationsRequest)
+        try:
+            return _json(200, control.take_revocations(wanted.file))
+        except ConfigError as error:
+            return _problem(400, "bad-request", str(error))
+
+    return revocations
 
 
 def bind_socket(path: Path) -> socket.socket:

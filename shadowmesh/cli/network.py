@@ -1,6 +1,6 @@
 """`shadowmesh-client network …`: the authority of a network, on the machine that holds its key.
 
-Works on files only; no client has to run.
+Works on files; no client has to run.  What needs no key is in `network_show.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from shadowmesh.cli.options import json_option
-from shadowmesh.cli.output import table
 from shadowmesh.command import CommandFailed, ExitCode, VerbGroup, examples, print_json
 from shadowmesh.config import parse_host_port, parse_name, parse_node_id
 
@@ -32,7 +31,7 @@ MAX_PASSPHRASE = 1024
 T = TypeVar("T")
 Decorated = TypeVar("Decorated", bound=Callable[..., object])
 
-_state_dir = click.option(
+authority_option = click.option(
     "--state-dir",
     type=click.Path(path_type=Path, readable=False),
     default=DEFAULT_AUTHORITY_DIR,
@@ -81,9 +80,12 @@ def _parse_relay(text: str) -> NetworkRelay:
             ("create", "create"),
             ("sign", "sign"),
             ("revoke", "revoke"),
-            ("list", "list_members"),
-            ("export", "export"),
         )
+    }
+    | {
+        "list": "shadowmesh.cli.network_show:list_members",
+        "export": "shadowmesh.cli.network_show:export",
+        "spread": "shadowmesh.cli.network_show:spread",
     },
     epilog=examples(
         "shadowmesh-client network create home --subnet 10.77.0.0/16",
@@ -130,7 +132,7 @@ def network() -> None:
     callback=_each(_parse_relay),
     help="A relay of the network.",
 )
-@_state_dir
+@authority_option
 @_passphrase_file
 @json_option
 def create(
@@ -148,7 +150,7 @@ def create(
     """
     from shadowmesh.crypto.identity import node_id_text
 
-    folder = _folder(state_dir)
+    folder = open_folder(state_dir)
     passphrase = _passphrase(passphrase_file, twice=True)
     try:
         made = folder.create(name, (*subnet, *subnet6), relays, passphrase, time.time())
@@ -205,7 +207,7 @@ def create(
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the certificate there."
 )
-@_state_dir
+@authority_option
 @_passphrase_file
 @json_option
 def sign(
@@ -221,9 +223,10 @@ def sign(
     passphrase_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Sign a member in, or its next certificate; NODE_ID is what `init` printed on its machine.
+    """Sign a member in, or its next certificate.
 
-    A known member keeps its addresses. Give it the certificate and what `network export` prints.
+    NODE_ID is what `init` printed on its machine. A known member keeps its addresses. Give it the
+    certificate and what `network export` prints.
     """
     from shadowmesh.crypto.identity import node_id_text
     from shadowmesh.membership.authority import Request
@@ -231,7 +234,7 @@ def sign(
     request = Request(
         node=node_id, name=name, addresses=addresses, routes=routes, groups=groups, rights=rights, days=days
     )
-    folder = _folder(state_dir)
+    folder = open_folder(state_dir)
     with folder.opened(_passphrase(passphrase_file)) as authority:
         try:
             certificate = authority.sign(request, time.time())
@@ -254,7 +257,8 @@ def sign(
         print_json(shown)
         return
     click.echo(
-        f"{body.name} has {', '.join(body.addresses)}, until {_date(body.not_after)} (serial {body.serial})."
+        f"{body.name} has {', '.join(body.addresses)}, until {date_text(body.not_after)} "
+        f"(serial {body.serial})."
     )
     click.echo(f"Its certificate is in {path}.")
 
@@ -266,16 +270,19 @@ def sign(
 @click.option(
     "--serial", type=click.IntRange(min=1), help="Take this one certificate out, not a whole member."
 )
-@_state_dir
+@authority_option
 @_passphrase_file
 @json_option
 def revoke(
     node: str | None, serial: int | None, state_dir: Path, passphrase_file: Path | None, as_json: bool
 ) -> None:
-    """Take a member out for good, by its name or NodeID; writes the next revocation list."""
+    """Take a member out for good.
+
+    NODE is its name or NodeID. Writes the next revocation list, which `spread` hands to the members.
+    """
     if (node is None) == (serial is None):
         raise click.UsageError("name a member, or a certificate with --serial")
-    folder = _folder(state_dir)
+    folder = open_folder(state_dir)
     with folder.opened(_passphrase(passphrase_file)) as authority:
         try:
             if serial is not None:
@@ -290,68 +297,11 @@ def revoke(
         return
     what = f"The certificate {serial}" if serial is not None else node
     click.echo(f"{what} is on revocation list {made.number}, in {path}.")
+    click.echo("Next, on any member that is up: shadowmesh-client network spread FILE")
 
 
-@click.command(
-    "list", epilog=examples("shadowmesh-client network list", "shadowmesh-client network list --json")
-)
-@_state_dir
-@json_option
-def list_members(state_dir: Path, as_json: bool) -> None:
-    """Show who was signed for; needs no passphrase."""
-    import msgspec
-
-    folder = _folder(state_dir)
-    ledger, name = folder.ledger(), folder.network().name
-    now = time.time()
-    rows = []
-    for entry in ledger.entries:
-        state = "revoked" if entry.revoked is not None else "expired" if entry.not_after < now else "valid"
-        rows.append((entry, state))
-    if as_json:
-        members = [{**msgspec.to_builtins(entry), "state": state} for entry, state in rows]
-        shown = {"schema": "shadowmesh.members/1", "network": name, "network_id": ledger.network}
-        print_json({**shown, "list_number": ledger.list_number, "members": members})
-        return
-    head = ("name", "node", "addresses", "groups", "serial", "until", "state")
-    cells = [
-        (
-            entry.name,
-            f"{entry.node[:10]}…",
-            " ".join(entry.addresses),
-            " ".join(entry.groups) or "-",
-            str(entry.serial),
-            _date(entry.not_after),
-            state,
-        )
-        for entry, state in rows
-    ]
-    click.echo(f"{name}, id {ledger.network}, revocation list {ledger.list_number}\n")
-    click.echo("\n".join(table(head, cells, frozenset(("serial",)))))
-
-
-@click.command(
-    epilog=examples(
-        "shadowmesh-client network export > home.pem",
-        "shadowmesh-client network export --json | jq -r .network_id",
-    )
-)
-@_state_dir
-@json_option
-def export(state_dir: Path, as_json: bool) -> None:
-    """Print what members and relays need: the network's public part, and the newest revocation list."""
-    from shadowmesh.crypto.identity import node_id_text
-
-    folder = _folder(state_dir)
-    made = folder.network()
-    if as_json:
-        shown = {"name": made.name, "network_id": node_id_text(made.id)}
-        print_json({**shown, "subnets": [str(one) for one in made.subnets], "text": folder.export()})
-        return
-    click.echo(folder.export(), nl=False)
-
-
-def _folder(state_dir: Path) -> AuthorityFolder:
+def open_folder(state_dir: Path) -> AuthorityFolder:
+    """The authority in a folder, without the imports that only its verbs need."""
     from shadowmesh.io.authority import AuthorityFolder
 
     return AuthorityFolder(state_dir)
@@ -374,5 +324,6 @@ def _passphrase(file: Path | None, twice: bool = False) -> bytes:
     return asked.encode()
 
 
-def _date(seconds: int) -> str:
+def date_text(seconds: int) -> str:
+    """A day, UTC."""
     return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from shadowmesh.api.schema import PeerStatus, RelayStatus, Status
+from shadowmesh.api.schema import NetworkStatus, PeerStatus, RelayStatus, Status
 from shadowmesh.cli.options import (
     ask,
     config_option,
@@ -52,6 +52,7 @@ def render(status: Status) -> list[str]:
         f"AEAD by {node.aead}",
         f"interface {node.interface}, {node.mac}, MTU {node.mtu}, {addresses}",
         f"listening on UDP {node.listen}",
+        *_network(node.network),
         "",
         *(_peers(status.peers) if status.peers else ["No peers are configured."]),
         "",
@@ -63,6 +64,16 @@ def render(status: Status) -> list[str]:
         rows = [(reason, str(count)) for reason, count in drops.items()]
         lines += ["", *table(("dropped", "packets"), rows, frozenset(["packets"]))]
     return lines
+
+
+def _network(network: NetworkStatus | None) -> list[str]:
+    if network is None:
+        return []
+    groups = f", groups {' '.join(network.groups)}" if network.groups else ""
+    line = (
+        f"{network.member} of network {network.name}{groups}, certificate for {duration(network.expires_in)}"
+    )
+    return [line, *([f"  warning: {network.warning}"] if network.warning else [])]
 
 
 def _peers(peers: list[PeerStatus]) -> list[str]:

@@ -53,11 +53,16 @@ def _check_identity(config: ClientConfig) -> str | None:
     except IdentityError:
         return None
     refuse_own_id(config, identity.node_id)
+    if config.network is not None:
+        from shadowmesh.io.membership import check_membership
+
+        check_membership(config, identity)
     return identity.name
 
 
 def _summary(config: ClientConfig) -> str:
-    addresses = ", ".join(config.interface.addresses) or "no address"
+    none = "no address" if config.network is None else "addresses of its certificate"
+    addresses = ", ".join(config.interface.addresses) or none
     relays, peers = len(config.relays), len(config.peers)
     return (
         f"{config.node.name} on {config.interface.name} ({addresses}), MTU {config.interface.mtu}, "

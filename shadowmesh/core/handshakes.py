@@ -18,6 +18,7 @@ from shadowmesh.session.links import Driver
 from shadowmesh.session.machine import Refused
 from shadowmesh.units import NodeId
 from shadowmesh.wire.headers import destination_id, is_initial
+from shadowmesh.wire.messages import Introduction
 
 MAX_HALF_OPEN = 4
 """Handshakes that one peer may have under way with us."""
@@ -115,7 +116,8 @@ class Handshakes:
 
     def dial(self, now: float) -> None:
         """Begin a handshake; only while not `dialling`."""
-        link = Link.initiate(self._shared.identity, self._node, self._shared.new_opening(), now)
+        opening, admit = self._shared.new_opening(), self._shared.members.admit
+        link = Link.initiate(self._shared.identity, self._node, opening, now, admit=admit)
         self._initiated = self._shared.links.add(link, partial(self._transmit, link), self._handle_link, now)
 
     def end_all(self, code: CloseCode, reason: str, now: float) -> None:
@@ -127,8 +129,9 @@ class Handshakes:
 
     # Inside.
 
-    def _admit(self, node: NodeId, instance: bytes) -> None:
-        """If both sides dialled, the connection of the smaller NodeID survives."""
+    def _admit(self, node: NodeId, shown: Introduction) -> None:
+        """Members only; and if both sides dialled, the connection of the smaller NodeID survives."""
+        self._shared.members.admit(node, shown)
         if self._initiated is not None:
             if self._caller:
                 raise Refused(CloseCode.COLLISION, "my own connection to you is under way")

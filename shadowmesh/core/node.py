@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.local import LocalNetwork
+from shadowmesh.core.members import Members
 from shadowmesh.core.peers import PeerClient
 from shadowmesh.core.relays import RelayClient, RelayState
 from shadowmesh.core.shared import CoreEvent, ProbeAnswered, Shared, Tables
-from shadowmesh.crypto.identity import Identity
-from shadowmesh.errors import BadPacket
-from shadowmesh.membership.roster import Member, Roster
+from shadowmesh.crypto.identity import Identity, node_id_text
+from shadowmesh.errors import BadPacket, RemoteProtocolError
+from shadowmesh.membership.guard import Membership
+from shadowmesh.membership.roster import MIN_PREFIX, Member, Roster
 from shadowmesh.path.health import TICK as BUSY_TICK
 from shadowmesh.path.mtu import LARGEST
 from shadowmesh.path.nat import Filtering, Mapping, NatReport, classify_mapping
@@ -25,8 +27,21 @@ from shadowmesh.session.links import LinkSet
 from shadowmesh.session.tickets import RelayTicket
 from shadowmesh.units import ID_SIZE, Address, NodeId
 from shadowmesh.wire.headers import destination_id
-from shadowmesh.wire.messages import MAX_NODES, Absent, Call, Close, Interest, Message, Opened, Present
+from shadowmesh.wire.messages import (
+    MAX_NODES,
+    Absent,
+    Call,
+    Close,
+    Interest,
+    Message,
+    Opened,
+    Present,
+    RevocationNews,
+)
 
+MAX_PEERS = 512
+"""Peers that a node keeps sessions with: those of the configuration, and the first members that relays name.
+A relay that names nodes in vain can fill it, and gains nothing else."""
 CALLS_AT_ONCE = 8
 """Peers that are called without knowing that they are there: below a relay's 10 openings per second."""
 TICK = 1.0
@@ -39,6 +54,8 @@ class Core:
     :param tables: the data plane.
     :param random: returns n random bytes.
     :param tickets: those that were kept when the process before this one ended.
+    :param membership: of the network that the configuration names.
+    :param most_peers: no more members are met than make this number with the peers of the configuration.
     """
 
     def __init__(
@@ -49,15 +66,21 @@ class Core:
         random: Callable[[int], bytes],
         now: float,
         tickets: Iterable[RelayTicket] = (),
+        membership: Membership | None = None,
+        most_peers: int = MAX_PEERS,
     ) -> None:
         self.node_id = identity.node_id
         self.roster = Roster(
             Member(peer.name, peer.id, peer.addresses, peer.endpoint) for peer in config.peers
         )
+        self.drops: Counter[str] = Counter()
+        self.members = Members(membership, self.roster, self.drops, self._enforce)
         overlay = [ipaddress.ip_interface(text).network for text in config.interface.addresses]
         overlay += [ipaddress.ip_network(text) for peer in config.peers for text in peer.addresses]
+        overlay += membership.network.subnets if membership is not None else ()
         self.network = LocalNetwork(overlay)
-        self.drops: Counter[str] = Counter()
+        self._direct = config.paths.direct
+        self._most_peers = most_peers
         self._shared = Shared(
             identity=identity,
             tables=tables,
@@ -66,11 +89,11 @@ class Core:
             links=LinkSet(tables.install_control, tables.remove),
             rekey_after=float(config.session.rekey_seconds),
             tickets={ticket.relay: ticket for ticket in tickets},
+            members=self.members,
         )
-        self.peers: dict[NodeId, PeerClient] = {
-            member.node_id: PeerClient(member, handle, config.paths.direct, self.network, self._shared, now)
-            for handle, member in enumerate(self.roster.members, start=1)
-        }
+        self.peers: dict[NodeId, PeerClient] = {}
+        for member in self.roster.members:
+            self._add_peer(member, now)
         self.relays = [
             RelayClient(
                 index, relay, self._shared, self._relay_up, self._relay_message, self._relay_down, now
@@ -156,7 +179,7 @@ class Core:
         for relay in self.relays:
             if relay.deadline is not None and relay.deadline <= now:
                 relay.handle_timer(now)
-        for peer in self.peers.values():
+        for peer in list(self.peers.values()):  # a relay may name a new one meanwhile
             if peer.deadline is not None and peer.deadline <= now:
                 peer.handle_timer(now)
         if now >= self._tick_at:
@@ -169,6 +192,10 @@ class Core:
     def probe(self, peer: Member, now: float) -> bytes | None:
         """Send one probe to `peer`; its nonce comes back in ProbeAnswered. None without session or path."""
         return self.peers[peer.node_id].probe(now)
+
+    def handle_revocations(self, document: bytes, now: float) -> bool:
+        """The operator hands a list in; returns whether it is newer. Raises RemoteProtocolError."""
+        return self.members.handle_news(RevocationNews(document), now)
 
     def hurry(self, now: float) -> None:
         """Ask every relay at once how it sees us."""
@@ -249,7 +276,8 @@ class Core:
 
     def _tick(self, now: float) -> None:
         self._tick_at = now + TICK
-        for node_id, peer in self.peers.items():
+        for node_id, peer in list(self.peers.items()):
+            peer.enforce(now)
             counters = self._shared.tables.peer_counters(peer.handle)
             peer.handle_tick(counters["next_number"], counters["failed_opens"], now)
             peer.handle_counters(counters, now)
@@ -289,8 +317,12 @@ class Core:
         for peer in waiting[:CALLS_AT_ONCE]:
             peer.rendezvous.handle_relay_up(relay, now)
 
+        news = self.members.news_for(0)
+        if news is not None:
+            relay.send(news, now)
+
     def _relay_down(self, relay: RelayClient, now: float) -> None:
-        for peer in self.peers.values():
+        for peer in list(self.peers.values()):
             peer.rendezvous.handle_absent(relay, now)
 
     def _relay_message(self, relay: RelayClient, message: Message, now: float) -> None:
@@ -300,7 +332,7 @@ class Core:
             for peer in self.peers.values():
                 peer.rendezvous.handle_close(relay, message.send, now)
         elif isinstance(message, Present | Absent | Call):
-            subject = self.peers.get(message.node)
+            subject = self._find_peer(message.node, now)
             if subject is None:
                 self.drops["unknown_node"] += 1
             elif isinstance(message, Present):
@@ -309,8 +341,46 @@ class Core:
                 subject.rendezvous.handle_absent(relay, now)
             else:
                 subject.rendezvous.handle_call(relay, message.send, now)
+        elif isinstance(message, RevocationNews):
+            try:
+                self.members.handle_news(message, now)
+            except RemoteProtocolError:
+                self.drops["bad_revocations"] += 1
         else:
             self.drops["unexpected_message"] += 1
+
+    def _find_peer(self, node: NodeId, now: float) -> PeerClient | None:
+        """The peer that a relay names; in a network it may be a member that is met for the first time.
+
+        The relay's word makes nobody a member: the session does, by the certificate that it brings.
+        """
+        peer = self.peers.get(node)
+        if peer is not None or self.members.membership is None or node == self.node_id:
+            return peer
+        if self.members.is_revoked(node) or len(self.peers) >= self._most_peers:
+            return None
+        member = Member(node_id_text(node)[:MIN_PREFIX], node, ())
+        self.roster.put(member)
+        for relay in self.relays:
+            relay.send(Interest(add=[node]), now)
+        return self._add_peer(member, now)
+
+    def _add_peer(self, member: Member, now: float) -> PeerClient:
+        handle = len(self.peers) + 1
+        peer = PeerClient(member, handle, self._direct, self.network, self._shared, now)
+        self.peers[member.node_id] = peer
+        return peer
+
+    def _enforce(self, now: float) -> None:
+        """A newer revocation list counts from now on: act on it, and pass it on to everybody."""
+        news = self.members.news_for(0)
+        assert news is not None
+        self._shared.tell("network", f"revocation list {self.members.number} counts from now on")
+        for peer in list(self.peers.values()):
+            peer.enforce(now)
+            peer.send_revocations(news, now)
+        for relay in self.relays:
+            relay.send(news, now)
 
     def _handle_opened(self, relay: RelayClient, opened: Opened, now: float) -> None:
         for peer in self.peers.values():

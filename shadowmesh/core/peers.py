@@ -7,6 +7,7 @@ one, whose receive lanes live `GRACE` longer, so that no frame under way is lost
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from shadowmesh.core.handshakes import Handshakes
@@ -15,13 +16,15 @@ from shadowmesh.core.rendezvous import PATIENCE, Channel, Rendezvous
 from shadowmesh.core.routing import Mode, Routing
 from shadowmesh.core.session import Session
 from shadowmesh.core.shared import Shared
-from shadowmesh.errors import RemoteProtocolError
+from shadowmesh.errors import NotMember, RemoteProtocolError
 from shadowmesh.membership.roster import Member
 from shadowmesh.overlay.mac import mac_of
 from shadowmesh.path.backoff import Backoff
 from shadowmesh.session.link import CloseCode, Confirmed, Ended, Link, LinkEvent, Ready, Received
 from shadowmesh.session.links import Driver
+from shadowmesh.session.machine import Agreement
 from shadowmesh.units import Address
+from shadowmesh.wire.messages import RevocationNews
 
 GRACE = 10.0
 """Seconds that the receive lanes of a replaced session live on."""
@@ -30,7 +33,7 @@ FORGET_AFTER = 120.0
 
 
 class PeerClient:
-    """Everything about one configured peer.
+    """Everything about one peer, of the configuration or of our network.
 
     :param handle: its number in the data plane.
     :param mode: `paths.direct` of the configuration.
@@ -114,7 +117,7 @@ class PeerClient:
         """Do what is missing: a channel first, then a session over it."""
         self._act_at = None
         self.rendezvous.give_up_opening()
-        if not self.present:
+        if not self.present or self._shared.members.is_revoked(self.member.node_id):
             return
         if self.channel is None:
             self.rendezvous.open(now)
@@ -168,15 +171,9 @@ class PeerClient:
 
     def _handle_link(self, driver: Driver, event: LinkEvent, now: float) -> None:
         if isinstance(event, Ready):
-            session = Session(self._shared, driver, self.handle, event.agreement, now)
-            if not self.handshakes.must_wait(session, replaces=self.session is not None):
-                self._switch(session, now)
+            self._handle_ready(driver, event.agreement, now)
         elif isinstance(event, Confirmed):
-            waiting = self.handshakes.handle_confirmed(driver)
-            if waiting is not None:
-                self._switch(waiting, now)
-            elif self.session is not None and self.session.driver is driver:
-                self.routing.handle_confirmed(now)  # what was sent before may have been there before the keys
+            self._handle_confirmed(driver, now)
         elif isinstance(event, Received):
             if self.session is not None and self.session.driver is driver:
                 self._handle_message(self.session, event, now)
@@ -184,13 +181,74 @@ class PeerClient:
             self._handle_ended(driver, event, now)
         self._update_deadline()
 
+    def _handle_ready(self, driver: Driver, agreement: Agreement, now: float) -> None:
+        """Keys are agreed."""
+        session = self._new_session(driver, agreement, now)
+        if session is None:
+            return
+        if driver.link.established:
+            self._send_news(session, now)
+        if not self.handshakes.must_wait(session, replaces=self.session is not None):
+            self._switch(session, now)
+
+    def _handle_confirmed(self, driver: Driver, now: float) -> None:
+        """The responder has them too."""
+        waiting = self.handshakes.handle_confirmed(driver)
+        confirmed = waiting or self.session
+        if confirmed is not None and confirmed.driver is driver:
+            self._send_news(confirmed, now)
+        if waiting is not None:
+            self._switch(waiting, now)
+        elif self.session is not None and self.session.driver is driver:
+            self.routing.handle_confirmed(now)  # what was sent before may have been there before the keys
+
+    def _new_session(self, driver: Driver, agreement: Agreement, now: float) -> Session | None:
+        """A session whose keys are agreed; None if its peer was revoked while they were."""
+        try:
+            standing = self._shared.members.standing(agreement.peer, agreement.membership)
+        except NotMember as error:
+            agreement.wipe()
+            driver.link.close(CloseCode.REFUSED, str(error))
+            return None
+        session = Session(self._shared, driver, self.handle, agreement, now)
+        session.standing = standing
+        return session
+
+    def _send_news(self, session: Session, now: float) -> None:
+        """Our revocation list, if the peer's is older."""
+        news = self._shared.members.news_for(session.standing.revocations if session.standing else 0)
+        if news is not None:
+            session.driver.link.send(news)
+            self._shared.links.pump(session.driver, now)
+
+    def send_revocations(self, news: RevocationNews, now: float) -> None:
+        """Tell the peer of a newer list."""
+        if self.session is not None and self.session.driver.link.established:
+            self.session.driver.link.send(news)
+            self._shared.links.pump(self.session.driver, now)
+
+    def enforce(self, now: float) -> None:
+        """End every session and handshake that this peer's certificate does not carry any more."""
+        if self._shared.members.is_revoked(self.member.node_id):
+            reason = f"{self.member.name} is {self._shared.members.revoked}"
+            self.handshakes.end_all(CloseCode.REFUSED, reason, now)
+            self._retire_due(math.inf)
+        if self.session is None:
+            return
+        try:
+            self._shared.members.recheck(self.session.standing)
+        except NotMember as error:
+            self.session.close(CloseCode.REFUSED, str(error), now)
+
     def _handle_message(self, session: Session, received: Received, now: float) -> None:
         """What it refuses ends the session; a new one comes by itself."""
         if self.routing.handle_message(received.message, now):
             return
         epoch = session.epoch
         try:
-            if session.handle_message(received, now):
+            if isinstance(received.message, RevocationNews):
+                self._shared.members.handle_news(received.message, now)
+            elif session.handle_message(received, now):
                 self.routing.check(now)
         except RemoteProtocolError as error:
             session.close(CloseCode.PROTOCOL, str(error), now)
@@ -209,6 +267,7 @@ class PeerClient:
 
     def _switch(self, session: Session, now: float) -> None:
         old, self.session = self.session, session
+        self.member = self._shared.members.learn(self.member, session.standing)
         self.routing.start(old is None or old.instance != session.instance, now)
         self._note_path(now)
         self._backoff.reset()

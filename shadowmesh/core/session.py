@@ -14,6 +14,7 @@ from typing import Any
 from shadowmesh.core.shared import Shared
 from shadowmesh.crypto.keys import Direction
 from shadowmesh.errors import RemoteProtocolError
+from shadowmesh.membership.guard import Standing
 from shadowmesh.session.epoch import EpochKeys
 from shadowmesh.session.lane import ControlLane
 from shadowmesh.session.link import CloseCode, Received
@@ -78,6 +79,8 @@ class Session:
     def __init__(self, shared: Shared, driver: Driver, peer: int, agreement: Agreement, now: float) -> None:
         self.driver = driver
         self.instance = agreement.instance
+        self.standing: Standing | None = None
+        """The peer's membership; None without a network."""
         self.established_at = now
         self._shared = shared
         self._peer = peer

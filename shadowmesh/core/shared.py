@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from shadowmesh.core.members import Members
 from shadowmesh.crypto.identity import Identity
 from shadowmesh.session.links import LinkSet
 from shadowmesh.session.machine import Opening
@@ -98,6 +99,7 @@ class Shared:
     """Seconds after which a session takes fresh keys."""
     tickets: dict[NodeId, RelayTicket]
     """Of relays; a session is resumed with each once."""
+    members: Members
     outbox: list[tuple[bytes, Address]] = field(default_factory=list)
     events: deque[CoreEvent] = field(default_factory=deque)
     _handles: Any = field(default_factory=lambda: itertools.count(1))
@@ -114,6 +116,7 @@ class Shared:
             lanes=[self.random(ID_SIZE) for _ in range(LANES)],
             session=self.random(16),
             observed=observed,
+            membership=self.members.show(),
         )
 
     def take_ticket(self, relay: NodeId) -> RelayTicket | None:

@@ -7,6 +7,7 @@ proved, within its dates, and while no revocation list names it.  `admit` checks
 
 from __future__ import annotations
 
+import datetime as dt
 import ipaddress
 from dataclasses import dataclass
 from typing import Annotated
@@ -120,11 +121,21 @@ class Certificate:
             raise NotMember("wrong_address", "the certificate has an address outside the network's subnets")
 
     def _check_dates(self, now: float) -> None:
+        # Dates, not seconds: a text that changes all the time would fill the log.
         if now < self.body.not_before:
-            early = int(self.body.not_before - now)
-            text = f"the certificate of {self.body.name} is valid in {early} s only; are the clocks right?"
-            raise NotMember("not_yet_valid", text)
+            text = f"the certificate of {self.body.name} begins at {_date(self.body.not_before)}"
+            raise NotMember("not_yet_valid", f"{text}; are the clocks right?")
+        self.check_end(now)
+
+    def check_end(self, now: float) -> None:
+        """Raises NotMember("expired") if `now` is after its end."""
         if now > self.body.not_after:
-            late = int(now - self.body.not_after)
-            text = f"the certificate of {self.body.name} expired {late} s ago; have it signed again"
-            raise NotMember("expired", text)
+            text = f"the certificate of {self.body.name} expired at {_date(self.body.not_after)}"
+            raise NotMember("expired", f"{text}; have it signed again")
+
+
+def _date(seconds: int) -> str:
+    try:
+        return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError):
+        return f"{seconds} s after 1970"

@@ -79,13 +79,20 @@ class RevocationList:
                 f"a revocation list holds {MAX_REVOKED} NodeIDs and {MAX_REVOKED} serials"
             ) from None
 
+    @staticmethod
+    def number_untrusted(data: bytes, network: Network) -> int:
+        """The number that a list claims to have. Raises BadPacket, NotMember("wrong_network")."""
+        body = decode_body(Signed.parse_untrusted(data, Kind.REVOCATIONS), _Body)
+        if body.network != network.id:
+            raise NotMember("wrong_network", f"the revocation list is of another network than {network.name}")
+        return body.number
+
     @classmethod
     def parse_untrusted(cls, data: bytes, network: Network) -> RevocationList:
         """Read and verify. Raises BadPacket, NotMember("wrong_network", "forged", "unknown_critical")."""
+        cls.number_untrusted(data, network)
         signed = Signed.parse_untrusted(data, Kind.REVOCATIONS)
         body = decode_body(signed, _Body)
-        if body.network != network.id:
-            raise NotMember("wrong_network", f"the revocation list is of another network than {network.name}")
         signed.verify(network.authority)
         refuse_critical(body.critical)
         return cls(
@@ -110,11 +117,17 @@ class Revocations:
         """Of the newest list; 0 while there is none."""
         return self.current.number if self.current else 0
 
+    @property
+    def revoked(self) -> str:
+        """What whoever the list names is, for people."""
+        return f"revoked (list {self.number} of {self._network.name})"
+
     def merge_untrusted(self, data: bytes) -> bool:
         """Take a list that somebody sent; returns whether it is newer. Raises BadPacket, NotMember."""
-        offered = RevocationList.parse_untrusted(data, self._network)
-        if offered.number <= self.number:
+        # The number first: an old list, however often it comes, costs no signature check.
+        if RevocationList.number_untrusted(data, self._network) <= self.number:
             return False
+        offered = RevocationList.parse_untrusted(data, self._network)
         self._keep(data)
         self.current = offered
         return True
@@ -127,5 +140,4 @@ class Revocations:
     def refuse(self, certificate: Certificate) -> None:
         """Raises NotMember("revoked") if `revokes`."""
         if self.revokes(certificate):
-            text = f"{certificate.body.name} is revoked (list {self.number} of {self._network.name})"
-            raise NotMember("revoked", text)
+            raise NotMember("revoked", f"{certificate.body.name} is {self.revoked}")

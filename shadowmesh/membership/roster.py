@@ -1,4 +1,4 @@
-"""The members that a node knows by its configuration: pinned NodeIDs with their names and addresses."""
+"""The members that a node knows, by its configuration or by their certificates: NodeIDs, names, addresses."""
 
 from __future__ import annotations
 
@@ -28,12 +28,24 @@ class Roster:
     """Looks members up by what people and packets call them."""
 
     def __init__(self, members: Iterable[Member]) -> None:
-        self.members = tuple(members)
-        self._by_node = {member.node_id: member for member in self.members}
-        self._by_label = {member.name: member for member in self.members}
-        for member in self.members:
-            for address in member.addresses:
-                self._by_label[_canonical(address)] = member
+        self._by_node: dict[NodeId, Member] = {}
+        self._by_label: dict[str, Member] = {}
+        for member in members:
+            self.put(member)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """All of them, in the order in which they came."""
+        return tuple(self._by_node.values())
+
+    def put(self, member: Member) -> None:
+        """A new member, or what is known of one now. A name or address that it takes over is its own."""
+        known = self._by_node.get(member.node_id)
+        self._by_label = {label: one for label, one in self._by_label.items() if one is not known}
+        self._by_node[member.node_id] = member
+        self._by_label[member.name] = member
+        for address in member.addresses:
+            self._by_label[_canonical(address)] = member
 
     def __contains__(self, node_id: object) -> bool:
         return node_id in self._by_node

@@ -18,6 +18,7 @@ from shadowmesh.api.schema import Netcheck
 from shadowmesh.config import ClientConfig
 from shadowmesh.crypto import identity as identities
 from shadowmesh.io.dataplane import EngineTables
+from shadowmesh.io.membership import open_membership, with_network
 from shadowmesh.io.udp import open_udp
 from shadowmesh.node.daemon import Daemon
 from shadowmesh.node.lifecycle import new_core, only_one
@@ -27,7 +28,8 @@ from shadowmesh.overlay.mac import mac_of
 def netcheck_alone(config: ClientConfig) -> Netcheck:
     """Connect to the relays, ask, and leave. Raises CommandFailed and ShadowMeshError."""
     identity = identities.load(config.node.state_dir)
-    config = msgspec.structs.replace(config, peers=())
+    membership = open_membership(config, identity)
+    config = msgspec.structs.replace(with_network(config, membership), peers=())
     mac = mac_of(identity.node_id)
     with contextlib.ExitStack() as stack:
         stack.enter_context(only_one(config.node.state_dir))
@@ -39,7 +41,7 @@ def netcheck_alone(config: ClientConfig) -> Netcheck:
         event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         stack.callback(os.close, event_fd)
         engine = Engine(udp.fileno(), device.fileno(), event_fd, mac, features=())
-        core = new_core(config, identity, EngineTables(engine, udp.family))
+        core = new_core(config, identity, EngineTables(engine, udp.family), membership, most_peers=0)
         engine.start()
         stack.callback(engine.stop)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

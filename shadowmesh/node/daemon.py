@@ -11,14 +11,17 @@ import logging
 import socket
 import time
 from collections import Counter
+from pathlib import Path
 
 from shadowmesh._ext.engine import EVENT_LANE_MESSAGE, EVENT_SOURCE, Engine
-from shadowmesh.api.schema import Netcheck, PingReply, Status, WhyReply
+from shadowmesh.api.schema import Netcheck, PingReply, RevocationsReply, Status, WhyReply
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
 from shadowmesh.core.shared import Changed, Fatal, ProbeAnswered, ResolveRelay, TicketsChanged
 from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.errors import ConfigError
 from shadowmesh.io import notify
+from shadowmesh.io.documents import load_list
 from shadowmesh.io.shield import PAUSE, survives
 from shadowmesh.io.udp import from_sockaddr, local_address, send
 from shadowmesh.node import tickets
@@ -114,6 +117,16 @@ class Daemon:
         state = self._core.peers[member.node_id]
         problem = problem_of(state, self._core.relays)
         return explain(member, state.routing, self._config.paths.direct, self._core.network, problem)
+
+    def take_revocations(self, file: str) -> RevocationsReply:
+        """Read a revocation list and act on it. Raises ConfigError."""
+        membership = self._core.members.membership
+        if membership is None:
+            raise ConfigError("this client is in no network: its configuration has no `network:`")
+        made = load_list(Path(file), membership.network)
+        newer = self._core.handle_revocations(made.document, time.monotonic())
+        self._drive()
+        return RevocationsReply(number=membership.revocations.number, newer=newer)
 
     def request_stop(self) -> None:
         """Begin to stop; returns at once."""

@@ -26,7 +26,7 @@ from shadowmesh._ext.engine import Engine
 from shadowmesh.api.server import SocketInUse, serve_api
 from shadowmesh.command import CommandFailed, ExitCode, explain
 from shadowmesh.config import ClientConfig, doubts, refuse_own_id
-from shadowmesh.core.node import Core
+from shadowmesh.core.node import MAX_PEERS, Core
 from shadowmesh.core.shared import Tables
 from shadowmesh.crypto import identity as identities
 from shadowmesh.crypto.identity import Identity, node_id_text
@@ -34,8 +34,10 @@ from shadowmesh.errors import ConfigError, DeviceError
 from shadowmesh.io import notify
 from shadowmesh.io.dataplane import EngineTables
 from shadowmesh.io.logs import log_to
+from shadowmesh.io.membership import open_membership, with_network
 from shadowmesh.io.tap import Tap
 from shadowmesh.io.udp import local_address, open_udp
+from shadowmesh.membership.guard import Membership
 from shadowmesh.node import tickets
 from shadowmesh.node.daemon import Daemon
 from shadowmesh.overlay.mac import mac_of
@@ -116,6 +118,8 @@ def _run_logged(config: ClientConfig, identity: Identity, ready: Callable[[], No
 
 
 def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) -> int:
+    membership = open_membership(config, identity)
+    config = with_network(config, membership)
     for doubt in doubts(config, identity.name):
         log.warning("%s", doubt)
     if config.aead_library is not None:
@@ -131,7 +135,7 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
         event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         stack.callback(os.close, event_fd)
         engine = Engine(udp.fileno(), tap.fileno(), event_fd, mac)
-        core = new_core(config, identity, EngineTables(engine, udp.family))
+        core = new_core(config, identity, EngineTables(engine, udp.family), membership)
         engine.start()
         stack.callback(engine.stop)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -147,12 +151,19 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
     return ExitCode.OK
 
 
-def new_core(config: ClientConfig, identity: Identity, tables: Tables) -> Core:
-    """The protocol side of a node, with the tickets that it kept."""
+def new_core(
+    config: ClientConfig,
+    identity: Identity,
+    tables: Tables,
+    membership: Membership | None,
+    most_peers: int = MAX_PEERS,
+) -> Core:
+    """The protocol side of a node, with the tickets that it kept; see `Core`."""
     kept = tickets.load(
         config.node.state_dir, identity.node_id, frozenset(relay.id for relay in config.relays)
     )
-    return Core(config, identity, tables, secrets.token_bytes, time.monotonic(), kept)
+    now = time.monotonic()
+    return Core(config, identity, tables, secrets.token_bytes, now, kept, membership, most_peers)
 
 
 async def _serve(config: ClientConfig, daemon: Daemon, up: str, ready: Callable[[], None]) -> None:

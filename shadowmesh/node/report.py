@@ -10,7 +10,15 @@ from collections.abc import Iterable, Mapping
 from shadowmesh import __version__
 from shadowmesh._ext import aead
 from shadowmesh._ext.engine import Engine
-from shadowmesh.api.schema import NatStatus, NodeStatus, PathStatus, PeerStatus, RelayStatus, Status
+from shadowmesh.api.schema import (
+    NatStatus,
+    NetworkStatus,
+    NodeStatus,
+    PathStatus,
+    PeerStatus,
+    RelayStatus,
+    Status,
+)
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
 from shadowmesh.core.peers import PeerClient
@@ -18,6 +26,7 @@ from shadowmesh.core.relays import RelayClient, RelayState
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.io.portmap import PortMapper
 from shadowmesh.io.udp import local_address
+from shadowmesh.membership.guard import Membership
 from shadowmesh.overlay.mac import mac_of, mac_text
 from shadowmesh.path.path import Path
 
@@ -50,6 +59,7 @@ def report(
             aead=aead.implementation(),
             features=engine.features(),
             nat=nat_status(core, ports),
+            network=network_status(core.members.membership),
         ),
         relays=[_relay(relay) for relay in core.relays],
         peers=[_peer(peer, core.relays, engine, time.monotonic()) for peer in core.peers.values()],
@@ -71,6 +81,43 @@ def nat_status(core: Core, ports: PortMapper) -> NatStatus:
     )
 
 
+def network_status(membership: Membership | None) -> NetworkStatus | None:
+    """This node's membership; None without a network."""
+    if membership is None:
+        return None
+    body, behind = membership.certificate.body, membership.clock.behind
+    left = body.not_after - membership.clock.now()
+    return NetworkStatus(
+        name=membership.network.name,
+        network_id=node_id_text(membership.network.id),
+        member=body.name,
+        groups=body.groups,
+        serial=body.serial,
+        expires_in=left,
+        revocation_list=membership.revocations.number,
+        clock_behind=behind,
+        warning=_warning(membership, left, behind),
+    )
+
+
+def _warning(membership: Membership, left: float, behind: float) -> str | None:
+    """The worst of what will keep others from taking our certificate, or does already."""
+    body, current = membership.certificate.body, membership.revocations.current
+    if membership.revocations.revokes(membership.certificate):
+        return "this machine is revoked; it needs a new identity to come back"
+    if behind:
+        return f"the machine's clock is at least {behind:.0f} s behind; set it right"
+    if left < 0:
+        return "the certificate has expired: nobody opens a session with it; have it signed again"
+    if left < min(WARN_BEFORE, (body.not_after - body.not_before) / 3):
+        return f"the certificate expires in {left / 86_400:.1f} days; have it signed again"
+    if current is not None and membership.clock.now() > current.valid_until:
+        return f"revocation list {current.number} is past its date; the authority should issue the next one"
+    return None
+
+
+WARN_BEFORE = 14 * 86_400.0
+"""Seconds before the end of a certificate (or a third of its life) from which `status` warns."""
 ABSENT = "no relay knows of it: it is down, or does not list this node, or uses another relay"
 """Shown for a peer that never came so far as to fail."""
 NO_RELAY = "this machine is not connected to any relay; the relays' entries say why"

@@ -128,6 +128,7 @@ class Link:
         opening: Opening,
         now: float,
         ticket: PeerTicket | None = None,
+        admit: Admit = admit_all,
     ) -> Link:
         """A link towards `expected`; `transmit` has the first datagrams.
 
@@ -141,7 +142,7 @@ class Link:
             ticket=ticket,
         )
         connection.start(now)
-        return cls(connection, Machine(Direction.INITIATOR, identity, expected, opening), now)
+        return cls(connection, Machine(Direction.INITIATOR, identity, expected, opening, admit), now)
 
     @property
     def peer(self) -> NodeId | None:

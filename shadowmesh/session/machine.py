@@ -50,12 +50,12 @@ class Refused(RemoteProtocolError):
         self.code = code
 
 
-Admit = Callable[[NodeId, bytes], None]
-"""Called by a responder with NodeID and instance of an authenticated HELLO; raises Refused to refuse."""
+Admit = Callable[[NodeId, Introduction], None]
+"""Called with the NodeID of an authenticated HELLO or CHALLENGE, and what it says; may raise Refused."""
 
 
-def admit_all(node: NodeId, instance: bytes) -> None:
-    """The `admit` of a responder that knows whom it expects."""
+def admit_all(node: NodeId, shown: Introduction) -> None:
+    """The `admit` of a side that takes whomever it expects."""
 
 
 class State(enum.Enum):
@@ -139,6 +139,8 @@ class Opening:
     """16 bytes, responder only."""
     observed: Address | None = None
     """Where the responder sees the initiator."""
+    membership: bytes = b""
+    """What we show of our membership of a network; empty without one."""
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -154,6 +156,8 @@ class Agreement(EpochKeys):
     """Ours."""
     root: bytearray
     """Of epoch 0."""
+    membership: bytes
+    """What the peer showed of its membership."""
     binding: bytes
     """SHA-256 over all messages before ESTABLISHED: names this session, and is bound to its connection."""
 
@@ -170,6 +174,7 @@ class Machine:
     send.  Then look at `agreement` (keys may be used from then on) and `state`.
 
     :param expected: the pinned NodeID; None at a relay, where `admit` decides.
+    :param admit: has the last word on whoever has proved its NodeID.
     """
 
     def __init__(
@@ -239,7 +244,7 @@ class Machine:
             )
         self._version = shared[0]
         assert self.peer is not None
-        self._admit(self.peer, hello.node.instance)
+        self._admit(self.peer, hello.node)
         self._advance(self._event(MessageType.HELLO, secrets))
         self._shown = hello.node
         body = messages.encode_body(Challenge(version=self._version, node=self._introduction()))
@@ -255,6 +260,8 @@ class Machine:
                 f"the responder chose version {challenge.version}, which was not offered"
             )
         self._version = challenge.version
+        assert self.peer is not None
+        self._admit(self.peer, challenge.node)
         self._advance(self._event(MessageType.CHALLENGE, secrets))
         self._shown = challenge.node
         if secrets.resumed:
@@ -300,6 +307,7 @@ class Machine:
             nonce=opening.nonce,
             instance=opening.instance,
             lanes=opening.lanes,
+            membership=opening.membership,
         )
 
     def _authenticate(
@@ -385,6 +393,7 @@ class Machine:
             version=self._version,
             role=self.role,
             root=bytearray(secrets.root),
+            membership=peer.membership,
             binding=self._transcript.digest(),
             send_keys=frame_keys(secrets.root, 0, self.role),
             receive_keys=frame_keys(secrets.root, 0, self.role.other),

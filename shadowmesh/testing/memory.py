@@ -18,6 +18,7 @@ from shadowmesh.core.node import Core
 from shadowmesh.core.shared import CoreEvent, ResolveRelay, TicketsChanged
 from shadowmesh.crypto.identity import Identity
 from shadowmesh.errors import BadPacket
+from shadowmesh.membership.guard import Membership
 from shadowmesh.overlay.mac import mac_of
 from shadowmesh.session.tickets import RelayTicket
 from shadowmesh.units import BUDGET, Address
@@ -166,6 +167,7 @@ class MemoryClient:
         now: float,
         seed: int,
         tickets: tuple[RelayTicket, ...] = (),
+        membership: Membership | None = None,
     ) -> None:
         self.address = address
         self.identity = identity
@@ -176,7 +178,9 @@ class MemoryClient:
         self.drops: Counter[str] = Counter()
         self.tickets = tickets
         """What the next process is to begin with."""
-        self.core = Core(config, identity, self.tables, random.Random(seed).randbytes, now, tickets)
+        self.core = Core(
+            config, identity, self.tables, random.Random(seed).randbytes, now, tickets, membership
+        )
         self.core.handle_network([address], now)
         self._sources: dict[int, tuple[bytes, Address]] = {}
         self._resolve = resolve

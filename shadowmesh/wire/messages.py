@@ -44,7 +44,8 @@ Epoch = Annotated[int, msgspec.Meta(ge=1, lt=1 << 32)]
 class MessageType(enum.IntEnum):
     """Type byte of a message.
 
-    0x01-0x0f handshake, 0x20-0x3f rendezvous at a relay, 0x40-0x47 paths, 0x48-0x4f rekey.
+    0x01-0x0f handshake, 0x20-0x3f rendezvous at a relay, 0x40-0x47 paths, 0x48-0x4f rekey,
+    0x50-0x5f membership.
     """
 
     HELLO = 0x01
@@ -67,6 +68,7 @@ class MessageType(enum.IntEnum):
     REKEY_ASK = 0x48
     REKEY_OFFER = 0x49
     REKEY_ANSWER = 0x4A
+    REVOCATION_NEWS = 0x50
 
 
 class Introduction(msgspec.Struct, kw_only=True, frozen=True):
@@ -243,12 +245,20 @@ class RekeyAnswer(msgspec.Struct, frozen=True):
     """Where the responder receives in that epoch."""
 
 
+class RevocationNews(msgspec.Struct, frozen=True):
+    """Either way, to peers and relays: the newest revocation list that the sender has."""
+
+    document: Annotated[bytes, msgspec.Meta(max_length=MAX_MESSAGE - 256)]
+    """As the authority signed it (`membership/revocation.py`)."""
+
+
 Message = (
     Hello | Challenge | Response | Established
     | Interest | Present | Absent | Open | Call | Answer | Opened | Close
     | NatTest | SecondPort | Ticket
     | Candidates | PathView
     | RekeyAsk | RekeyOffer | RekeyAnswer
+    | RevocationNews
 )  # fmt: skip
 
 REGISTRY: dict[MessageType, type[Any]] = {
@@ -272,6 +282,7 @@ REGISTRY: dict[MessageType, type[Any]] = {
     MessageType.REKEY_ASK: RekeyAsk,
     MessageType.REKEY_OFFER: RekeyOffer,
     MessageType.REKEY_ANSWER: RekeyAnswer,
+    MessageType.REVOCATION_NEWS: RevocationNews,
 }
 HANDSHAKE = frozenset(
     (MessageType.HELLO, MessageType.CHALLENGE, MessageType.RESPONSE, MessageType.ESTABLISHED)

@@ -18,6 +18,7 @@ from shadowmesh.config import (
 from shadowmesh.core.peers import PeerClient
 from shadowmesh.core.shared import Fatal
 from shadowmesh.crypto.identity import Identity
+from shadowmesh.membership.guard import Membership
 from shadowmesh.session.tickets import RelayTicket
 from shadowmesh.testing.memory import MemoryClient
 from shadowmesh.testing.network import Network
@@ -74,6 +75,7 @@ class Mesh:
         direct: Literal["auto", "static", "never"] = "never",
         rekey_seconds: int = REKEY_AFTER,
         tickets: tuple[RelayTicket, ...] = (),
+        membership: Membership | None = None,
     ) -> MemoryClient:
         self._seed += 1
         client = MemoryClient(
@@ -84,6 +86,7 @@ class Mesh:
             self.network.now,
             self._seed,
             tickets,
+            membership,
         )
         self.clients[number] = client
         self.network.attach(client)

@@ -12,7 +12,7 @@ from shadowmesh.session.link import CloseCode
 from shadowmesh.session.links import Driver
 from shadowmesh.session.machine import Refused
 from shadowmesh.units import Address
-from shadowmesh.wire.messages import Call, Opened, Present
+from shadowmesh.wire.messages import Call, Introduction, Opened, Present
 from shadowmesh_relay.admission import Admission
 from shadowmesh_relay.testing import MemoryRelay
 from tests.protocol.mesh import IDENTITIES, Mesh
@@ -140,7 +140,7 @@ def test_dialler_tries_again_after_a_collision_that_was_none(pair: Mesh) -> None
     alice, bob = pair.peer(0, 1), pair.peer(1, 0)
     original = bob.handshakes._admit
 
-    def claim(node: bytes, instance: bytes) -> None:
+    def claim(node: bytes, shown: Introduction) -> None:
         raise Refused(CloseCode.COLLISION, "my own connection is under way")
 
     bob.handshakes._admit = claim  # type: ignore[method-assign]

@@ -22,12 +22,14 @@ from shadowmesh.api.schema import (
     PingReply,
     RelayCheck,
     RelayStatus,
+    RevocationsReply,
     Side,
     Status,
     TriedAddress,
     WhyReply,
 )
 from shadowmesh.api.server import MAX_BODY, SocketInUse, bind_socket, serve_api
+from shadowmesh.errors import ConfigError
 
 
 def make_paths() -> list[PathStatus]:
@@ -161,6 +163,11 @@ class FakeControl:
             raise LookupError(peer)
         return make_story()
 
+    def take_revocations(self, file: str) -> RevocationsReply:
+        if file != "/etc/list.pem":
+            raise ConfigError(f"{file}: is no revocation list")
+        return RevocationsReply(number=3, newer=True)
+
     def request_stop(self) -> None:
         self.stopped.set()
 
@@ -187,6 +194,15 @@ async def test_netcheck_arrives_as_it_was_made(tmp_path: Path) -> None:
     path = tmp_path / "api.sock"
     async with serve_api(path, FakeControl()):
         assert await asyncio.to_thread(ApiClient(path).netcheck) == make_netcheck()
+
+
+async def test_a_revocation_list_is_handed_in_by_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    client = ApiClient(path)
+    async with serve_api(path, FakeControl()):
+        assert (await asyncio.to_thread(client.spread, Path("/etc/list.pem"))).number == 3
+        with pytest.raises(ApiFailed, match="is no revocation list"):
+            await asyncio.to_thread(client.spread, Path("/etc/other.pem"))
 
 
 async def test_ping_and_its_failures(tmp_path: Path) -> None:

@@ -18,12 +18,14 @@ from shadowmesh.api.client import ApiClient, ApiFailed, NoReply, NotRunning, Unk
 from shadowmesh.api.schema import (
     NatStatus,
     Netcheck,
+    NetworkStatus,
     NodeStatus,
     PathStatus,
     PeerStatus,
     PingReply,
     RelayCheck,
     RelayStatus,
+    RevocationsReply,
     Side,
     Status,
     TriedAddress,
@@ -40,7 +42,7 @@ from tests.unit.test_api import make_status, make_story
 
 ROOT = Path(__file__).parents[2]
 STRUCTS = [Status, NodeStatus, NatStatus, RelayStatus, PeerStatus, PathStatus, PingReply]
-STRUCTS += [Netcheck, RelayCheck, WhyReply, Side, TriedAddress]
+STRUCTS += [Netcheck, RelayCheck, WhyReply, Side, TriedAddress, NetworkStatus, RevocationsReply]
 Command = Callable[[list[str]], int]
 VERBS: dict[Command, list[str]] = {
     client: ["init", "up", "down", "status", "ping", "why", "netcheck", "network", "id", "version"],

@@ -18,7 +18,7 @@ from shadowmesh.config import (
 )
 from shadowmesh.document import MAX_FILE_SIZE
 from shadowmesh.errors import ConfigError
-from shadowmesh_relay.config import load_relay_config
+from shadowmesh_relay.config import admits, load_relay_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -304,6 +304,26 @@ def test_an_open_relay_needs_no_list(tmp_path: Path) -> None:
     assert load_relay_config(path).admission.nodes == frozenset()
 
 
+def test_a_relay_of_networks_needs_no_list(tmp_path: Path) -> None:
+    path = tmp_path / "relay.yaml"
+    path.write_text("relay: {name: r}\nadmission: {networks: [/etc/shadowmesh/home.pem]}\n")
+    admission = load_relay_config(path).admission
+    assert admission.networks == (Path("/etc/shadowmesh/home.pem"),)
+    assert admits(admission) == "admits 1 network"
+
+
+def test_a_member_of_a_network_may_leave_relays_and_peers_out(tmp_path: Path) -> None:
+    text = "node: {name: a}\nnetwork: {file: /etc/home.pem, certificate: /etc/a.pem}\n"
+    config = load(tmp_path, text)
+    assert config.network is not None
+    assert (config.network.file, config.network.certificate) == (Path("/etc/home.pem"), Path("/etc/a.pem"))
+    assert not config.relays
+    assert not config.peers
+    assert "network.certificate: is missing" in refusal(tmp_path, "node: {name: a}\nnetwork: {file: /x}\n")
+    wrong = "node: {name: a}\nnetwork: {file: x, certificate: /y}\n"
+    assert "network.file: 'x' is not an absolute path" in refusal(tmp_path, wrong)
+
+
 def documented_keys(text: str) -> list[str]:
     return re.findall(r"^\| `([a-z_.\[\]]+)` \|", text, re.MULTILINE)
 
@@ -319,6 +339,7 @@ def test_documented_keys_are_the_keys_there_are(tmp_path: Path) -> None:
         ("interface", load_client_config),
         ("paths", load_client_config),
         ("session", load_client_config),
+        ("network", load_client_config),
         ("relay", load_relay_config),
         ("admission", load_relay_config),
         ("relays[]", load_client_config),
@@ -336,8 +357,8 @@ def test_documented_keys_are_the_keys_there_are(tmp_path: Path) -> None:
 
 def test_the_examples_in_the_reference_load(tmp_path: Path) -> None:
     text = (CONFIGS.parent / "docs/configuration.md").read_text()
-    client, relay = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
-    assert load(tmp_path, client).node.name == "alice"
+    client, member, relay = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert load(tmp_path, client).node.name == load(tmp_path, member).node.name == "alice"
     path = tmp_path / "relay.yaml"
     path.write_text(relay)
     assert load_relay_config(path).relay.port == 4433

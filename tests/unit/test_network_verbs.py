@@ -159,6 +159,8 @@ def test_files_that_hold_no_document_are_named(tmp_path: Path, text: str, folder
 
 
 def test_help_of_every_verb_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("create", "sign", "revoke", "list", "export"):
+    assert client(["network", "--help"]) == 0
+    assert "..." not in capsys.readouterr().out.replace("[ARGS]...", "")
+    for verb in ("create", "sign", "revoke", "list", "export", "spread"):
         assert client(["network", verb, "--help"]) == 0
         assert "Examples:" in capsys.readouterr().out

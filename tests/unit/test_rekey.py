@@ -47,6 +47,7 @@ def agreement(role: Direction, peer: Identity, binding: bytes = BINDING, epoch: 
         version=1,
         role=role,
         root=bytearray(ROOT),
+        membership=b"",
         binding=binding,
     )
 

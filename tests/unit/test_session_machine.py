@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -205,8 +206,8 @@ def test_version_that_was_not_offered_is_refused() -> None:
 
 
 def test_refusal_of_admission_closes_with_its_code() -> None:
-    def admit(node: NodeId, instance: bytes) -> None:
-        assert (node, instance) == (ALICE.node_id, opening(1).instance)
+    def admit(node: NodeId, shown: Introduction) -> None:
+        assert (node, shown.instance) == (ALICE.node_id, opening(1).instance)
         raise Refused(42, "not today")
 
     alice = Machine(Direction.INITIATOR, ALICE, BOB.node_id, opening(1))
@@ -214,6 +215,23 @@ def test_refusal_of_admission_closes_with_its_code() -> None:
     with pytest.raises(Refused, match="not today"):
         relay.handle(*split(alice.begin(secrets_of(BOB))), secrets_of(ALICE))
     assert relay.state is State.FAILED
+
+
+def test_an_initiator_may_refuse_as_well_and_both_show_their_membership() -> None:
+    def admit(node: NodeId, shown: Introduction) -> None:
+        assert (node, shown.membership) == (BOB.node_id, b"bob's")
+        raise Refused(42, "not today")
+
+    alice = Machine(
+        Direction.INITIATOR, ALICE, BOB.node_id, replace(opening(1), membership=b"alice's"), admit
+    )
+    bob = Machine(Direction.RESPONDER, BOB, ALICE.node_id, replace(opening(2), membership=b"bob's"))
+    to_alice = secrets_of(BOB)
+    challenge = bob.handle(*split(alice.begin(to_alice)), secrets_of(ALICE))
+    with pytest.raises(Refused, match="not today"):
+        alice.handle(*split(challenge), to_alice)
+    assert alice.state is State.FAILED
+    assert alice.agreement is None
 
 
 def test_misuse_is_told_from_attack() -> None:
@@ -287,7 +305,7 @@ def test_resumed_proofs_do_not_hold_in_another_connection() -> None:
 
 
 def test_resumed_responder_asks_whether_the_node_is_admitted() -> None:
-    def admit(_node: NodeId, _instance: bytes) -> None:
+    def admit(_node: NodeId, _shown: Introduction) -> None:
         raise Refused(1, "revoked")
 
     alice = Machine(Direction.INITIATOR, ALICE, BOB.node_id, opening(1))

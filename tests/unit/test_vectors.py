@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import ipaddress
 import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
@@ -14,9 +17,16 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 from shadowmesh._ext.aead import PacketKeys
 from shadowmesh._ext.fragment import Reassembler
 from shadowmesh.crypto import hybrid
+from shadowmesh.crypto.authority_key import AuthorityKey
 from shadowmesh.crypto.identity import Identity, _self_signed, node_id_text
 from shadowmesh.crypto.keys import Direction, frame_keys, resumption_secret
 from shadowmesh.crypto.provider import AgreementKey, CryptographyProvider, KemKey, KemLevel
+from shadowmesh.membership.certificate import Certificate, CertificateBody
+from shadowmesh.membership.clock import SteadyClock
+from shadowmesh.membership.guard import Membership
+from shadowmesh.membership.network import Network, NetworkRelay
+from shadowmesh.membership.revocation import RevocationList, Revocations
+from shadowmesh.membership.signed import Kind, Signed
 from shadowmesh.overlay.mac import mac_of
 from shadowmesh.session.machine import Agreement, Machine, Opening, Secrets
 from shadowmesh.session.rekey import Rekey
@@ -195,3 +205,51 @@ def test_channel_header() -> None:
     datagram = through_channel(unhex(channel["id"]), unhex(channel["inner"]))
     assert datagram.hex() == channel["datagram"]
     assert split_channel(datagram) == (unhex(channel["id"]), unhex(channel["inner"]))
+
+
+def test_documents_of_an_authority_byte_for_byte() -> None:
+    vector, alice = VECTORS["membership"], unhex(VECTORS["alice"]["node_id"])
+    key = AuthorityKey(
+        Ed25519PrivateKey.from_private_bytes(unhex(vector["ed25519_seed"])),
+        MLDSA87PrivateKey.from_seed_bytes(unhex(vector["mldsa_seed"])),
+    )
+    subnets = [ipaddress.ip_network(text) for text in ("10.77.0.0/16", "fd77::/64")]
+    relay = NetworkRelay("192.0.2.1:4433", hashlib.shake_128(b"relay").digest(32))
+    network = Network.make("home", subnets, [relay], key, 1_800_000_000)
+    body = CertificateBody(
+        network=network.id,
+        node=alice,
+        name="alice",
+        addresses=["10.77.0.1/16", "fd77::1/64"],
+        routes=["192.168.5.0/24"],
+        groups=["admin"],
+        rights=["bridge"],
+        not_before=1_800_000_000,
+        not_after=1_807_776_000,
+        serial=7,
+    )
+    certificate = Certificate.make(body, key)
+    revoked = [hashlib.shake_128(b"revoked").digest(32)]
+    made = RevocationList.make(network, key, 3, 1_800_000_000, 1_802_592_000, revoked, [5, 2])
+    assert network.id == unhex(vector["network_id"])
+    for name, document in (
+        ("network", network.document),
+        ("certificate", certificate.document),
+        ("revocations", made.document),
+    ):
+        assert document[:-4627] == unhex(vector[name]["document_without_mldsa"])
+        assert Signed.parse_untrusted(document, Kind(document[0])).fingerprint == unhex(
+            vector[name]["fingerprint"]
+        )
+    membership = Membership(
+        network,
+        Revocations(network, made.document, lambda data: None),
+        SteadyClock(lambda: 1_800_000_000, 0.0, lambda now: None),
+        certificate,
+    )
+    shown = membership.show().replace(pack_bytes(certificate.document), pack_bytes(b""))
+    assert shown == unhex(vector["shown_without_certificate"])
+
+
+def pack_bytes(data: bytes) -> bytes:
+    return msgspec.msgpack.encode(data)

@@ -26,6 +26,7 @@ from shadowmesh.wire.messages import (
     Present,
     Reassembler,
     Response,
+    RevocationNews,
 )
 
 NODE, ID = b"n" * 32, b"i" * 8
@@ -42,6 +43,7 @@ EXAMPLES: list[Message] = [
     Opened(ID, ID),
     Opened(ID, refused="no"),
     Close(ID),
+    RevocationNews(b"d" * 300),
 ]
 
 

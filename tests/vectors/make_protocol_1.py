@@ -45,7 +45,9 @@ def pack(value: object) -> bytes:
     if isinstance(value, bool):
         return b"\xc3" if value else b"\xc2"
     if isinstance(value, int):
-        return bytes((value,)) if value < 128 else b"\xcd" + value.to_bytes(2, "big")
+        if value < 1 << 16:
+            return bytes((value,)) if value < 128 else b"\xcd" + value.to_bytes(2, "big")
+        return b"\xce" + value.to_bytes(4, "big")
     if isinstance(value, str):
         return bytes((0xA0 | len(value),)) + value.encode()
     if isinstance(value, bytes):
@@ -234,6 +236,51 @@ def fragments(payload: bytes, frame: int, sizes: list[int]) -> dict[str, object]
     return {"payload": payload, "fragments": made}
 
 
+def document(kind: int, body: bytes, ed25519: Ed25519PrivateKey) -> dict[str, object]:
+    """A document without the ML-DSA-87 half of its signature, which is another in every run."""
+    head = bytes((kind, 1)) + len(body).to_bytes(2, "big")
+    signed = b"shadowmesh document" + head + body
+    return {
+        "body": body,
+        "document_without_mldsa": head + body + ed25519.sign(signed),
+        "fingerprint": hashlib.sha256(signed).digest(),
+    }
+
+
+def membership(member: bytes) -> dict[str, object]:
+    """A network, a certificate for `member`, a revocation list, and what the member shows."""
+    ed25519 = Ed25519PrivateKey.from_private_bytes(stretch("authority ed25519", 32))
+    mldsa = MLDSA87PrivateKey.from_seed_bytes(stretch("authority mldsa", 32)).public_key().public_bytes_raw()
+    public = ed25519.public_key().public_bytes_raw()
+    network_id = hashlib.sha256(b"shadowmesh network" + public + mldsa).digest()
+    network: list[tuple[str, object]] = [
+        ("name", "home"), ("ed25519", public), ("mldsa", mldsa), ("subnets", ["10.77.0.0/16", "fd77::/64"]),
+        ("relays", [{"address": "192.0.2.1:4433", "id": stretch("relay", 32)}]),
+        ("issued", 1_800_000_000), ("critical", []),
+    ]  # fmt: skip
+    certificate: list[tuple[str, object]] = [
+        ("network", network_id), ("node", member), ("name", "alice"),
+        ("addresses", ["10.77.0.1/16", "fd77::1/64"]), ("routes", ["192.168.5.0/24"]), ("groups", ["admin"]),
+        ("rights", ["bridge"]), ("not_before", 1_800_000_000), ("not_after", 1_807_776_000), ("serial", 7),
+        ("critical", []),
+    ]  # fmt: skip
+    revocations: list[tuple[str, object]] = [
+        ("network", network_id), ("number", 3), ("issued", 1_800_000_000), ("valid_until", 1_802_592_000),
+        ("nodes", [stretch("revoked", 32)]), ("serials", [2, 5]), ("critical", []),
+    ]  # fmt: skip
+    bodies = {"network": network, "certificate": certificate, "revocations": revocations}
+    return {
+        "ed25519_seed": stretch("authority ed25519", 32),
+        "mldsa_seed": stretch("authority mldsa", 32),
+        "network_id": network_id,
+        "shown_without_certificate": text_map([("certificate", b""), ("revocations", 3)]),
+        **{
+            name: document(kind, text_map(body), ed25519)
+            for kind, (name, body) in enumerate(bodies.items(), start=1)
+        },
+    }
+
+
 def main() -> None:
     """Write protocol-1.json beside this file."""
     alice, bob = node("alice"), node("bob")
@@ -246,6 +293,7 @@ def main() -> None:
         "handshake": session,
         "rekey": rekey(alice, bob, session),
         "packets_of_alice": packets(material, bob["lanes"]),  # type: ignore[arg-type]
+        "membership": membership(alice["node_id"]),  # type: ignore[arg-type]
         "fragments": fragments(b"\x01" + stretch("fragmented frame", 100), 0x01020304, [34, 34, 33]),
         "channel": {
             "id": stretch("channel", 8),

@@ -1,0 +1,106 @@
+"""`shadowmesh-client network list | export | spread`: what needs no key of the authority."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from shadowmesh.cli.network import authority_option, date_text, open_folder
+from shadowmesh.cli.options import (
+    ask,
+    config_option,
+    json_option,
+    socket_option,
+    socket_path,
+    start_advice,
+)
+from shadowmesh.cli.output import table
+from shadowmesh.command import examples, print_json
+
+
+@click.command(
+    "list", epilog=examples("shadowmesh-client network list", "shadowmesh-client network list --json")
+)
+@authority_option
+@json_option
+def list_members(state_dir: Path, as_json: bool) -> None:
+    """Show who was signed for; needs no passphrase."""
+    import msgspec
+
+    folder = open_folder(state_dir)
+    ledger, name = folder.ledger(), folder.network().name
+    now = time.time()
+    rows = []
+    for entry in ledger.entries:
+        state = "revoked" if entry.revoked is not None else "expired" if entry.not_after < now else "valid"
+        rows.append((entry, state))
+    if as_json:
+        members = [{**msgspec.to_builtins(entry), "state": state} for entry, state in rows]
+        shown = {"schema": "shadowmesh.members/1", "network": name, "network_id": ledger.network}
+        print_json({**shown, "list_number": ledger.list_number, "members": members})
+        return
+    head = ("name", "node", "addresses", "groups", "serial", "until", "state")
+    cells = [
+        (
+            entry.name,
+            f"{entry.node[:10]}…",
+            " ".join(entry.addresses),
+            " ".join(entry.groups) or "-",
+            str(entry.serial),
+            date_text(entry.not_after),
+            state,
+        )
+        for entry, state in rows
+    ]
+    click.echo(f"{name}, id {ledger.network}, revocation list {ledger.list_number}\n")
+    click.echo("\n".join(table(head, cells, frozenset(("serial",)))))
+
+
+@click.command(
+    epilog=examples(
+        "shadowmesh-client network export > home.pem",
+        "shadowmesh-client network export --json | jq -r .network_id",
+    )
+)
+@authority_option
+@json_option
+def export(state_dir: Path, as_json: bool) -> None:
+    """Print what members and relays need.
+
+    That is the network's public part, and the newest revocation list if there is one.
+    """
+    from shadowmesh.crypto.identity import node_id_text
+
+    folder = open_folder(state_dir)
+    made = folder.network()
+    if as_json:
+        shown = {"name": made.name, "network_id": node_id_text(made.id)}
+        print_json({**shown, "subnets": [str(one) for one in made.subnets], "text": folder.export()})
+        return
+    click.echo(folder.export(), nl=False)
+
+
+@click.command(
+    epilog=examples(
+        "shadowmesh-client network spread revocations.pem",
+        "shadowmesh-client network spread revocations.pem -c client.yaml --json",
+    )
+)
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
+@config_option()
+@socket_option
+@json_option
+def spread(file: Path, config: Path | None, socket: Path | None, as_json: bool) -> None:
+    """Give a revocation list to the running client.
+
+    From there it goes from member to member, and to the relays. FILE is what
+    `network revoke` wrote, or `network export` printed since.
+    """
+    reply = ask(socket_path(config, socket), lambda client: client.spread(file), start_advice(socket))
+    if as_json:
+        print_json({"schema": reply.schema, "number": reply.number, "newer": reply.newer})
+    else:
+        known = "" if reply.newer else ", and did before: nothing is new"
+        click.echo(f"Revocation list {reply.number} counts{known}.")

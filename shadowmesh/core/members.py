@@ -1,0 +1,106 @@
+"""What the node does about its network: admits members, and spreads and enforces revocation lists.
+
+The rules are those of `membership`; here they meet sessions. Without a network everybody is admitted whom the
+configuration pins.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+from shadowmesh.errors import BadPacket, NotMember, RemoteProtocolError
+from shadowmesh.membership.guard import Membership, Standing
+from shadowmesh.membership.roster import Member, Roster
+from shadowmesh.session.link import CloseCode
+from shadowmesh.session.machine import Refused
+from shadowmesh.units import NodeId
+from shadowmesh.wire.messages import Introduction, RevocationNews
+
+
+class Members:
+    """One per node.
+
+    :param membership: None without a network.
+    :param roster: the members that the configuration names; `learn` adds to it.
+    :param handle_news: called when a newer revocation list counts, with `now`.
+    """
+
+    def __init__(
+        self,
+        membership: Membership | None,
+        roster: Roster,
+        drops: Counter[str],
+        handle_news: Callable[[float], None],
+    ) -> None:
+        self.membership = membership
+        self.roster = roster
+        self._configured = frozenset(member.node_id for member in roster.members)
+        self._drops = drops
+        self._handle_news = handle_news
+
+    def show(self) -> bytes:
+        """Our membership field of HELLO and CHALLENGE."""
+        return self.membership.show() if self.membership is not None else b""
+
+    def admit(self, node: NodeId, shown: Introduction) -> None:
+        """Raises Refused, with a reason for the operators of both sides; BadPacket."""
+        try:
+            self.standing(node, shown.membership)
+        except NotMember as error:
+            self._drops["not_member"] += 1
+            raise Refused(CloseCode.REFUSED, str(error)) from None
+
+    def standing(self, node: NodeId, shown: bytes) -> Standing | None:
+        """What a peer showed, checked; None without a network. Raises NotMember, BadPacket."""
+        return self.membership.check_untrusted(node, shown) if self.membership is not None else None
+
+    def learn(self, member: Member, standing: Standing | None) -> Member:
+        """A member as its certificate names it; what the configuration says goes before."""
+        if standing is None:
+            return member
+        certificate = standing.certificate
+        if member.node_id in self._configured:
+            learned = replace(member, addresses=member.addresses or certificate.hosts)
+        else:
+            learned = replace(member, name=certificate.body.name, addresses=certificate.hosts)
+        self.roster.put(learned)
+        return learned
+
+    def is_revoked(self, node: NodeId) -> bool:
+        """Whether the newest list names this node."""
+        current = self.membership.revocations.current if self.membership is not None else None
+        return current is not None and node in current.nodes
+
+    @property
+    def revoked(self) -> str:
+        """What whoever the list names is, for people."""
+        return self.membership.revocations.revoked if self.membership is not None else ""
+
+    @property
+    def number(self) -> int:
+        """Of the newest revocation list; 0 while there is none."""
+        return self.membership.revocations.number if self.membership is not None else 0
+
+    def recheck(self, standing: Standing | None) -> None:
+        """Raises NotMember if a session must end."""
+        if self.membership is not None and standing is not None:
+            self.membership.recheck(standing)
+
+    def news_for(self, number: int) -> RevocationNews | None:
+        """Our list, for whoever has the one with `number`; None if that is as new."""
+        current = self.membership.revocations.current if self.membership is not None else None
+        return RevocationNews(current.document) if current is not None and current.number > number else None
+
+    def handle_news(self, news: RevocationNews, now: float) -> bool:
+        """A list that somebody sent; returns whether it was newer. Raises RemoteProtocolError."""
+        if self.membership is None:
+            raise RemoteProtocolError("a revocation list came, but there is no network here")
+        try:
+            newer = self.membership.revocations.merge_untrusted(news.document)
+        except (NotMember, BadPacket) as error:
+            raise RemoteProtocolError(f"the revocation list is refused: {error}") from None
+        if newer:
+            self._handle_news(now)
+        return newer
