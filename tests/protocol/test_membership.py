@@ -350,3 +350,41 @@ def test_a_relay_without_the_network_can_name_nobody_in_vain(home: Domain) -> No
         core._relay_message(core.relays[0], Present(number.to_bytes(32, "big"), bytes(8)), mesh.network.now)
     assert len(core.peers) == MAX_PEERS
     assert core.drops["unknown_node"] == 6
+
+
+def test_a_list_counts_at_once_also_for_the_session_before(home: Domain) -> None:
+    """Not at the next tick; and the receive lanes of a session that was just replaced go with it."""
+    mesh = Mesh()
+    start_relay(mesh, is_open=True)
+    for number, others in ((0, (1, 2)), (1, (0,)), (2, (0,))):
+        mesh.start_client(number, others, membership=home.member(number))
+    for other in (1, 2):
+        mesh.pair_up(0, other)
+    mesh.network.run_for(1.0)
+    peer = mesh.peer(0, 2)
+    before = peer.session
+    peer.handshakes.dial(mesh.network.now)
+    mesh.network.flush(mesh.clients[0])
+    mesh.network.run_until(lambda: peer.session is not before, 2.0)
+    lanes = mesh.clients[0].tables.lanes
+    assert len({lane.session for lane in lanes.values() if lane.peer == peer.handle}) == 2
+    mesh.clients[0].core.handle_revocations(home.revoke(2).document, mesh.network.now)
+    assert peer.session is None
+    assert peer.handle not in {lane.peer for lane in lanes.values()}
+    mesh.network.flush(mesh.clients[0])
+    mesh.network.run_for(0.3)
+    assert mesh.clients[1].core.members.number == 1, "over the session, since this relay passes nothing on"
+
+
+def test_a_relay_parts_with_whose_certificate_has_expired_for_a_day(home: Domain) -> None:
+    mesh = served(home)
+    mesh.start_client(0, (), membership=home.member(0, days=1))
+    mesh.network.run_for(3.0)
+    assert mesh.relay is not None
+    home.wall += DAY + EXPIRY_GRACE - 100
+    mesh.network.run_for(10.0)
+    assert mesh.relay.core.clients
+    home.wall += 200
+    mesh.network.run_for(10.0)
+    assert not mesh.relay.core.clients
+    assert "member0 expired at" in (mesh.clients[0].core.relays[0].last_error or "")
