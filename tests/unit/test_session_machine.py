@@ -162,7 +162,8 @@ def test_altered_response_and_established_are_refused() -> None:
     challenge = bob.handle(*split(alice.begin(to_alice)), to_bob)
     response = alice.handle(*split(challenge), to_alice)
     with pytest.raises(RemoteProtocolError, match="transcript"):
-        bob.handle(MessageType.RESPONSE, split(response)[1][:-1] + b"\0", to_bob)
+        altered = split(response)[1]
+        bob.handle(MessageType.RESPONSE, altered[:-1] + bytes((altered[-1] ^ 1,)), to_bob)
     assert bob.agreement is None
 
 
