@@ -161,8 +161,8 @@ def test_altered_response_and_established_are_refused() -> None:
     to_alice, to_bob = secrets_of(BOB), secrets_of(ALICE)
     challenge = bob.handle(*split(alice.begin(to_alice)), to_bob)
     response = alice.handle(*split(challenge), to_alice)
+    altered = split(response)[1]
     with pytest.raises(RemoteProtocolError, match="transcript"):
-        altered = split(response)[1]
         bob.handle(MessageType.RESPONSE, altered[:-1] + bytes((altered[-1] ^ 1,)), to_bob)
     assert bob.agreement is None
 
