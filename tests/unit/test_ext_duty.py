@@ -72,6 +72,7 @@ def test_the_second_thread_sleeps_while_there_is_little_to_do() -> None:
 def test_the_second_thread_helps_under_load_and_sleeps_again() -> None:
     with Node(1) as one, Node(2) as two:
         connect(one, two, 5)
+        exchange(one, two, 5)  # by then the second thread sleeps for the first time
         before = wakeups("sm-outbound")
         flood(one, two, time.monotonic() + 0.3)
         assert wakeups("sm-outbound") > before
