@@ -136,6 +136,11 @@ class Path:
         return self.probes.round_trip.smoothed
 
     @property
+    def typical(self) -> float | None:
+        """Round-trip time and jitter in seconds, without the bad moments: what paths are compared by."""
+        return self.probes.round_trip.typical
+
+    @property
     def jitter(self) -> float | None:
         """Mean deviation of the round-trip time in seconds."""
         return self.probes.round_trip.variation

@@ -72,6 +72,8 @@ class Probes:
             self._count(probe, lost=False)
         else:
             probe = self._late.pop(nonce, None)
+            if probe is not None and not probe.size:
+                self.loss = max(0.0, self.loss - LOSS_WEIGHT)  # it was late, not lost
         if probe is not None:
             self.round_trip.measure(now - probe.sent_at)
         return probe

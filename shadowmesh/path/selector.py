@@ -1,6 +1,6 @@
 """Which path frames take: the one policy, replaceable as a whole.
 
-A path costs its round-trip time, twice its jitter, and half a second for all of it that is lost.  A relay
+A path costs its typical round trip, jitter included, and half a second for all of it that is lost.  A relay
 costs that twice and 20 ms, since it belongs to somebody else: direct wins unless it is clearly worse.
 IPv6 and the local network need no rule of their own: they are nearer.
 
@@ -17,7 +17,7 @@ HOLD = 5.0
 """Seconds for which a choice stands unless it stops working: longer than a first measurement takes."""
 GAIN, GAIN_AT_LEAST = 0.8, 0.002
 """Share of the present cost, and seconds less than it, that another path must come down to."""
-JITTER_WEIGHT, LOSS_WEIGHT = 2.0, 0.5
+LOSS_WEIGHT = 0.5
 RELAY_FACTOR, RELAY_PENALTY = 2.0, 0.02
 UNKNOWN_RTT = 0.1
 """Seconds that are assumed before the first measurement."""
@@ -35,9 +35,7 @@ class Ranked(Protocol):
     @property
     def usable(self) -> bool: ...
     @property
-    def rtt(self) -> float | None: ...
-    @property
-    def jitter(self) -> float | None: ...
+    def typical(self) -> float | None: ...
     @property
     def loss(self) -> float: ...
     @property
@@ -58,8 +56,8 @@ Policy = Callable[[Sequence[Ranked], int | None, float, float], Decision]
 
 def cost(path: Ranked) -> float:
     """Seconds, weighted; the cheapest path is the best."""
-    rtt = UNKNOWN_RTT if path.rtt is None else path.rtt
-    seconds = rtt + JITTER_WEIGHT * (path.jitter or 0.0) + LOSS_WEIGHT * path.loss
+    rtt = UNKNOWN_RTT if path.typical is None else path.typical
+    seconds = rtt + LOSS_WEIGHT * path.loss
     return RELAY_FACTOR * seconds + RELAY_PENALTY if path.relayed else seconds
 
 
@@ -110,9 +108,9 @@ def _last_resort(paths: Sequence[Ranked]) -> Decision:
 
 
 def _versus(there: Ranked, here: Ranked) -> str:
-    if there.rtt is None or here.rtt is None:
+    if there.typical is None or here.typical is None:
         return ""
-    return f" ({_quality(there.rtt, there.loss)} against {_quality(here.rtt, here.loss)})"
+    return f" ({_quality(there.typical, there.loss)} against {_quality(here.typical, here.loss)})"
 
 
 def _quality(rtt: float, loss: float) -> str:

@@ -95,17 +95,16 @@ def kinds(client: ClientNode) -> dict[str, str]:
 
 
 def test_every_pair_takes_the_best_path_that_theory_allows(mesh: Mesh) -> None:
-    def wrong() -> list[str]:
+    def wrong() -> list[tuple[str, str]]:
         found = {name: kinds(client) for name, client in mesh.clients.items()}
-        return [
-            f"{one} to {two}: {found[one][two]}, not {hoped(one, two)}"
-            for one, two in permutations(CLIENTS, 2)
-            if found[one][two] != hoped(one, two)
-        ]
+        return [(one, two) for one, two in permutations(CLIENTS, 2) if found[one][two] != hoped(one, two)]
 
-    wait_until(lambda: not wrong(), DIRECT_WITHIN, lambda: "\n".join(wrong()))
+    def described() -> str:
+        return "\n".join(f"{one}: {mesh.clients[one].verb('why', two).stdout}" for one, two in wrong())
+
+    wait_until(lambda: not wrong(), DIRECT_WITHIN, described)
     time.sleep(3.0)
-    assert wrong() == []
+    assert not wrong(), described()
 
 
 def test_frames_cross_every_sort_of_path(mesh: Mesh) -> None:

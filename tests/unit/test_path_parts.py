@@ -17,6 +17,7 @@ from shadowmesh.path.keepalive import Keepalive
 from shadowmesh.path.mtu import MtuSearch, MtuState
 from shadowmesh.path.probes import Probes
 from shadowmesh.path.rounds import Rounds, guesses
+from shadowmesh.path.rtt import RECENT, RoundTrip
 from shadowmesh.path.selector import choose
 from shadowmesh.path.way import Way
 from shadowmesh.units import Address
@@ -238,7 +239,32 @@ def test_late_answers_still_measure() -> None:
     assert not table._waiting
     assert table.handle_reply(nonce, 3.0) is not None
     assert table.round_trip.smoothed == 2.0
+    assert table.loss == 0.0, "it was late, not lost"
     assert table.handle_reply(nonce, 3.0) is None, "an answer counts once"
+
+
+def test_one_bad_moment_is_not_typical() -> None:
+    table = RoundTrip()
+    table.measure(0.4)
+    assert table.typical == 0.4
+    for _ in range(3):
+        table.measure(0.02)
+        assert table.typical == 0.02
+    assert table.smoothed is not None
+    assert table.smoothed > 0.2
+    for _ in range(RECENT):
+        table.measure(0.3)
+    assert table.typical == 0.3, "what lasts is"
+
+
+def test_jitter_is_typical() -> None:
+    table = RoundTrip()
+    for sample in (0.02, 0.04) * 4:
+        table.measure(sample)
+    assert table.typical == pytest.approx(0.02)
+    for sample in (0.02, 0.03, 0.04) * 3:
+        table.measure(sample)
+    assert table.typical == pytest.approx(0.05)
 
 
 def test_health_sees_silence_and_what_is_owed() -> None:
@@ -277,10 +303,9 @@ class Fake:
     """A path as the policy sees it."""
 
     name: str
-    rtt: float | None = 0.02
+    typical: float | None = 0.02
     relayed: bool = False
     usable: bool = True
-    jitter: float | None = 0.0
     loss: float = 0.0
     detail: str = ""
     left_by_peer: bool = False
@@ -290,7 +315,7 @@ class Fake:
         return not self.old
 
 
-RELAYED = Fake("relay", rtt=0.03, relayed=True)
+RELAYED = Fake("relay", typical=0.03, relayed=True)
 LONG_AGO, NOW = 0.0, 100.0
 
 
@@ -304,15 +329,15 @@ LONG_AGO, NOW = 0.0, 100.0
         ([RELAYED, Fake("direct")], 0, NOW - 0.1, 1),
         ([RELAYED, Fake("direct", usable=False)], 1, NOW - 0.1, 0),
         ([RELAYED, Fake("direct", old=True)], 0, LONG_AGO, 0),
-        ([RELAYED, Fake("direct", rtt=0.06)], 0, LONG_AGO, 1),
-        ([RELAYED, Fake("slow", rtt=0.2)], 0, LONG_AGO, 0),
-        ([RELAYED, Fake("slow", rtt=0.2)], 1, LONG_AGO, 0),
+        ([RELAYED, Fake("direct", typical=0.06)], 0, LONG_AGO, 1),
+        ([RELAYED, Fake("slow", typical=0.2)], 0, LONG_AGO, 0),
+        ([RELAYED, Fake("slow", typical=0.2)], 1, LONG_AGO, 0),
         ([RELAYED, Fake("lossy", loss=0.3)], 1, LONG_AGO, 0),
-        ([Fake("here", rtt=0.02), Fake("nearer", rtt=0.018)], 0, LONG_AGO, 0),
-        ([Fake("here", rtt=0.02), Fake("nearer", rtt=0.01)], 0, NOW - 1, 0),
-        ([Fake("here", rtt=0.02), Fake("nearer", rtt=0.01)], 0, LONG_AGO, 1),
-        ([Fake("here", rtt=0.0004), Fake("nearer", rtt=0.0001)], 0, LONG_AGO, 0),
-        ([Fake("here", left_by_peer=True), Fake("new", rtt=0.03)], 0, NOW - 0.1, 1),
+        ([Fake("here", typical=0.02), Fake("nearer", typical=0.018)], 0, LONG_AGO, 0),
+        ([Fake("here", typical=0.02), Fake("nearer", typical=0.01)], 0, NOW - 1, 0),
+        ([Fake("here", typical=0.02), Fake("nearer", typical=0.01)], 0, LONG_AGO, 1),
+        ([Fake("here", typical=0.0004), Fake("nearer", typical=0.0001)], 0, LONG_AGO, 0),
+        ([Fake("here", left_by_peer=True), Fake("new", typical=0.03)], 0, NOW - 0.1, 1),
         ([RELAYED, Fake("here", left_by_peer=True)], 1, NOW - 0.1, 1),
     ],
 )
@@ -328,7 +353,7 @@ def test_choice_does_not_swing_between_two_like_paths() -> None:
     current, changes = 0, 0
     for second in range(1000):
         for path in paths:
-            path.rtt = 0.02 * noise.uniform(0.92, 1.08)
+            path.typical = 0.02 * noise.uniform(0.92, 1.08)
         chosen = choose(paths, current, LONG_AGO, float(second)).chosen
         changes += chosen != current
         current = 0 if chosen is None else chosen
