@@ -3,6 +3,9 @@
 iperf3 between two clients over the overlay (through the relay, which shares the same cores), and in
 the same run between the same hosts over the bare veth link, in turns.  Prints the median of each and
 their ratio: absolute figures differ from day to day and from machine to machine.  Needs root.
+
+With --firewall N, in the same turns also with N rules at both clients (the last one lets the stream in) and
+--flows connections that their firewalls know, both taken over by the verb reload.
 """
 
 from __future__ import annotations
@@ -10,48 +13,97 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import statistics
 import sys
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from shadowmesh.testing.lab import Lab
-from shadowmesh.testing.mesh import Mesh
+from shadowmesh.testing.mesh import ClientNode, Mesh
 from shadowmesh.testing.process import LabError
 from shadowmesh.testing.traffic import Iperf, iperf, iperf_server
 
-RAW, OVERLAY = "raw", "overlay"
+RAW, OVERLAY, FIREWALL = "raw", "overlay", "firewall"
+IPERF_PORT = 5201
+FIRST_FLOW = 10_000
+"""Lowest port of the connections that fill the table."""
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, list[Iperf]]:
     """`rounds` runs of each, in turns, so that a slow minute of the machine meets both."""
-    results: dict[str, list[Iperf]] = {RAW: [], OVERLAY: []}
+    kinds = [RAW, OVERLAY, *([FIREWALL] if arguments.firewall else [])]
+    results: dict[str, list[Iperf]] = {kind: [] for kind in kinds}
     with Lab(mtu=arguments.mtu) as lab:
         mesh = Mesh(lab)
         mesh.relay()
         alice, bob = mesh.client("alice"), mesh.client("bob")
         mesh.start()
         alice.host.ping(bob.ipv4)
-        addresses = {RAW: bob.host.address, OVERLAY: bob.ipv4}
+        addresses = {RAW: bob.host.address, OVERLAY: bob.ipv4, FIREWALL: bob.ipv4}
         with iperf_server(bob.host, addresses[RAW]), iperf_server(bob.host, addresses[OVERLAY]):
             for number in range(arguments.rounds):
-                for kind, address in addresses.items():
-                    result = iperf(alice.host, address, arguments.seconds, arguments.congestion)
+                for kind in kinds:
+                    if arguments.firewall:
+                        set_firewall(
+                            [alice, bob], arguments.firewall if kind == FIREWALL else 0, arguments.flows
+                        )
+                    result = iperf(alice.host, addresses[kind], arguments.seconds, arguments.congestion)
                     results[kind].append(result)
                     print(f"round {number + 1} {kind:<8} {result}", file=sys.stderr)
     lab.check_leaks()
     return results
 
 
+def set_firewall(clients: list[ClientNode], rules: int, flows: int) -> None:
+    """Give both clients this many rules (0: no firewall), and fill the tables of their firewalls."""
+    for client in clients:
+        client.config.pop("firewall", None)
+        if rules:
+            client.config["firewall"] = firewall(rules)
+        client.write_config()
+        client.verb("reload")
+    if rules:
+        alice, bob = clients
+        with alice.host.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for port in range(FIRST_FLOW, FIRST_FLOW + flows):
+                sender.sendto(b"flow", (bob.ipv4, port))
+
+
+def firewall(rules: int) -> dict[str, Any]:
+    """Rules of several kinds, none of which matches the stream but the last."""
+    kinds: list[dict[str, Any]] = [
+        {"action": "deny", "proto": "tcp", "dst_port": "1-1023"},
+        {"action": "deny", "src": "192.0.2.0/24"},
+        {"action": "allow", "proto": "udp", "dst_port": "10000-60000"},
+        {"action": "deny", "vlan": 10},
+        {"action": "deny", "proto": "tcp", "src": "10.77.9.0/24", "dst_port": [8080, 8443]},
+    ]
+    # Copies, since a configuration takes no YAML aliases.
+    found = [{"direction": ("in", "out")[i % 2], **deepcopy(kinds[i % len(kinds)])} for i in range(rules - 1)]
+    allow = {"action": "allow", "direction": "in", "proto": "tcp", "dst_port": IPERF_PORT}
+    return {"inbound": "deny", "rules": [*found, allow]}
+
+
 def summary(results: dict[str, list[Iperf]], arguments: argparse.Namespace) -> dict[str, object]:
     """Medians, ratio, spread and the conditions, as `--json` prints them."""
     rates = {kind: [run.gbit_per_second for run in runs] for kind, runs in results.items()}
     medians = {kind: statistics.median(values) for kind, values in rates.items()}
+    with_rules = {}
+    if FIREWALL in medians:
+        with_rules = {
+            "firewall_ratio": medians[FIREWALL] / medians[OVERLAY],
+            "firewall_rules": arguments.firewall,
+            "firewall_flows": arguments.flows,
+        }
     return {
         "schema": "shadowmesh.bench.throughput/1",
         "ratio": medians[OVERLAY] / medians[RAW],
+        **with_rules,
         "median_gbit_per_second": medians,
         "range_gbit_per_second": {kind: [min(values), max(values)] for kind, values in rates.items()},
         "congestion_control": results[OVERLAY][0].congestion,
@@ -71,9 +123,14 @@ def print_table(results: dict[str, list[Iperf]], arguments: argparse.Namespace) 
     for kind, runs in results.items():
         rates = [run.gbit_per_second for run in runs]
         print(f"{kind:<10} {statistics.median(rates):>9.3f} {min(rates):>9.3f} {max(rates):>9.3f}")
-    ratio = summary(results, arguments)["ratio"]
+    found = summary(results, arguments)
+    if FIREWALL in results:
+        print(
+            f"{'ratio':<10} {found['firewall_ratio']:>9.4f}   with {arguments.firewall} rules and "
+            f"{arguments.flows} known connections / without a firewall"
+        )
     print(
-        f"{'ratio':<10} {ratio:>9.4f}   overlay / raw link; iperf3, both clients and the relay on "
+        f"{'ratio':<10} {found['ratio']:>9.4f}   overlay / raw link; iperf3, both clients and the relay on "
         f"{os.cpu_count()} cores"
     )
 
@@ -85,6 +142,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=5, help="duration of one run (default 5)")
     parser.add_argument("--congestion", help="congestion control, e.g. cubic (default: the system's)")
     parser.add_argument("--mtu", type=int, default=1500, help="MTU of the underlay (default 1500)")
+    parser.add_argument("--firewall", type=int, default=0, metavar="RULES", help="measure with rules, too")
+    parser.add_argument("--flows", type=int, default=0, help="connections that the firewalls know then")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--smoke", action="store_true", help="one round of one second: does it run at all?")
     arguments = parser.parse_args()

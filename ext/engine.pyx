@@ -24,6 +24,8 @@ from shadowmesh._ext.endpoint cimport (
     socket_family,
 )
 from shadowmesh._ext.features cimport Features, features_choose, features_dict
+from shadowmesh._ext.firewall cimport guard_clear, guard_counters, guard_install
+from shadowmesh._ext.flows cimport FLOW_BUCKETS
 from shadowmesh._ext.inbound cimport Source
 from shadowmesh._ext.lanes cimport SendKeys, SendLane
 from shadowmesh._ext.peers cimport (
@@ -206,7 +208,7 @@ cdef class Engine:
             raise ValueError("a peer's MAC address must be unicast, its own and not ours")
         if not table_reserve(&self.plane.macs, 1):
             raise MemoryError("no memory for a peer")
-        made = peer_new(number, address)
+        made = peer_new(number, address, self.plane.serials + 1)
         if made == NULL:
             raise MemoryError("no memory for a peer")
         self.plane.peers[number] = made
@@ -217,6 +219,7 @@ cdef class Engine:
             free(made)
             raise
         table_install(&self.plane.macs, address, made)
+        self.plane.serials += 1
 
     def remove_peer(self, peer):
         cdef Peer *found = self._peer(peer)
@@ -247,6 +250,12 @@ cdef class Engine:
 
     def clear_route(self, peer):
         peer_clear_route(self.plane.grace, self._peer(peer))
+
+    def set_firewall(self, compiled):
+        if compiled is None:
+            guard_clear(&self.plane.guard)
+        else:
+            guard_install(&self.plane.guard, FLOW_BUCKETS, compiled)
 
     # ---- what is received
 
@@ -326,6 +335,9 @@ cdef class Engine:
 
     def drops(self):
         return drops_of(&self.plane.inbound.receiver.counters, &self.plane.outbound.counters)
+
+    def firewall_counters(self):
+        return guard_counters(&self.plane.guard)
 
     def features(self):
         plane_features(self.plane, &self.chosen)

@@ -18,7 +18,9 @@ from shadowmesh._ext.coalesce cimport (
 )
 from shadowmesh._ext.drops cimport Counters, DropReason, Statistic, count, drop
 from shadowmesh._ext.endpoint cimport endpoint_equal, endpoint_key
+from shadowmesh._ext.firewall cimport Policy
 from shadowmesh._ext.fragment cimport fragment_take, pool_free
+from shadowmesh._ext.judge cimport DIRECTION_IN, VERDICT_DENY, VERDICT_PASS, Verdict, wall_judge
 from shadowmesh._ext.packets cimport (
     CHANNEL_HEADER_SIZE,
     ETHERNET_HEADER_SIZE,
@@ -198,8 +200,12 @@ cdef void _message(Receiver *receiver, const Pending *pending, const uint8_t *pa
 
 
 cdef bint _accepts(Inbound *inbound, Peer *peer, const uint8_t *frame, size_t size) noexcept nogil:
-    """Only its own MAC may send, and only to us or to a group: nothing is ever sent on (split horizon)."""
+    """Only its own MAC may send, and only to us or to a group: nothing is ever sent on (split horizon).
+
+    And only what the firewall lets pass, if there is one.
+    """
     cdef Counters *counters = &inbound.receiver.counters
+    cdef void *policy
     if peer.number == 0:
         drop(counters, DropReason.UNKNOWN_KIND)
     elif size < ETHERNET_HEADER_SIZE:
@@ -211,7 +217,20 @@ cdef bint _accepts(Inbound *inbound, Peer *peer, const uint8_t *frame, size_t si
     else:
         add_relaxed(&peer.received.packets, 1)
         add_relaxed(&peer.received.bytes, size)
+        policy = load_pointer(inbound.policy)
+        return policy == NULL or _passes(inbound, <Policy *>policy, peer, frame, size)
+    return False
+
+
+cdef bint _passes(Inbound *inbound, Policy *policy, const Peer *peer, const uint8_t *frame,
+                  size_t size) noexcept nogil:
+    cdef Receiver *receiver = &inbound.receiver
+    cdef Verdict verdict = wall_judge(policy, DIRECTION_IN, peer.number, peer.serial, frame, size,
+                                      receiver.now)
+    if verdict == VERDICT_PASS:
         return True
+    drop(&receiver.counters,
+         DropReason.FIREWALL_IN if verdict == VERDICT_DENY else DropReason.FIREWALL_MALFORMED)
     return False
 
 

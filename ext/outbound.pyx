@@ -4,9 +4,9 @@ Does NOT learn addresses, choose paths or report events: peers, routes and the f
 by Python, and what can't be sent is counted.
 
 Stages, in the order of the functions: `outbound_serve` -> `_read_batch` -> `_classify`
-(our source MAC? one peer or all?) -> `_frame` (whole, checksum partial, or a super-frame to be cut) ->
-`_to_peers` -> `_fragments`, where the route carries less -> `_seal` -> send_flush (udp.pyx), which protects
-the headers of the batch and sends it.
+(our source MAC? one peer or all?) -> `_passed` (by the firewall, once for a super-frame) -> `_frame` (whole,
+checksum partial, or a super-frame to be cut) -> `_to_peers` -> `_fragments`, where the route carries less ->
+`_seal` -> send_flush (udp.pyx), which protects the headers of the batch and sends it.
 """
 
 from libc.stdlib cimport calloc, free
@@ -16,7 +16,10 @@ from shadowmesh._ext.atomic cimport load_pointer
 from shadowmesh._ext.bytes cimport load48, store64
 from shadowmesh._ext.checksum cimport checksum_finish
 from shadowmesh._ext.drops cimport DropReason, Statistic, count, drop
+from shadowmesh._ext.firewall cimport Policy
 from shadowmesh._ext.fragment cimport FRAGMENT_HEADER_SIZE, fragment_header
+from shadowmesh._ext.flows cimport FLOW_PEERS
+from shadowmesh._ext.judge cimport DIRECTION_OUT, VERDICT_DENY, VERDICT_PASS, Verdict, wall_judge
 from shadowmesh._ext.lanes cimport lane_expired, lane_seal
 from shadowmesh._ext.packets cimport (
     CHANNEL_HEADER_SIZE,
@@ -66,12 +69,15 @@ cdef bint outbound_init(Outbound *outbound) noexcept nogil:
     """Allocate the buffers; the caller has zeroed the structure and fills the rest."""
     outbound.batch = send_new(SEND_ROOM)
     outbound.buffer = <uint8_t *>calloc(1, LEAD + READ_ROOM)
-    return outbound.batch != NULL and outbound.buffer != NULL
+    outbound.chosen = <Peer **>calloc(FLOW_PEERS, sizeof(Peer *))
+    return outbound.batch != NULL and outbound.buffer != NULL and outbound.chosen != NULL
 
 
 cdef void outbound_free(Outbound *outbound) noexcept nogil:
     send_free(outbound.batch)
     free(outbound.buffer)
+    free(outbound.chosen)
+    outbound.chosen = NULL
     outbound.batch = NULL
     outbound.buffer = NULL
 
@@ -122,13 +128,35 @@ cdef void _classify(Outbound *outbound, uint8_t *frame, size_t size) noexcept no
         drop(&outbound.counters, DropReason.FOREIGN_SOURCE)
     elif frame[0] & 1:
         peers = <PeerList *>load_pointer(outbound.flood)
-        _frame(outbound, peers.peers, peers.count, frame, size)
+        _passed(outbound, peers.peers, peers.count, frame, size)
     else:
         peer = <Peer *>table_find(outbound.macs, load48(frame))
         if peer == NULL:
             drop(&outbound.counters, DropReason.UNKNOWN_DESTINATION)
         else:
-            _frame(outbound, &peer, 1, frame, size)
+            _passed(outbound, &peer, 1, frame, size)
+
+
+cdef void _passed(Outbound *outbound, Peer **peers, size_t peer_count, uint8_t *frame,
+                  size_t size) noexcept nogil:
+    """To those of `peers` to whom the firewall lets it go; one that goes to none is one drop."""
+    cdef void *policy = load_pointer(outbound.policy)
+    cdef size_t i, passed = 0
+    cdef Verdict verdict = VERDICT_PASS
+    if policy == NULL:
+        _frame(outbound, peers, peer_count, frame, size)
+        return
+    for i in range(peer_count):
+        verdict = wall_judge(<Policy *>policy, DIRECTION_OUT, peers[i].number, peers[i].serial, frame, size,
+                             outbound.now)
+        if verdict == VERDICT_PASS:
+            outbound.chosen[passed] = peers[i]
+            passed += 1
+    if passed > 0 or peer_count == 0:
+        _frame(outbound, outbound.chosen, passed, frame, size)
+    else:
+        drop(&outbound.counters,
+             DropReason.FIREWALL_OUT if verdict == VERDICT_DENY else DropReason.FIREWALL_MALFORMED)
 
 
 cdef void _frame(Outbound *outbound, Peer **peers, size_t peer_count, uint8_t *frame,

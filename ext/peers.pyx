@@ -17,11 +17,12 @@ cdef void plain_dispose(void *record) noexcept nogil:
     free(record)
 
 
-cdef Peer *peer_new(uint64_t number, uint64_t mac) noexcept nogil:
+cdef Peer *peer_new(uint64_t number, uint64_t mac, uint64_t serial) noexcept nogil:
     cdef Peer *peer = <Peer *>calloc(1, sizeof(Peer))
     if peer != NULL:
         peer.number = number
         peer.mac = mac
+        peer.serial = serial
     return peer
 
 

@@ -7,6 +7,7 @@ from libc.stdlib cimport calloc, free
 
 from shadowmesh._ext.atomic cimport load_flag
 from shadowmesh._ext.duty cimport duty_clear, duty_free, duty_init, duty_wire, first_main, second_main
+from shadowmesh._ext.firewall cimport guard_free
 from shadowmesh._ext.inbound cimport inbound_free, inbound_init
 from shadowmesh._ext.outbound cimport outbound_free, outbound_init
 from shadowmesh._ext.peers cimport peer_dispose, peer_list_new, plain_dispose, peer_new
@@ -32,8 +33,9 @@ cdef bint _init(Plane *plane) noexcept nogil:
     plane.stop.fd = -1
     duty_clear(&plane.duty)
     plane.grace = grace_new()
-    plane.leg = peer_new(LEG, 0)
+    plane.leg = peer_new(LEG, 0, 0)
     plane.flood = peer_list_new(plane.peers, 0, NULL)
+    plane.guard.grace = plane.grace
     return (
         plane.grace != NULL
         and plane.leg != NULL
@@ -68,6 +70,7 @@ cdef void plane_wire(Plane *plane, int udp_fd, int tap_fd, int event_fd, uint64_
     plane.inbound.sources = &plane.sources
     plane.inbound.delivery.tap_fd = tap_fd
     plane.inbound.mac = mac
+    plane.inbound.policy = &plane.guard.policy
     plane.inbound.pool.sessions = &plane.sessions
     plane.outbound.udp_fd = udp_fd
     plane.outbound.tap.fd = tap_fd
@@ -76,6 +79,7 @@ cdef void plane_wire(Plane *plane, int udp_fd, int tap_fd, int event_fd, uint64_
     plane.outbound.macs = &plane.macs
     plane.outbound.flood = &plane.flood
     plane.outbound.mac = mac
+    plane.outbound.policy = &plane.guard.policy
     plane.duty.stop = &plane.stop
     plane.duty.receiver = &plane.inbound.receiver
     plane.duty.outbound = &plane.outbound
@@ -123,6 +127,8 @@ cdef void plane_free(Plane *plane) noexcept nogil:
     table_free(&plane.sources, plain_dispose)
     table_free(&plane.sessions, session_dispose)
     table_free(&plane.macs, peer_dispose)
+    if plane.grace != NULL:
+        guard_free(&plane.guard)
     grace_free(plane.grace)
     free(plane.flood)
     free(plane.leg)

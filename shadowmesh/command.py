@@ -40,6 +40,8 @@ class ExitCode(enum.IntEnum):
     """No relay answered a netcheck."""
     NOT_DIRECT = 9
     """Frames to the peer go through a relay, where a direct path was asked for."""
+    DENIED = 10
+    """The firewall denies the packet that was described."""
     INTERRUPTED = 130
     """128 + SIGINT, as shells count."""
 

@@ -9,6 +9,7 @@ Reference for people: docs/configuration.md; examples: configs/.
 from __future__ import annotations
 
 import base64
+import difflib
 import ipaddress
 import re
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, cast
 import msgspec
 
 from shadowmesh.errors import ConfigError
+from shadowmesh.rules import FirewallSection, check_rules, parse_group, read_firewall
 from shadowmesh.units import NODE_ID_SIZE, REKEY_AFTER, Address, NodeId
 
 if TYPE_CHECKING:
@@ -88,6 +90,8 @@ class Peer(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...]
     endpoint: Address | None = None
     """Where it is reached directly, with `paths: {direct: static}`."""
+    groups: tuple[str, ...] = ()
+    """That rules of the firewall may name."""
 
 
 class Paths(msgspec.Struct, frozen=True):
@@ -121,6 +125,8 @@ class ClientConfig(msgspec.Struct, frozen=True):
     paths: Paths
     session: SessionSection = SessionSection()
     network: NetworkSection | None = None
+    firewall: FirewallSection | None = None
+    """None lets everything pass."""
     aead_library: Path | None = None
     """A BoringSSL-class libcrypto that seals and opens frame packets instead of OpenSSL's."""
     file: str = "the configuration"
@@ -132,20 +138,36 @@ def load_client_config(path: Path) -> ClientConfig:
     from shadowmesh.document import Document  # the YAML parser: verbs that need only our defaults skip it
 
     document = Document.load(path)
-    keys = ("node", "listen", "interface", "relays", "peers", "paths", "session", "network", "aead_library")
+    keys = (
+        "node",
+        "listen",
+        "interface",
+        "relays",
+        "peers",
+        "paths",
+        "session",
+        "network",
+        "firewall",
+        "aead_library",
+    )
     top = document.section(keys)
     interface = top.section("interface", ("name", "addresses", "mtu"))
     relays = top.sections("relays", ("address", "id"))
-    peers = top.sections("peers", ("name", "id", "addresses", "endpoint"))
+    peers = top.sections("peers", ("name", "id", "addresses", "endpoint", "groups"))
+    members = tuple(_peer(peer) for peer in peers)
+    firewall = (
+        top.section("firewall", ("inbound", "outbound", "rules", "tests")) if top.has("firewall") else None
+    )
     config = ClientConfig(
         node=_node(top.section("node", ("name", "state_dir", "socket"))),
         listen=_listen(top.section("listen", ("address", "port"))),
         interface=_interface(interface),
         relays=tuple(_relay(relay) for relay in relays),
-        peers=tuple(_peer(peer) for peer in peers),
+        peers=members,
         paths=_paths(top.section("paths", ("direct", "port_mapping"))),
         session=_session(top.section("session", ("rekey_seconds",))),
         network=_network(top),
+        firewall=read_firewall(firewall, _peer_parser(members)) if firewall else None,
         aead_library=top.text("aead_library", parse_path, "/usr/lib/android/libcrypto.so.0", None),
         file=document.file,
     )
@@ -155,6 +177,8 @@ def load_client_config(path: Path) -> ClientConfig:
         top.refuse("relays", "at least one relay is needed to meet the peers", example)
     _refuse_small_mtu(config, interface)
     _refuse_repeats(config, relays, peers)
+    if firewall and config.firewall:
+        check_rules(firewall, config.firewall)
     document.finish()
     return config
 
@@ -227,7 +251,28 @@ def _peer(section: Section) -> Peer:
         id=section.text("id", parse_node_id, EXAMPLE_NODE_ID),
         addresses=section.texts("addresses", parse_overlay_address, '10.77.0.2, "fd77::2"'),
         endpoint=section.text("endpoint", parse_endpoint, '"192.0.2.7:4400"', None),
+        groups=section.words("groups", parse_group, "[admin]"),
     )
+
+
+def _peer_parser(peers: tuple[Peer, ...]) -> Callable[[str], str]:
+    """For rules of the firewall: a name or NodeID of one of these peers, as its name."""
+    by_id = {peer.id: peer.name for peer in peers}
+
+    def parse(text: str) -> str:
+        if text in by_id.values():
+            return text
+        if len(text) == 52:
+            name = by_id.get(parse_node_id(text))
+            if name is None:
+                raise ValueError("no peer has this NodeID; list it under peers")
+            return name
+        close = difflib.get_close_matches(text, [name for name in by_id.values() if name], n=1)
+        raise ValueError(
+            f"no peer is called {text!r}; {f'did you mean {close[0]}?' if close else 'list it under peers'}"
+        )
+
+    return parse
 
 
 def _paths(section: Section) -> Paths:

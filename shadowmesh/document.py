@@ -123,6 +123,17 @@ class Section:
             for index, node in enumerate(self._list(key, whole))
         )
 
+    def words(self, key: str, parse: Callable[[str], T], example: str) -> tuple[T, ...]:
+        """One word at `key` or a list of them, numbers among them as they are written; empty by default."""
+        node = self._values.get(key)
+        if node is None:
+            return ()
+        several = isinstance(node, yaml.SequenceNode)
+        return tuple(
+            self._word(one, f"{self.path(key)}[{index}]" if several else self.path(key), parse, key, example)
+            for index, one in enumerate(node.value if several else [node])
+        )
+
     def number(self, key: str, low: int, high: int, default: int) -> int:
         """The whole number at `key`, between `low` and `high`."""
         value = self._values.get(key)
@@ -160,6 +171,11 @@ class Section:
     def has(self, key: str) -> bool:
         """Whether there is such a key, right or wrong."""
         return key in self._values
+
+    @property
+    def line(self) -> int:
+        """Where the section begins, from 1."""
+        return int(self.node.start_mark.line) + 1
 
     def path(self, key: str) -> str:
         """How errors name `key` of this section."""
@@ -210,6 +226,12 @@ class Section:
         except ValueError as error:
             self.document.refuse(node, path, str(error), example)
             return cast("T", None)
+
+    def _word(self, node: yaml.Node, path: str, parse: Callable[[str], T], key: str, example: str) -> T:
+        word = node
+        if node.tag == _INT:
+            word = yaml.ScalarNode(_STR, node.value, node.start_mark, node.end_mark)
+        return self._parse(word, path, parse, f"{key}: {example}")
 
     def _absent(self, key: str, example: str, default: T | _Required) -> T:
         if isinstance(default, _Required):

@@ -42,6 +42,9 @@ cpdef enum DropReason:
     REPEATED_FRAGMENT       # a part of a frame that is there already
     INCOMPLETE_FRAME        # fragment of a frame whose others did not come in time
     EXPIRED_KEYS            # the lane's keys may seal no more
+    FIREWALL_IN             # a frame from a peer that the firewall's rules deny
+    FIREWALL_OUT            # a frame to a peer that they deny
+    FIREWALL_MALFORMED      # a frame whose headers contradict each other or end early
 
 cpdef enum Statistic:
     UDP_RX_DATAGRAMS
@@ -62,7 +65,7 @@ cpdef enum Statistic:
     REASSEMBLED_FRAMES      # frames that came in fragments, and whole
 
 cdef enum:
-    DROP_REASONS = 36
+    DROP_REASONS = 39
     STATISTICS = 16
 
 cdef struct Counters:       # written by one thread, read by any

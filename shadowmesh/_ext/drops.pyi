@@ -46,6 +46,9 @@ class DropReason(IntEnum):
     REPEATED_FRAGMENT = 33
     INCOMPLETE_FRAME = 34
     EXPIRED_KEYS = 35
+    FIREWALL_IN = 36
+    FIREWALL_OUT = 37
+    FIREWALL_MALFORMED = 38
 
 class Statistic(IntEnum):
     """What is counted besides drops, over all threads of one engine or forwarder."""

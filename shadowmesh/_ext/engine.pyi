@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing_extensions import Buffer
 
 from shadowmesh._ext.drops import DropReason as DropReason
+from shadowmesh._ext.firewall import Compiled, FirewallCounters
 from shadowmesh._ext.lanes import SendKeys as SendKeys
 from shadowmesh._ext.ring import Event as Event
 
@@ -89,6 +90,14 @@ class Engine:
     def clear_route(self, peer: int) -> None:
         """Send this peer nothing until lane and endpoint are set again."""
 
+    def set_firewall(self, compiled: Compiled | None) -> None:
+        """Judge frames by these rules from now on; None lets everything pass.
+
+        Connections that are known go on as long as these rules would let them be opened.  Peers have to be
+        in `compiled.classes` by their number; those that are not are taken for peers that no rule names.
+        ValueError for arrays that contradict each other; nothing is changed then.
+        """
+
     def install_receive(self, session: int, peer: int, ids: Iterable[Buffer], material: Buffer) -> None:
         """Accept packets of lanes 0..len(ids)-1 (1..64).  `session`: a new number, 0..2^64-1.
 
@@ -120,6 +129,9 @@ class Engine:
 
     def drops(self) -> dict[str, int]:
         """By lower-case name of `DropReason`, zero too."""
+
+    def firewall_counters(self) -> FirewallCounters | None:
+        """Since the last `set_firewall`; None without rules."""
 
     def features(self) -> dict[str, bool]:
         """Which features are in use now.

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint64_t
 
 from shadowmesh._ext.drops cimport Counters
+from shadowmesh._ext.peers cimport Peer
 from shadowmesh._ext.tables cimport Grace, Table
 from shadowmesh._ext.udp cimport SendBatch
 from shadowmesh._ext.vnet cimport Vnet
@@ -17,6 +18,8 @@ cdef struct Outbound:
     Table *macs             # MAC as a number -> Peer
     void **flood            # PeerList *, published atomically
     uint64_t mac            # ours
+    void **policy           # Policy * of the firewall, published atomically; NULL: there is none
+    Peer **chosen           # of a flood: those to whom the firewall lets it go
     Counters counters
     SendBatch *batch
     bint vnet               # every read begins with a virtio_net_hdr

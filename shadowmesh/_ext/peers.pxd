@@ -28,6 +28,7 @@ cdef struct Peer:
     Retired retired
     uint64_t number
     uint64_t mac
+    uint64_t serial           # 32 bits, never another peer's of this engine: for the firewall's flows
     void *route               # Route *, published atomically; NULL: nothing is sent to it
     Traffic sent              # outbound thread
     uint32_t next_frame       # outbound thread: id of the next frame that is fragmented
@@ -50,7 +51,7 @@ cdef struct PeerList:         # all peers, for floods; never changed once publis
     size_t count
     Peer **peers
 
-cdef Peer *peer_new(uint64_t number, uint64_t mac) noexcept nogil
+cdef Peer *peer_new(uint64_t number, uint64_t mac, uint64_t serial) noexcept nogil
 cdef void peer_dispose(void *record) noexcept nogil
 cdef bint peer_set_endpoint(Grace *grace, Peer *peer, const Endpoint *endpoint, bint relayed,
                             uint64_t channel, size_t budget) noexcept nogil

@@ -4,6 +4,7 @@ from libc.stdint cimport uint64_t
 
 from shadowmesh._ext.duty cimport Duty
 from shadowmesh._ext.features cimport Features
+from shadowmesh._ext.firewall cimport Guard
 from shadowmesh._ext.inbound cimport Inbound
 from shadowmesh._ext.outbound cimport Outbound
 from shadowmesh._ext.peers cimport Peer
@@ -23,6 +24,8 @@ cdef struct Plane:
     Table sessions             # handle -> Session; threads only ask whether there is one
     void *flood                # PeerList *
     Peer *peers[PEER_LIMIT]
+    uint64_t serials           # of peers, used up
+    Guard guard
     Peer *leg                  # owner of the sessions with relays: no MAC, no route, no frames
     Stop stop
     Inbound inbound

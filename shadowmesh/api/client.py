@@ -1,6 +1,6 @@
 """The verbs' side of the local control API: HTTP over a Unix socket, with the standard library only.
 
-Blocking, one request per connection; used by `down`, `status`, `ping` and `id`, never by the daemon.
+Blocking, one request per connection; used by the verbs, never by the daemon.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from shadowmesh.api.schema import (
     PingReply,
     PingRequest,
     Problem,
+    ReloadReply,
     RevocationsReply,
     RevocationsRequest,
     WhyRequest,
 )
-from shadowmesh.errors import ShadowMeshError
+from shadowmesh.errors import ConfigError, ShadowMeshError
 
 TIMEOUT = 5.0
 """Seconds for an answer that needs no network: the daemon's event loop never blocks that long."""
@@ -81,6 +82,10 @@ class ApiClient:
         """How the network around the client looks. Raises NotRunning or ApiFailed."""
         data = self._request("POST", "/v1/netcheck", timeout=NETCHECK_TIMEOUT)
         return msgspec.json.decode(data, type=Netcheck)
+
+    def reload(self) -> ReloadReply:
+        """Have the client read its configuration again. Raises ConfigError if it refuses the file."""
+        return msgspec.json.decode(self._request("POST", "/v1/reload"), type=ReloadReply)
 
     def down(self, timeout: float) -> None:
         """Stop the client and wait until socket and process are gone (with it the interface).
@@ -155,5 +160,5 @@ def _error(status: int, data: bytes) -> ShadowMeshError:
         problem = msgspec.json.decode(data, type=Problem)
     except msgspec.MsgspecError:
         return ApiFailed(f"the client answered with HTTP status {status}")
-    kinds = {"unknown-peer": UnknownPeer, "no-reply": NoReply}
+    kinds = {"unknown-peer": UnknownPeer, "no-reply": NoReply, "refused": ConfigError}
     return kinds.get(problem.error, ApiFailed)(problem.message)

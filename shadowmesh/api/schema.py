@@ -16,12 +16,13 @@ PING_SCHEMA = "shadowmesh.ping/1"
 REVOCATIONS_SCHEMA = "shadowmesh.revocations/1"
 WHY_SCHEMA = "shadowmesh.why/1"
 NETCHECK_SCHEMA = "shadowmesh.netcheck/1"
+RELOAD_SCHEMA = "shadowmesh.reload/1"
 
 MAX_PING_TIMEOUT = 60.0
 """Seconds that one ping may wait: far above any path, and short enough for a person."""
 
 
-ErrorKind = Literal["unknown-peer", "no-reply", "bad-request", "too-large", "not-found", "failed"]
+ErrorKind = Literal["unknown-peer", "no-reply", "refused", "bad-request", "too-large", "not-found", "failed"]
 
 
 class NatStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +117,33 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str | None = None
 
 
+class FirewallRule(msgspec.Struct, frozen=True, kw_only=True):
+    """One rule. `decided` counts its frames, `replies` those of connections that it let be opened."""
+
+    number: int
+    name: str
+    line: int
+    direction: Literal["in", "out"]
+    action: Literal["allow", "deny"]
+    text: str
+    decided: int = 0
+    replies: int = 0
+
+
+class FirewallStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The firewall, counted since its rules were read. `flows` are connections known now."""
+
+    inbound: Literal["allow", "deny"]
+    outbound: Literal["allow", "deny"]
+    inbound_default: int = 0
+    outbound_default: int = 0
+    default_replies: int = 0
+    resolution: int = 0
+    flows: int = 0
+    untracked: int = 0
+    rules: list[FirewallRule] = []
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Answer to GET /v1/status. `drops` has every reason of the data plane, also those at zero."""
 
@@ -125,6 +153,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     peers: list[PeerStatus]
     counters: dict[str, int]
     drops: dict[str, int]
+    firewall: FirewallStatus | None = None
 
 
 class PingRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -216,6 +245,14 @@ class RevocationsReply(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = REVOCATIONS_SCHEMA
     number: int
     newer: bool
+
+
+class ReloadReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to POST /v1/reload. Keys of the file: changed at once, and changed only by a restart."""
+
+    schema: str = RELOAD_SCHEMA
+    applied: list[str] = []
+    restart: list[str] = []
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,6 +33,7 @@ from shadowmesh.api.schema import (
     PingReply,
     PingRequest,
     Problem,
+    ReloadReply,
     RevocationsReply,
     RevocationsRequest,
     Status,
@@ -73,6 +74,9 @@ class Control(Protocol):
 
     async def netcheck(self) -> Netcheck:
         """How the network around this node looks; takes some seconds."""
+
+    def reload(self) -> ReloadReply:
+        """Read the configuration again and use what can be changed. Raises ConfigError, changing nothing."""
 
     def request_stop(self) -> None:
         """Begin to stop; returns at once."""
@@ -134,6 +138,9 @@ def create_app(control: Control) -> Starlette:
     async def netcheck(_request: Request) -> Response:
         return _json(200, await control.netcheck())
 
+    async def reload(_request: Request) -> Response:
+        return _reloaded(control)
+
     async def down(_request: Request) -> Response:
         control.request_stop()
         return _json(202, {})
@@ -145,6 +152,7 @@ def create_app(control: Control) -> Starlette:
             Route("/v1/why", _guarded(why), methods=["POST"]),
             Route("/v1/revocations", _guarded(_revocations(control)), methods=["POST"]),
             Route("/v1/netcheck", _guarded(netcheck), methods=["POST"]),
+            Route("/v1/reload", _guarded(reload), methods=["POST"]),
             Route("/v1/down", _guarded(down), methods=["POST"]),
         ],
         exception_handlers={HTTPException: _http_error},
@@ -160,6 +168,13 @@ def _revocations(control: Control) -> Handler:
             return _problem(400, "bad-request", str(error))
 
     return revocations
+
+
+def _reloaded(control: Control) -> Response:
+    try:
+        return _json(200, control.reload())
+    except ConfigError as error:
+        return _problem(422, "refused", str(error))
 
 
 def bind_socket(path: Path) -> socket.socket:

@@ -24,6 +24,8 @@ NAME = "shadowmesh-client"
         "why": "shadowmesh.cli.why:why",
         "netcheck": "shadowmesh.cli.netcheck:netcheck",
         "network": "shadowmesh.cli.network:network",
+        "firewall": "shadowmesh.cli.firewall:firewall",
+        "reload": "shadowmesh.cli.reload:reload",
         "id": "shadowmesh.cli.identity:show_id",
         "version": "shadowmesh.cli.version:version",
     },
@@ -33,6 +35,7 @@ NAME = "shadowmesh-client"
         "shadowmesh-client status                  who is reachable, and how",
         "shadowmesh-client ping bob -c 3           measure through the overlay",
         "shadowmesh-client why bob                 why this path and no better one",
+        "shadowmesh-client reload                  read the configuration again",
         "shadowmesh-client netcheck                what the network allows: NAT, IPv6, UDP",
     ),
 )

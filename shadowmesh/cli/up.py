@@ -34,6 +34,7 @@ def up(config: Path, detach: bool, check: bool) -> int:
     settings = load_client_config(config)
     if check:
         identity_name = _check_identity(settings)
+        _check_firewall(settings)
         click.echo(f"{config} is valid\n{_summary(settings)}")
         for doubt in doubts(settings, identity_name):
             click.echo(f"warning: {doubt}", err=True)
@@ -60,13 +61,28 @@ def _check_identity(config: ClientConfig) -> str | None:
     return identity.name
 
 
+def _check_firewall(config: ClientConfig) -> None:
+    """Run the tests in the file."""
+    if config.firewall is not None:
+        from shadowmesh.overlay.firewall import firewall_of
+
+        firewall_of(config)
+
+
 def _summary(config: ClientConfig) -> str:
     none = "no address" if config.network is None else "addresses of its certificate"
     addresses = ", ".join(config.interface.addresses) or none
     relays, peers = len(config.relays), len(config.peers)
+    firewall = ""
+    if config.firewall is not None:
+        rules, tests = len(config.firewall.rules), len(config.firewall.tests)
+        firewall = (
+            f"\nfirewall: {rules} rule{'s' * (rules != 1)}, inbound {config.firewall.inbound}, outbound "
+            f"{config.firewall.outbound}, {tests} test{'s' * (tests != 1)} passed"
+        )
     return (
         f"{config.node.name} on {config.interface.name} ({addresses}), MTU {config.interface.mtu}, "
-        f"{relays} relay{'s' * (relays != 1)}, {peers} peer{'s' * (peers != 1)}"
+        f"{relays} relay{'s' * (relays != 1)}, {peers} peer{'s' * (peers != 1)}{firewall}"
     )
 
 

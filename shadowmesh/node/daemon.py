@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from shadowmesh._ext.engine import EVENT_LANE_MESSAGE, EVENT_SOURCE, Engine
-from shadowmesh.api.schema import Netcheck, PingReply, RevocationsReply, Status, WhyReply
+from shadowmesh.api.schema import Netcheck, PingReply, ReloadReply, RevocationsReply, Status, WhyReply
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
 from shadowmesh.core.shared import Changed, Fatal, ProbeAnswered, ResolveRelay, TicketsChanged
@@ -24,7 +24,7 @@ from shadowmesh.io import notify
 from shadowmesh.io.documents import load_list
 from shadowmesh.io.shield import PAUSE, survives
 from shadowmesh.io.udp import from_sockaddr, local_address, send
-from shadowmesh.node import tickets
+from shadowmesh.node import tickets, wall
 from shadowmesh.node.netcheck import check_network
 from shadowmesh.node.report import problem_of, report
 from shadowmesh.node.surroundings import Surroundings
@@ -52,6 +52,7 @@ class Daemon:
     ) -> None:
         self.fatal: str | None = None
         self._config = config
+        self._file = Path(config.file).absolute()
         self._core = core
         self._engine = engine
         self._udp = udp
@@ -127,6 +128,27 @@ class Daemon:
         newer = self._core.handle_revocations(made.document, time.monotonic())
         self._drive()
         return RevocationsReply(number=membership.revocations.number, newer=newer)
+
+    def reload(self) -> ReloadReply:
+        """Read the file again: rules and groups change at once. Raises ConfigError, changing nothing."""
+        found = wall.read_again(self._config, self._file, self._core.node_id)
+        # By the names and NodeIDs of the file: a peer may be called otherwise there than when we started.
+        wall.install(self._engine, found.wanted, self._core)
+        self._config = found.config
+        log.info("%s was read again; changed: %s", self._file, ", ".join(found.reply.applied) or "nothing")
+        if found.reply.restart:
+            log.warning(
+                "%s: a restart is needed for what changed in %s", self._file, ", ".join(found.reply.restart)
+            )
+        return found.reply
+
+    def handle_hangup(self) -> None:
+        """SIGHUP: as `reload`, told to the log."""
+        try:
+            self.reload()
+        except ConfigError as error:
+            for line in str(error).splitlines():
+                log.error("nothing was changed: %s", line)
 
     def request_stop(self) -> None:
         """Begin to stop; returns at once."""

@@ -38,8 +38,9 @@ from shadowmesh.io.membership import open_membership, with_network
 from shadowmesh.io.tap import Tap
 from shadowmesh.io.udp import local_address, open_udp
 from shadowmesh.membership.guard import Membership
-from shadowmesh.node import tickets
+from shadowmesh.node import tickets, wall
 from shadowmesh.node.daemon import Daemon
+from shadowmesh.overlay.firewall import firewall_of
 from shadowmesh.overlay.mac import mac_of
 from shadowmesh.units import DEFAULT_MTU
 
@@ -53,6 +54,7 @@ def run_client(config: ClientConfig, detach: bool) -> int:
     """Run here, or with `detach` in a child process, returning once that is ready or has failed."""
     identity = identities.load(config.node.state_dir)
     refuse_own_id(config, identity.node_id)
+    firewall_of(config)
     if detach:
         return _run_detached(config, identity)
     log_to(sys.stderr.fileno())
@@ -136,6 +138,8 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
         stack.callback(os.close, event_fd)
         engine = Engine(udp.fileno(), tap.fileno(), event_fd, mac)
         core = new_core(config, identity, EngineTables(engine, udp.family), membership)
+        # Before the first frame can come.
+        wall.install(engine, config, core)
         engine.start()
         stack.callback(engine.stop)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -171,6 +175,7 @@ async def _serve(config: ClientConfig, daemon: Daemon, up: str, ready: Callable[
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.request_stop)
+    loop.add_signal_handler(signal.SIGHUP, daemon.handle_hangup)
     async with contextlib.AsyncExitStack() as stack:
         try:
             await stack.enter_async_context(serve_api(config.node.socket, daemon))

@@ -27,6 +27,7 @@ from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.io.portmap import PortMapper
 from shadowmesh.io.udp import local_address
 from shadowmesh.membership.guard import Membership
+from shadowmesh.node.wall import firewall_status
 from shadowmesh.overlay.mac import mac_of, mac_text
 from shadowmesh.path.path import Path
 
@@ -65,6 +66,7 @@ def report(
         peers=[_peer(peer, core.relays, engine, time.monotonic()) for peer in core.peers.values()],
         counters=engine.counters(),
         drops=dict(drops),
+        firewall=firewall_status(engine, config.firewall),
     )
 
 

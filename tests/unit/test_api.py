@@ -22,6 +22,7 @@ from shadowmesh.api.schema import (
     PingReply,
     RelayCheck,
     RelayStatus,
+    ReloadReply,
     RevocationsReply,
     Side,
     Status,
@@ -168,6 +169,11 @@ class FakeControl:
             raise ConfigError(f"{file}: is no revocation list")
         return RevocationsReply(number=3, newer=True)
 
+    def reload(self) -> ReloadReply:
+        if self.stopped.is_set():
+            raise ConfigError("client.yaml:3: firewall: wrong\nclient.yaml:4: too")
+        return ReloadReply(applied=["firewall"])
+
     def request_stop(self) -> None:
         self.stopped.set()
 
@@ -203,6 +209,15 @@ async def test_a_revocation_list_is_handed_in_by_its_file(tmp_path: Path) -> Non
         assert (await asyncio.to_thread(client.spread, Path("/etc/list.pem"))).number == 3
         with pytest.raises(ApiFailed, match="is no revocation list"):
             await asyncio.to_thread(client.spread, Path("/etc/other.pem"))
+
+
+async def test_reload_and_its_refusal(tmp_path: Path) -> None:
+    path, control = tmp_path / "api.sock", FakeControl()
+    async with serve_api(path, control):
+        assert (await asyncio.to_thread(ApiClient(path).reload)).applied == ["firewall"]
+        control.stopped.set()
+        with pytest.raises(ConfigError, match=r"(?s)client\.yaml:3: firewall: wrong.*:4: too"):
+            await asyncio.to_thread(ApiClient(path).reload)
 
 
 async def test_ping_and_its_failures(tmp_path: Path) -> None:

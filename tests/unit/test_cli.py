@@ -16,6 +16,8 @@ import pytest
 from shadowmesh import __version__
 from shadowmesh.api.client import ApiClient, ApiFailed, NoReply, NotRunning, UnknownPeer
 from shadowmesh.api.schema import (
+    FirewallRule,
+    FirewallStatus,
     NatStatus,
     Netcheck,
     NetworkStatus,
@@ -25,6 +27,7 @@ from shadowmesh.api.schema import (
     PingReply,
     RelayCheck,
     RelayStatus,
+    ReloadReply,
     RevocationsReply,
     Side,
     Status,
@@ -43,9 +46,23 @@ from tests.unit.test_api import make_status, make_story
 ROOT = Path(__file__).parents[2]
 STRUCTS = [Status, NodeStatus, NatStatus, RelayStatus, PeerStatus, PathStatus, PingReply]
 STRUCTS += [Netcheck, RelayCheck, WhyReply, Side, TriedAddress, NetworkStatus, RevocationsReply]
+STRUCTS += [FirewallStatus, FirewallRule, ReloadReply]
 Command = Callable[[list[str]], int]
 VERBS: dict[Command, list[str]] = {
-    client: ["init", "up", "down", "status", "ping", "why", "netcheck", "network", "id", "version"],
+    client: [
+        "init",
+        "up",
+        "down",
+        "status",
+        "ping",
+        "why",
+        "netcheck",
+        "network",
+        "firewall",
+        "reload",
+        "id",
+        "version",
+    ],
     relay: ["init", "serve", "id", "version"],
 }
 
@@ -343,6 +360,59 @@ def test_id_and_down_of_the_running_client(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out == "a" * 52 + "\n"
     assert client(["down"]) == 0
     assert capsys.readouterr().out == "stopped\n"
+
+
+FIREWALL = FirewallStatus(
+    inbound="deny",
+    outbound="allow",
+    inbound_default=7,
+    outbound_default=11,
+    default_replies=9,
+    resolution=2,
+    flows=3,
+    untracked=1,
+    rules=[
+        FirewallRule(
+            number=1, name="ssh", line=9, direction="in", action="allow", text="allow ssh", decided=5
+        )
+    ],
+)
+EXPECTED_COUNTERS = """\
+RULE  WAY   FRAMES  REPLIES  SAYS
+   1  in         5        0  allow ssh
+   -  in         7        -  else deny
+   -  out       11        9  else allow
+   -  both       2        -  ARP and neighbour discovery that no rule names
+
+3 connections are known
+1 found no place in the table: they passed, and replies to them may not
+"""
+
+
+def test_counters_of_the_firewall(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = msgspec.structs.replace(make_status(), firewall=FIREWALL)
+    monkeypatch.setattr(ApiClient, "status_json", lambda _: msgspec.json.encode(status))
+    assert client(["firewall", "counters"]) == 0
+    assert capsys.readouterr().out == EXPECTED_COUNTERS
+    assert client(["firewall", "counters", "--json"]) == 0
+    assert msgspec.json.decode(capsys.readouterr().out, type=FirewallStatus) == FIREWALL
+    monkeypatch.setattr(ApiClient, "status_json", lambda _: msgspec.json.encode(make_status()))
+    assert client(["firewall", "counters"]) == 0
+    assert capsys.readouterr().out == "This client has no firewall, so everything passes.\n"
+
+
+def test_reload_says_what_has_changed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ApiClient, "reload", lambda _: ReloadReply(applied=["firewall"], restart=["peers"]))
+    assert client(["reload"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "changed: firewall\n"
+    assert said.err == "changed in the file, and needs a restart: peers\n"
+    assert client(["reload", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["restart"] == ["peers"]
 
 
 @pytest.mark.parametrize(

@@ -344,9 +344,15 @@ def test_documented_keys_are_the_keys_there_are(tmp_path: Path) -> None:
         ("admission", load_relay_config),
         ("relays[]", load_client_config),
         ("peers[]", load_client_config),
+        ("firewall", load_client_config),
+        ("firewall.rules[]", load_client_config),
+        ("firewall.tests[]", load_client_config),
     ):
-        value = "[{zzz: 1}]" if section.endswith("[]") else "{zzz: 1}"
-        path.write_text(f"{section.removesuffix('[]')}: {value}\n")
+        text_of = "{zzz: 1}"
+        for key in reversed(section.split(".")):
+            value = f"[{text_of}]" if key.endswith("[]") else text_of
+            text_of = f"{{{key.removesuffix('[]')}: {value}}}"
+        path.write_text(f"{text_of}\n")
         with pytest.raises(ConfigError) as caught:
             load_config(path)
         names = re.search(r"the keys here are (.*)", str(caught.value))

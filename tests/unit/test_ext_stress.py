@@ -16,10 +16,13 @@ import time
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Literal
 
 import pytest
 
 from shadowmesh._ext.engine import SendKeys
+from shadowmesh.overlay.firewall import Firewall, Party
+from shadowmesh.rules import FirewallSection, Ports, Rule, parse_protocol
 from tests.reference.offload import UDP, VNET
 from tests.unit.ext_harness import BROADCAST, Node, frame, mac, material, udp_socket, wire_id
 from tests.unit.test_ext_forward import Relay
@@ -34,8 +37,25 @@ HEADLESS = bytes(VNET.size)
 EXPECTED_DROPS = {
     "unknown_id", "spoofed_source", "no_route", "unknown_destination", "unexpected_long_header", "short",
     "control_rate", "long_ring_full", "control_ring_full", "tap_full", "send_buffer_full", "send_failed",
+    "firewall_in", "firewall_out",
 }  # fmt: skip
 """What removals and floods cause; above all no authentication, no duplicate and no malformed_segment."""
+
+
+PARTIES = [Party(f"peer{number}", "", number=number) for number in range(1, PEERS + 1)]
+RULE = Rule(line=1, action="allow", direction="in", peers=("peer1",), protocols=(parse_protocol("udp"),))
+DENY_RULE = Rule(
+    line=2, action="deny", direction="out", protocols=(parse_protocol("tcp"),), dst_ports=(Ports(1, 9),)
+)
+CHOICES: list[tuple[Literal["allow", "deny"], tuple[Rule, ...]]] = [
+    ("allow", ()),
+    ("deny", (RULE, DENY_RULE)),
+    ("allow", (DENY_RULE,)),
+]
+POLICIES = [
+    Firewall(FirewallSection(inbound=inbound, outbound="allow", rules=rules), PARTIES).compiled()
+    for inbound, rules in CHOICES
+]
 
 
 class Side(Node):
@@ -92,7 +112,7 @@ class Stress:
         self.epoch = 0
         self.operations: list[Callable[[Side, Side, int], None]] = [
             self.renew, self.renew, self.renew, self.retire, self.remove, self.move, self.clear,
-            self.control, self.source, self.look, self.relay_clients, self.noise,
+            self.control, self.source, self.look, self.relay_clients, self.noise, self.firewall,
         ]  # fmt: skip
         for index, side in enumerate(sides):
             relay.forwarder.add_client(index, side.sockaddr)
@@ -168,6 +188,11 @@ class Stress:
         forwarder.endpoint(index)
         forwarder.client_counters(index)
 
+    def firewall(self, near: Side, far: Side, number: int) -> None:
+        """Other rules, or none; the flows stay."""
+        near.engine.set_firewall(self.draw.choice([None, *POLICIES]))
+        far.engine.firewall_counters()
+
     def noise(self, near: Side, far: Side, number: int) -> None:
         """Datagrams that are no packets of a lane: to a control id, a long header, rubbish."""
         wire = self.draw.choice(near.controls or [bytes(8)])
@@ -186,6 +211,8 @@ class Stress:
 
     def settle(self) -> None:
         """Install everything anew and see that frames still cross both ways, also a super-frame."""
+        for side in self.sides:
+            side.engine.set_firewall(None)
         for near, far in (self.sides, self.sides[::-1]):
             self.renew(near, far, 1)
             near.engine.set_endpoint(1, far.sockaddr, b"")
@@ -237,7 +264,7 @@ def allocated() -> int:
 
 
 def test_what_is_replaced_is_freed() -> None:
-    """3000 epochs, peers and routes of 5 kB each and more, while the threads run: nothing piles up."""
+    """3000 epochs, peers and routes of 5 kB each and more, and rules, while the threads run: none is left."""
     with Side(1) as one, Side(2) as two:
         sizes = []
         for epoch in range(1, 3001):
@@ -246,6 +273,7 @@ def test_what_is_replaced_is_freed() -> None:
             one.engine.install_receive(epoch, 1, ids, material(epoch))
             one.engine.set_lane(1, SendKeys(material(epoch)), 0, ids[0])
             one.engine.set_endpoint(1, one.sockaddr, b"")
+            one.engine.set_firewall(POLICIES[epoch % 3])
             one.send(two.mac, 50)
             if epoch % 3 == 0:
                 one.engine.remove_peer(one.peers.popitem()[0])
