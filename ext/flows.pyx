@@ -75,13 +75,19 @@ cdef void flows_free(Flows *flows) noexcept nogil:
 cdef void flow_hash(const Flows *flows, FlowKey *key) noexcept nogil:
     """Multilinear in secret factors over 32-bit halves: which flows share a bucket can't be guessed.
 
-    Source: Lemire, Kaser, "Strongly universal string hashing is fast" (2014), section 3.
+    The sums of flows whose ports count upwards lie at equal distances, and for some factors in few buckets:
+    so the sum is mixed, one to one.
+    Sources: Lemire, Kaser, "Strongly universal string hashing is fast" (2014), section 3; Steele, Lea, Flood,
+    "Fast splittable pseudorandom number generators" (2014), figure 17, for the mixing.
     """
     cdef uint64_t sum = flows.factors[2 * FLOW_WORDS]
     cdef size_t i
     for i in range(<size_t>FLOW_WORDS):
         sum += flows.factors[2 * i] * (key.words[i] >> 32)
         sum += flows.factors[2 * i + 1] * <uint32_t>key.words[i]
+    sum = (sum ^ sum >> 30) * <uint64_t>0xBF58476D1CE4E5B9
+    sum = (sum ^ sum >> 27) * <uint64_t>0x94D049BB133111EB
+    sum ^= sum >> 31
     key.hash = sum if sum != 0 else 1
 
 
