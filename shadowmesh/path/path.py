@@ -136,9 +136,9 @@ class Path:
         return self.probes.round_trip.smoothed
 
     @property
-    def typical(self) -> float | None:
-        """Round-trip time and jitter in seconds, without the bad moments: what paths are compared by."""
-        return self.probes.round_trip.typical
+    def lowest(self) -> float | None:
+        """Lowest recent round-trip time in seconds: what paths are compared by."""
+        return self.probes.round_trip.lowest
 
     @property
     def jitter(self) -> float | None:

@@ -1,12 +1,11 @@
-"""Round-trip time and its variation, smoothed as in RFC 6298 section 2; and what is typical of it."""
+"""Round-trip time and its variation, smoothed as in RFC 6298 section 2; and the lowest."""
 
 from __future__ import annotations
 
 from collections import deque
-from statistics import median_low
 
 RECENT = 8
-"""Samples that say what is typical."""
+"""Samples of which the lowest counts, as in NTP's clock filter (RFC 5905 section 10)."""
 
 
 class RoundTrip:
@@ -16,16 +15,14 @@ class RoundTrip:
         self.smoothed: float | None = None
         self.variation: float | None = None
         """Mean deviation of the samples: what is shown as jitter."""
-        self.typical: float | None = None
-        """Median of the recent samples, and twice their median deviation from it: one bad moment counts for
-        nothing from the next sample on, where a mean would remember it for many."""
+        self.lowest: float | None = None
+        """Of the recent samples: how far it is, without the queues and busy machines that others met."""
         self._recent: deque[float] = deque(maxlen=RECENT)
 
     def measure(self, sample: float) -> None:
         """Take one sample, in seconds."""
         self._recent.append(sample)
-        middle = median_low(self._recent)
-        self.typical = middle + 2 * median_low(abs(middle - one) for one in self._recent)
+        self.lowest = min(self._recent)
         if self.smoothed is None or self.variation is None:
             self.smoothed, self.variation = sample, sample / 2
             return

@@ -1,6 +1,6 @@
 """Which path frames take: the one policy, replaceable as a whole.
 
-A path costs its typical round trip, jitter included, and half a second for all of it that is lost.  A relay
+A path costs its lowest recent round trip, and half a second for all of it that is lost.  A relay
 costs that twice and 20 ms, since it belongs to somebody else: direct wins unless it is clearly worse.
 IPv6 and the local network need no rule of their own: they are nearer.
 
@@ -35,7 +35,7 @@ class Ranked(Protocol):
     @property
     def usable(self) -> bool: ...
     @property
-    def typical(self) -> float | None: ...
+    def lowest(self) -> float | None: ...
     @property
     def loss(self) -> float: ...
     @property
@@ -56,7 +56,7 @@ Policy = Callable[[Sequence[Ranked], int | None, float, float], Decision]
 
 def cost(path: Ranked) -> float:
     """Seconds, weighted; the cheapest path is the best."""
-    rtt = UNKNOWN_RTT if path.typical is None else path.typical
+    rtt = UNKNOWN_RTT if path.lowest is None else path.lowest
     seconds = rtt + LOSS_WEIGHT * path.loss
     return RELAY_FACTOR * seconds + RELAY_PENALTY if path.relayed else seconds
 
@@ -108,9 +108,9 @@ def _last_resort(paths: Sequence[Ranked]) -> Decision:
 
 
 def _versus(there: Ranked, here: Ranked) -> str:
-    if there.typical is None or here.typical is None:
+    if there.lowest is None or here.lowest is None:
         return ""
-    return f" ({_quality(there.typical, there.loss)} against {_quality(here.typical, here.loss)})"
+    return f" ({_quality(there.lowest, there.loss)} against {_quality(here.lowest, here.loss)})"
 
 
 def _quality(rtt: float, loss: float) -> str:

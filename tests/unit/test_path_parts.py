@@ -243,28 +243,15 @@ def test_late_answers_still_measure() -> None:
     assert table.handle_reply(nonce, 3.0) is None, "an answer counts once"
 
 
-def test_one_bad_moment_is_not_typical() -> None:
+def test_bad_moments_do_not_make_a_path_longer() -> None:
     table = RoundTrip()
     table.measure(0.4)
-    assert table.typical == 0.4
-    for _ in range(3):
-        table.measure(0.02)
-        assert table.typical == 0.02
-    assert table.smoothed is not None
-    assert table.smoothed > 0.2
-    for _ in range(RECENT):
-        table.measure(0.3)
-    assert table.typical == 0.3, "what lasts is"
-
-
-def test_jitter_is_typical() -> None:
-    table = RoundTrip()
-    for sample in (0.02, 0.04) * 4:
+    assert table.lowest == 0.4
+    for sample in (0.02, *[0.3] * (RECENT - 1)):
         table.measure(sample)
-    assert table.typical == pytest.approx(0.02)
-    for sample in (0.02, 0.03, 0.04) * 3:
-        table.measure(sample)
-    assert table.typical == pytest.approx(0.05)
+        assert table.lowest == 0.02
+    table.measure(0.3)
+    assert table.lowest == 0.3, "what lasts does"
 
 
 def test_health_sees_silence_and_what_is_owed() -> None:
@@ -303,7 +290,7 @@ class Fake:
     """A path as the policy sees it."""
 
     name: str
-    typical: float | None = 0.02
+    lowest: float | None = 0.02
     relayed: bool = False
     usable: bool = True
     loss: float = 0.0
@@ -315,7 +302,7 @@ class Fake:
         return not self.old
 
 
-RELAYED = Fake("relay", typical=0.03, relayed=True)
+RELAYED = Fake("relay", lowest=0.03, relayed=True)
 LONG_AGO, NOW = 0.0, 100.0
 
 
@@ -329,15 +316,15 @@ LONG_AGO, NOW = 0.0, 100.0
         ([RELAYED, Fake("direct")], 0, NOW - 0.1, 1),
         ([RELAYED, Fake("direct", usable=False)], 1, NOW - 0.1, 0),
         ([RELAYED, Fake("direct", old=True)], 0, LONG_AGO, 0),
-        ([RELAYED, Fake("direct", typical=0.06)], 0, LONG_AGO, 1),
-        ([RELAYED, Fake("slow", typical=0.2)], 0, LONG_AGO, 0),
-        ([RELAYED, Fake("slow", typical=0.2)], 1, LONG_AGO, 0),
+        ([RELAYED, Fake("direct", lowest=0.06)], 0, LONG_AGO, 1),
+        ([RELAYED, Fake("slow", lowest=0.2)], 0, LONG_AGO, 0),
+        ([RELAYED, Fake("slow", lowest=0.2)], 1, LONG_AGO, 0),
         ([RELAYED, Fake("lossy", loss=0.3)], 1, LONG_AGO, 0),
-        ([Fake("here", typical=0.02), Fake("nearer", typical=0.018)], 0, LONG_AGO, 0),
-        ([Fake("here", typical=0.02), Fake("nearer", typical=0.01)], 0, NOW - 1, 0),
-        ([Fake("here", typical=0.02), Fake("nearer", typical=0.01)], 0, LONG_AGO, 1),
-        ([Fake("here", typical=0.0004), Fake("nearer", typical=0.0001)], 0, LONG_AGO, 0),
-        ([Fake("here", left_by_peer=True), Fake("new", typical=0.03)], 0, NOW - 0.1, 1),
+        ([Fake("here", lowest=0.02), Fake("nearer", lowest=0.018)], 0, LONG_AGO, 0),
+        ([Fake("here", lowest=0.02), Fake("nearer", lowest=0.01)], 0, NOW - 1, 0),
+        ([Fake("here", lowest=0.02), Fake("nearer", lowest=0.01)], 0, LONG_AGO, 1),
+        ([Fake("here", lowest=0.0004), Fake("nearer", lowest=0.0001)], 0, LONG_AGO, 0),
+        ([Fake("here", left_by_peer=True), Fake("new", lowest=0.03)], 0, NOW - 0.1, 1),
         ([RELAYED, Fake("here", left_by_peer=True)], 1, NOW - 0.1, 1),
     ],
 )
@@ -353,7 +340,7 @@ def test_choice_does_not_swing_between_two_like_paths() -> None:
     current, changes = 0, 0
     for second in range(1000):
         for path in paths:
-            path.typical = 0.02 * noise.uniform(0.92, 1.08)
+            path.lowest = 0.02 * noise.uniform(0.92, 1.08)
         chosen = choose(paths, current, LONG_AGO, float(second)).chosen
         changes += chosen != current
         current = 0 if chosen is None else chosen
