@@ -133,8 +133,8 @@ class Routing:
 
     def handle_network(self, moved: bool, now: float) -> None:
         """Our candidates have changed; `moved`: so have our addresses or routes."""
-        self.paths.own_hosts = self._network.hosts
-        self.paths.own_nat = self._network.nat
+        self.paths.finder.own_hosts = self._network.hosts
+        self.paths.finder.own_nat = self._network.nat
         self.paths.set_largest(self._network.largest, now)
         if moved:
             self.paths.handle_network_change(now)
@@ -210,7 +210,7 @@ class Routing:
             if self._mode == "auto" and message.sequence > self._heard_sequence:
                 self._heard_sequence = message.sequence
                 self._told = from_wire(message.addresses)
-                self.paths.peer_nat = message.nat
+                self.paths.finder.peer_nat = message.nat
                 self._list(now)
                 self.synchronise(now)
         else:

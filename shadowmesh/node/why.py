@@ -10,7 +10,7 @@ from shadowmesh.core.local import LocalNetwork
 from shadowmesh.core.routing import Mode, Routing
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.membership.roster import Member
-from shadowmesh.path.paths import MOVING_NAT
+from shadowmesh.path.finder import MOVING_NAT
 from shadowmesh.path.view import view
 from shadowmesh.wire.messages import PathView
 

@@ -1,6 +1,6 @@
-"""All paths to one peer: found, proved, measured, and one of them chosen for its frames.
+"""All paths to one peer: one of those that work is chosen for its frames, and all are probed accordingly.
 
-    candidates  ->  rounds of REQUEST  ->  the address is proved  ->  full size came round  ->  may be chosen
+    `finder`: an address is proved  ->  `path`: full size came round, measured  ->  `selector`: chosen
 
 Sans-I/O: payloads and the `Way` they came on go in; payloads with the way to send them on, log lines and
 one deadline come out.  The caller seals payloads in lane 0 of the session and owns the data plane: it
@@ -16,33 +16,25 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from shadowmesh.errors import BadPacket
-from shadowmesh.path.candidates import Candidate, CandidateKind, is_private
-from shadowmesh.path.handshake import Handshake, Proved
+from shadowmesh.path.candidates import Candidate, CandidateKind
+from shadowmesh.path.finder import Finder
 from shadowmesh.path.health import DOUBT_AFTER, Counters, Health
 from shadowmesh.path.keepalive import Keepalive
 from shadowmesh.path.mtu import LARGEST
-from shadowmesh.path.path import Pace, Path, PathState
-from shadowmesh.path.rounds import Rounds, guesses
+from shadowmesh.path.path import Pace, Path
 from shadowmesh.path.selector import Policy, choose
 from shadowmesh.path.way import Way
-from shadowmesh.wire.messages import MAX_CANDIDATES
 from shadowmesh.wire.payload import Kind, encode_probe, parse_probe
 
-MAX_STRANGERS = 4
-"""Addresses that authentic packets came from though nobody named them; the oldest that works least goes."""
 STANDBY_FOR = 60.0
 """Seconds after the last frame for which other paths are kept ready and rounds go on."""
 EAGER_FOR = 300.0
 """Seconds after a change for which rounds go on without any frames: to be direct before it is needed."""
 STABLE_AFTER = 30.0
 """Seconds that a direct path must have carried frames before its end starts the back-off anew."""
-STRANGER_GAP = 1.0
-"""Seconds between REQUESTs to a failed address from which something authentic comes."""
 LOST_AFTER = 10.0
 """Seconds without an answer on the only path there is, after which the peer counts as gone: longer than a
 relay's restart takes to be noticed."""
-MOVING_NAT = "mapping address-"
-"""How a NAT that maps each destination anew is described in `nat` (RFC 4787 section 4.1)."""
 EMPTY = bytes((Kind.EMPTY,))
 
 
@@ -73,21 +65,13 @@ class PathSet:
         self.current: Path | None = None
         self.reason = "there is no path yet"
         self.chosen_at = now
-        self.peer_nat = ""
-        self.own_nat = ""
-        self.own_hosts: frozenset[str] = frozenset()
-        """Addresses of our own interfaces, textual."""
         self.running = False
+        self.finder = Finder(random, self._new_path, strangers)
         self._largest = LARGEST
         self._random = random
         self._policy = policy
         self._allowed = direct
-        self._strangers = strangers
         self._relay: Path | None = None
-        self._direct: dict[Way, Path] = {}
-        self._listed: list[Candidate] = []
-        self._handshake = Handshake(random)
-        self._rounds = Rounds(random)
         self._health = Health()
         self._keepalive = Keepalive()
         self._source: Way | None = None
@@ -101,7 +85,7 @@ class PathSet:
     @property
     def paths(self) -> list[Path]:
         """All of them, that through the relay first."""
-        return [*([self._relay] if self._relay is not None else []), *self._direct.values()]
+        return [*([self._relay] if self._relay is not None else []), *self.finder.found.values()]
 
     @property
     def relay(self) -> Path | None:
@@ -137,8 +121,8 @@ class PathSet:
         if not self.running:
             return None
         times = [path.deadline for path in self.paths]
-        if self._direct and self._allowed:
-            times.append(self._rounds.deadline)
+        if self.finder.found and self._allowed:
+            times.append(self.finder.rounds.deadline)
         return min((time for time in times if time is not None), default=None)
 
     # Commands.
@@ -155,8 +139,8 @@ class PathSet:
             self.running = True
             self._health = Health()
             self._eager_until = now + EAGER_FOR
-            self._list(now)
-            self._begin_round(now, announce=True)
+            self.finder.follow(self.current, now)
+            self._begin_round(now)
             if self._relay is not None:  # what was measured, or missed, was of another session
                 self._relay = self._new_path(self._relay.way, None, self._relay.name, now)
         self._decide(now)
@@ -164,10 +148,7 @@ class PathSet:
     def stop(self) -> None:
         """There is no session, or the peer is another instance: what was proved no longer counts."""
         self.running = False
-        self._rounds.stop()
-        self._rounds.refresh()
-        self._direct.clear()
-        self._listed = [one for one in self._listed if one.kind is CandidateKind.STATIC]
+        self.finder.clear()
         self._source = None
         self.current, self.reason = None, "there is no session"
         self._outbox.clear()
@@ -186,12 +167,12 @@ class PathSet:
         """All usable addresses of the peer that we know of; those that work are kept in any case."""
         if not self._allowed:
             return
-        self._listed = list(listed)[:MAX_CANDIDATES]
+        self.finder.set_candidates(listed)
         self._eager_until = max(self._eager_until, now + EAGER_FOR)
         if self.running:
-            self._list(now)
-            if self._rounds.invite(now):
-                self._request_all(now)
+            self.finder.follow(self.current, now)
+            if self.finder.rounds.invite(now):
+                self._ask(now)
             self._decide(now)
 
     def set_largest(self, largest: int, now: float) -> None:
@@ -200,41 +181,24 @@ class PathSet:
         for path in self.paths:
             path.mtu.set_largest(largest, now)
 
-    def _list(self, now: float) -> None:
-        """Make the paths agree with the list."""
-        wanted = {Way(one.address): one.kind for one in self._listed}
-        for way, path in list(self._direct.items()):
-            if way in wanted:
-                path.kind = wanted[way]
-            elif path.state in (PathState.USABLE, PathState.CHECKING):
-                path.kind = CandidateKind.PEER
-                path.hurry(now)  # the peer may have left it
-            else:
-                self._forget(path)
-        for way, kind in wanted.items():
-            if way not in self._direct:
-                self._direct[way] = self._new_direct(way, kind, now)
-                self._request(way, now)
-        self._limit_strangers()
-
     def handle_network_change(self, now: float) -> None:
         """Our addresses or routes changed, or this machine has slept: nothing that we knew is certain."""
-        self._rounds.refresh()
+        self.finder.rounds.refresh()
         self._keepalive.forget()
         self._eager_until = now + EAGER_FOR
         for path in self.paths:
             path.hurry(now)
         if self.running:
-            self._begin_round(now, announce=True)
+            self._begin_round(now)
             if self.direct is not None:
-                self._request(self.direct.way, now)
+                self.finder.request(self.direct.way, now)
 
     def hurry(self, now: float) -> None:
         """Somebody wants to know what works: probe what is in use, and look for better."""
         for path in self.paths:
             path.hurry(now)
-        if self.running and self.direct is None and not self._rounds.running:
-            self._begin_round(now, announce=True)
+        if self.running and self.direct is None and not self.finder.rounds.running:
+            self._begin_round(now)
 
     def create_probe(self, now: float) -> bytes | None:
         """Send a probe on the path in use; returns its nonce, None without a path."""
@@ -261,7 +225,9 @@ class PathSet:
             nonce, path = parse_probe(payload), self._find(way)
             rtt = path.handle_reply(nonce, now) if path is not None else None
         elif kind in (Kind.PATH_REQUEST, Kind.PATH_RESPONSE, Kind.PATH_COMPLETE):
-            self._handle_handshake_untrusted(kind, payload, way, now)
+            if way.relayed:
+                raise BadPacket("unexpected_kind")
+            self.finder.handle_handshake_untrusted(kind, payload, way, self.current, now)
         else:
             raise BadPacket("unexpected_kind")
         self._handle_source(way, now)
@@ -289,7 +255,7 @@ class PathSet:
         idle_for = health.idle_for(now)
         health.handle_counters(counters, path is not None and path.way == back, now)
         if health.active(now) and idle_for > STANDBY_FOR and self.direct is None:
-            self._announce = self._rounds.wake(now) or self._announce
+            self._announce = self.finder.rounds.wake(now) or self._announce
         if path is not None:
             self._watch(path, counters, now)
         source = self._find(back) if back is not None else None
@@ -302,9 +268,9 @@ class PathSet:
         """Call at or after `deadline`."""
         if not self.running:
             return
-        if self._rounds.due(now):
-            self._begin_round(now, announce=True)
-        self._request_all(now)
+        if self.finder.rounds.due(now):
+            self._begin_round(now)
+        self._ask(now)
         for path in self.paths:
             for payload in path.poll(now):
                 self._outbox.append((payload, path.way))
@@ -314,7 +280,7 @@ class PathSet:
 
     def poll_transmit(self) -> list[tuple[bytes, Way]]:
         """Payloads to seal in lane 0 and send, each on its way."""
-        outbox, self._outbox = self._outbox, []
+        outbox, self._outbox = [*self._outbox, *self.finder.poll_transmit()], []
         return outbox
 
     def poll_changes(self) -> list[str]:
@@ -332,39 +298,10 @@ class PathSet:
     def _find(self, way: Way) -> Path | None:
         if self._relay is not None and self._relay.way == way:
             return self._relay
-        return self._direct.get(way)
+        return self.finder.found.get(way)
 
     def _new_path(self, way: Way, kind: CandidateKind | None, name: str, now: float) -> Path:
         return Path(way, kind, name, self._random, now, self._keepalive, self._largest)
-
-    def _new_direct(self, way: Way, kind: CandidateKind, now: float) -> Path:
-        return self._new_path(way, kind, f"direct {way.address}", now)
-
-    def _handle_handshake_untrusted(self, kind: int, payload: bytes, way: Way, now: float) -> None:
-        if way.relayed:
-            raise BadPacket("unexpected_kind")
-        if kind == Kind.PATH_REQUEST:
-            response = self._handshake.handle_request_untrusted(payload, way, now)
-            if response is not None:
-                self._outbox.append((response, way))
-            return
-        if kind == Kind.PATH_RESPONSE:
-            proved = self._handshake.handle_response_untrusted(payload, way, now)
-        else:
-            proved = self._handshake.handle_complete_untrusted(payload, way, now)
-        if proved.answer is not None:
-            self._outbox.append((proved.answer, way))
-        self._handle_proved(proved, now)
-
-    def _handle_proved(self, proved: Proved, now: float) -> None:
-        path = self._direct.get(proved.way)
-        if path is None and not self._strangers:
-            return
-        if path is None:
-            path = self._adopt(proved.way, now)
-        path.handle_proved(proved.rtt, proved.observed, now)
-        path.untranslated = is_private(path.way.address.host) and proved.observed.host in self.own_hosts
-        self._outbox += [(payload, path.way) for payload in path.poll(now)]
 
     def _handle_source(self, way: Way, now: float) -> None:
         """Something authentic came on this way: life of a path that is known, else a new candidate."""
@@ -375,69 +312,23 @@ class PathSet:
                 self._health.handle_heard(now)
         if way.relayed or not self._allowed or not self.running:
             return
-        if path is None:
-            if self._strangers:
-                self._request(self._adopt(way, now).way, now)
-        elif path.state is PathState.TRYING or (
-            path.state is PathState.FAILED and now - path.asked_at >= STRANGER_GAP
-        ):
-            self._request(way, now)
+        self.finder.handle_source(way, self.current, now)
 
-    def _adopt(self, way: Way, now: float) -> Path:
-        """An address that nobody named has become a candidate."""
-        path = self._direct[way] = self._new_direct(way, CandidateKind.PEER, now)
-        self._limit_strangers()
-        return path
-
-    def _limit_strangers(self) -> None:
-        strangers = [one for one in self._direct.values() if one.kind is CandidateKind.PEER]
-        ranked = sorted(strangers, key=lambda one: (one is self.current, one.usable, one.heard_at))
-        for path in ranked[: max(0, len(strangers) - MAX_STRANGERS)]:
-            self._forget(path)
-
-    def _forget(self, path: Path) -> None:
-        del self._direct[path.way]
-        if path is self.current:
-            self.current = None
-
-    def _begin_round(self, now: float, announce: bool) -> None:
+    def _begin_round(self, now: float) -> None:
         if not self._allowed:
             return
-        self._rounds.begin(now)
-        self._announce = self._announce or announce
-        self._request_all(now)
+        self.finder.rounds.begin(now)
+        self._announce = True
+        self._ask(now)
 
-    def _request_all(self, now: float) -> None:
+    def _ask(self, now: float) -> None:
         """The volley that is due, and after the last of a round the pause before the next."""
-        if not self._rounds.volley(now):
+        if not self.finder.ask(now):
             return
-        for path in list(self._direct.values()):
-            if path.state in (PathState.TRYING, PathState.FAILED):
-                path.state = PathState.TRYING
-                self._request(path.way, now)
-        if MOVING_NAT in self.peer_nat and MOVING_NAT not in self.own_nat and self._rounds.guessing:
-            observed = [one.address for one in self._listed if one.kind is CandidateKind.OBSERVED]
-            for address in guesses(observed, self._rounds.volleys):
-                self._request(Way(address), now)
-        if not self._rounds.running:
-            self._end_round(now)
-
-    def _end_round(self, now: float) -> None:
-        for path in self._direct.values():
-            if path.state is PathState.TRYING:
-                path.fail(path.detail or "no answer")
+        self.finder.give_up()
         wanted = self._health.idle_for(now) < STANDBY_FOR or now < self._eager_until
-        if wanted and not any(path.usable for path in self._direct.values()):
-            self._rounds.pause(now)
-
-    def _request(self, way: Way, now: float) -> None:
-        request = self._handshake.create_request(way, now)
-        if request is None:
-            return
-        self._outbox.append((request, way))
-        path = self._direct.get(way)
-        if path is not None:
-            path.asked_at = now
+        if wanted and not self.finder.works:
+            self.finder.rounds.pause(now)
 
     def _watch(self, path: Path, counters: Counters, now: float) -> None:
         """Leave a path whose frames are not answered; probe it before that."""
@@ -475,8 +366,8 @@ class PathSet:
         if left is not None and not left.relayed and self.direct is None:
             self._eager_until = now + EAGER_FOR
             if now - since >= STABLE_AFTER:
-                self._rounds.refresh()
-            self._rounds.pause(now)
+                self.finder.rounds.refresh()
+            self.finder.rounds.pause(now)
 
     def _set_paces(self, paths: Iterable[Path], now: float) -> None:
         idle_for = self._health.idle_for(now)

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from shadowmesh.path.candidates import CandidateKind
-from shadowmesh.path.paths import MAX_STRANGERS
+from shadowmesh.path.finder import MAX_STRANGERS
 from shadowmesh.path.way import Way
 from shadowmesh.units import Address
 from shadowmesh.wire.payload import (
@@ -171,7 +171,7 @@ def test_idle_relay_path_and_idle_local_network_need_nothing() -> None:
     local = PathPair()
     for number, end in enumerate(local.ends):
         end.address = Address(f"192.168.1.{number + 1}", 5000)
-        end.paths.own_hosts = frozenset([end.address.host])
+        end.paths.finder.own_hosts = frozenset([end.address.host])
     local.start()
     local.run(20)
     assert both_direct(local)
@@ -321,7 +321,7 @@ def test_direct_switched_off_answers_nobody() -> None:
 
 
 def guess(end: End, peer_nat: str) -> None:
-    end.paths.peer_nat = peer_nat
+    end.paths.finder.peer_nat = peer_nat
 
 
 def test_ports_near_the_observed_one_are_tried_within_the_budget() -> None:
