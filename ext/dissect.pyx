@@ -1,7 +1,7 @@
 """Ethernet, VLAN tags, IPv4 and IPv6 with extension headers, TCP, UDP and ICMP: the headers of one frame.
 
-Does NOT judge (judge.pyx).  A frame whose lengths contradict each other, or whose headers end too early
-to be judged, is malformed, so that nobody behind us can read it otherwise than we did.
+Does NOT judge (judge.pyx, origin.pyx).  A frame whose lengths contradict each other, or whose headers end
+too early to be judged, is malformed, so that nobody behind us can read it otherwise than we did.
 
 Sources: RFC 791, 8200 (IP), 6946 (atomic fragments), 7112 (all headers in the first fragment), 1858 and 3128
 (fragments that would overwrite a TCP header), 792 and 4443 (ICMP), 4861 (neighbour discovery).
@@ -78,6 +78,8 @@ cdef bint _network(Packet *packet, const uint8_t *ip, size_t left, bint quoted) 
     if packet.ethertype == ETHERTYPE_IPV6:
         packet.ip = packet.ipv6 = True
         return _ipv6(packet, ip, left, quoted)
+    packet.body = ip
+    packet.body_size = left
     return True
 
 
@@ -122,7 +124,7 @@ cdef bint _ipv6(Packet *packet, const uint8_t *ip, size_t left, bint quoted) noe
         if packet.protocol == NEXT_FRAGMENT:
             if fragment or total - at < 8:
                 return False
-            fragment = True
+            fragment = packet.fragment = True
             packet.protocol = ip[at]
             packet.datagram = load32(ip + at + 4)
             offset = load16(ip + at + 2) & 0xFFF8
@@ -170,6 +172,8 @@ cdef bint _later(Packet *packet, size_t offset) noexcept nogil:
 
 
 cdef bint _transport(Packet *packet, const uint8_t *data, size_t left, bint quoted) noexcept nogil:
+    packet.body = data
+    packet.body_size = left
     if packet.protocol == PROTOCOL_TCP:
         if left < <size_t>(QUOTED_SIZE if quoted else TCP_HEADER_SIZE):
             return False

@@ -28,6 +28,7 @@ from shadowmesh._ext.firewall cimport guard_clear, guard_counters, guard_install
 from shadowmesh._ext.flows cimport FLOW_BUCKETS
 from shadowmesh._ext.inbound cimport Source
 from shadowmesh._ext.lanes cimport SendKeys, SendLane
+from shadowmesh._ext.ownership cimport owned_publish, owned_set
 from shadowmesh._ext.peers cimport (
     BUDGET_DEFAULT,
     BUDGET_LARGEST,
@@ -67,6 +68,7 @@ from shadowmesh._ext.records cimport (
     session_install,
     session_retire,
 )
+from shadowmesh._ext.refusals cimport refusals_of, refusals_total
 from shadowmesh._ext.ring cimport drain
 from shadowmesh._ext.tables cimport (
     TABLE_OK,
@@ -226,6 +228,7 @@ cdef class Engine:
         self._publish_flood(found)
         table_remove(&self.plane.macs, found.mac)
         self.plane.peers[found.number] = NULL
+        owned_publish(&self.plane.neighbours, &found.owned, NULL)
         while found.sessions != NULL:
             self._retire(found.sessions)
         peer_clear_route(self.plane.grace, found)
@@ -250,6 +253,15 @@ cdef class Engine:
 
     def clear_route(self, peer):
         peer_clear_route(self.plane.grace, self._peer(peer))
+
+    def set_own_addresses(self, addresses):
+        owned_set(&self.plane.neighbours, &self.plane.own, LEG, self.plane.outbound.mac, addresses,
+                  False, False, False)
+
+    def set_sources(self, peer, prefixes, *, others=False, dhcp=False, router=False):
+        cdef Peer *found = self._peer(peer)
+        owned_set(&self.plane.neighbours, &found.owned, found.number, found.mac, prefixes,
+                  bool(others), bool(dhcp), bool(router))
 
     def set_firewall(self, compiled):
         if compiled is None:
@@ -343,6 +355,9 @@ cdef class Engine:
         plane_features(self.plane, &self.chosen)
         return features_dict(&self.chosen)
 
+    def peer_refusals(self, peer):
+        return refusals_of(&self._peer(peer).refusals)
+
     def peer_counters(self, peer):
         cdef Peer *found = self._peer(peer)
         cdef Session *session = found.sessions
@@ -360,4 +375,5 @@ cdef class Engine:
             "last_received": load_relaxed(&found.last_received) / 1e9,
             "path_received": load_relaxed(&found.path_received) / 1e9 if current else 0.0,
             "failed_opens": failed,
+            "refused": refusals_total(&found.refusals),
         }

@@ -21,6 +21,8 @@ from shadowmesh._ext.endpoint cimport endpoint_equal, endpoint_key
 from shadowmesh._ext.firewall cimport Policy
 from shadowmesh._ext.fragment cimport fragment_take, pool_free
 from shadowmesh._ext.judge cimport DIRECTION_IN, VERDICT_DENY, VERDICT_PASS, Verdict, wall_judge
+from shadowmesh._ext.origin cimport ORIGIN_FINE, origin_judge
+from shadowmesh._ext.ownership cimport Owned
 from shadowmesh._ext.packets cimport (
     CHANNEL_HEADER_SIZE,
     ETHERNET_HEADER_SIZE,
@@ -57,6 +59,7 @@ from shadowmesh._ext.records cimport (
     bucket_at_ease,
     bucket_take,
 )
+from shadowmesh._ext.refusals cimport Claim, refuse
 from shadowmesh._ext.ring cimport EVENT_LANE_MESSAGE, EVENT_SOURCE, Arrival
 from shadowmesh._ext.segment cimport SEGMENT_HEADER_SIZE, Shape, segment_valid
 from shadowmesh._ext.tables cimport table_find
@@ -202,31 +205,47 @@ cdef void _message(Receiver *receiver, const Pending *pending, const uint8_t *pa
 cdef bint _accepts(Inbound *inbound, Peer *peer, const uint8_t *frame, size_t size) noexcept nogil:
     """Only its own MAC may send, and only to us or to a group: nothing is ever sent on (split horizon).
 
-    And only what the firewall lets pass, if there is one.
+    And only what the guards and the firewall, if there is one, let pass.
     """
     cdef Counters *counters = &inbound.receiver.counters
-    cdef void *policy
+    cdef Claim claim
     if peer.number == 0:
         drop(counters, DropReason.UNKNOWN_KIND)
     elif size < ETHERNET_HEADER_SIZE:
         drop(counters, DropReason.FRAME_SIZE)
     elif load48(frame + 6) != peer.mac:
-        drop(counters, DropReason.SPOOFED_SOURCE)
+        claim.mac = load48(frame + 6)
+        claim.address[0] = claim.address[1] = 0
+        refuse(counters, &peer.refusals, DropReason.SPOOFED_SOURCE, &claim)
     elif not frame[0] & 1 and load48(frame) != inbound.mac:
         drop(counters, DropReason.NOT_FOR_US)
     else:
         add_relaxed(&peer.received.packets, 1)
         add_relaxed(&peer.received.bytes, size)
-        policy = load_pointer(inbound.policy)
-        return policy == NULL or _passes(inbound, <Policy *>policy, peer, frame, size)
+        return _guarded(inbound, peer, frame, size) and _passes(inbound, peer, frame, size)
     return False
 
 
-cdef bint _passes(Inbound *inbound, Policy *policy, const Peer *peer, const uint8_t *frame,
-                  size_t size) noexcept nogil:
+cdef bint _guarded(Inbound *inbound, Peer *peer, const uint8_t *frame, size_t size) noexcept nogil:
+    cdef Owned *owned = <Owned *>load_pointer(&peer.owned)
+    cdef Claim claim
+    cdef int verdict
+    if owned == NULL:
+        return True
+    verdict = origin_judge(owned, inbound.neighbours, frame, size, &claim)
+    if verdict == ORIGIN_FINE:
+        return True
+    refuse(&inbound.receiver.counters, &peer.refusals, <DropReason>verdict, &claim)
+    return False
+
+
+cdef bint _passes(Inbound *inbound, const Peer *peer, const uint8_t *frame, size_t size) noexcept nogil:
     cdef Receiver *receiver = &inbound.receiver
-    cdef Verdict verdict = wall_judge(policy, DIRECTION_IN, peer.number, peer.serial, frame, size,
-                                      receiver.now)
+    cdef Policy *policy = <Policy *>load_pointer(inbound.policy)
+    cdef Verdict verdict
+    if policy == NULL:
+        return True
+    verdict = wall_judge(policy, DIRECTION_IN, peer.number, peer.serial, frame, size, receiver.now)
     if verdict == VERDICT_PASS:
         return True
     drop(&receiver.counters,

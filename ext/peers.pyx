@@ -30,6 +30,7 @@ cdef void peer_dispose(void *record) noexcept nogil:
     """Free a peer and what only it owns.  After `peer_clear_route` that is the peer alone."""
     cdef Peer *peer = <Peer *>record
     free(peer.route)
+    free(peer.owned)
     if peer.lane != NULL:
         lane_dispose(peer.lane)
     free(peer)

@@ -10,6 +10,7 @@ from shadowmesh._ext.duty cimport duty_clear, duty_free, duty_init, duty_wire, f
 from shadowmesh._ext.firewall cimport guard_free
 from shadowmesh._ext.inbound cimport inbound_free, inbound_init
 from shadowmesh._ext.outbound cimport outbound_free, outbound_init
+from shadowmesh._ext.ownership cimport neighbours_nobody
 from shadowmesh._ext.peers cimport peer_dispose, peer_list_new, plain_dispose, peer_new
 from shadowmesh._ext.records cimport record_dispose, session_dispose
 from shadowmesh._ext.tables cimport grace_free, grace_new, table_free, table_init
@@ -43,6 +44,7 @@ cdef bint _init(Plane *plane) noexcept nogil:
         and table_init(&plane.ids, plane.grace)
         and table_init(&plane.sources, plane.grace)
         and table_init(&plane.macs, plane.grace)
+        and table_init(&plane.neighbours, plane.grace)
         and table_init(&plane.sessions, plane.grace)
         and stop_init(&plane.stop)
         and duty_init(&plane.duty)
@@ -71,6 +73,7 @@ cdef void plane_wire(Plane *plane, int udp_fd, int tap_fd, int event_fd, uint64_
     plane.inbound.delivery.tap_fd = tap_fd
     plane.inbound.mac = mac
     plane.inbound.policy = &plane.guard.policy
+    plane.inbound.neighbours = &plane.neighbours
     plane.inbound.pool.sessions = &plane.sessions
     plane.outbound.udp_fd = udp_fd
     plane.outbound.tap.fd = tap_fd
@@ -126,12 +129,14 @@ cdef void plane_free(Plane *plane) noexcept nogil:
     table_free(&plane.ids, record_dispose)
     table_free(&plane.sources, plain_dispose)
     table_free(&plane.sessions, session_dispose)
+    table_free(&plane.neighbours, neighbours_nobody)
     table_free(&plane.macs, peer_dispose)
     if plane.grace != NULL:
         guard_free(&plane.guard)
     grace_free(plane.grace)
     free(plane.flood)
     free(plane.leg)
+    free(plane.own)
     inbound_free(&plane.inbound)
     outbound_free(&plane.outbound)
     duty_free(&plane.duty)

@@ -204,6 +204,18 @@ cdef void *table_remove(Table *table, uint64_t key) noexcept nogil:
         i = (i + 1) & index.mask
 
 
+cdef bint table_replace(Table *table, uint64_t key, void *record) noexcept nogil:
+    """Publish `record` in place of the one of this key, which the caller retires; False: there is none."""
+    cdef Index *index = <Index *>table.index
+    cdef size_t i = slot_of(table, index, key)
+    while index.slots[i].record != NULL:
+        if index.slots[i].key == key and index.slots[i].record != <void *>REMOVED_MARK:
+            store_pointer(&index.slots[i].record, record)
+            return True
+        i = (i + 1) & index.mask
+    return False
+
+
 # ---- boundary --------------------------------------------------------------------------------
 
 

@@ -39,6 +39,9 @@ MIN_IPV6_MTU = 1280
 MAX_MTU = 65500
 """An Ethernet header and an 802.1Q tag more must fit the 65535 bytes of a frame payload."""
 
+MAX_PEER_ADDRESSES = 64
+"""Together with those of a certificate they fit the data plane's table of 128 prefixes a peer."""
+
 MAX_SOCKET_PATH = 107
 """Bytes of sockaddr_un.sun_path, less its closing NUL (unix(7))."""
 
@@ -92,6 +95,8 @@ class Peer(msgspec.Struct, frozen=True):
     """Where it is reached directly, with `paths: {direct: static}`."""
     groups: tuple[str, ...] = ()
     """That rules of the firewall may name."""
+    rights: tuple[str, ...] = ()
+    """What it may send besides what its certificate, if it has one, lets it."""
 
 
 class Paths(msgspec.Struct, frozen=True):
@@ -153,7 +158,7 @@ def load_client_config(path: Path) -> ClientConfig:
     top = document.section(keys)
     interface = top.section("interface", ("name", "addresses", "mtu"))
     relays = top.sections("relays", ("address", "id"))
-    peers = top.sections("peers", ("name", "id", "addresses", "endpoint", "groups"))
+    peers = top.sections("peers", ("name", "id", "addresses", "endpoint", "groups", "rights"))
     members = tuple(_peer(peer) for peer in peers)
     firewall = (
         top.section("firewall", ("inbound", "outbound", "rules", "tests")) if top.has("firewall") else None
@@ -246,12 +251,16 @@ def _relay(section: Section) -> RelayPeer:
 
 
 def _peer(section: Section) -> Peer:
+    addresses = section.texts("addresses", parse_overlay_address, '10.77.0.2, "fd77::2"')
+    if len(addresses) > MAX_PEER_ADDRESSES:
+        section.refuse("addresses", f"at most {MAX_PEER_ADDRESSES}, not {len(addresses)}")
     return Peer(
         name=section.text("name", parse_name, "bob"),
         id=section.text("id", parse_node_id, EXAMPLE_NODE_ID),
-        addresses=section.texts("addresses", parse_overlay_address, '10.77.0.2, "fd77::2"'),
+        addresses=addresses,
         endpoint=section.text("endpoint", parse_endpoint, '"192.0.2.7:4400"', None),
         groups=section.words("groups", parse_group, "[admin]"),
+        rights=section.words("rights", one_of("dhcp", "ra"), "[dhcp]"),
     )
 
 

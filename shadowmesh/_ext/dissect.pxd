@@ -1,4 +1,4 @@
-"""What the firewall needs to know of an Ethernet frame."""
+"""What the firewall and the guards need to know of an Ethernet frame."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -35,6 +35,7 @@ cdef struct Packet:
     bint ports                 # TCP or UDP, and not a later fragment
     bint resolution            # ARP, or a neighbour solicitation or advertisement
     FragmentPart part
+    bint fragment              # IPv6 with a fragment header, be it of a whole packet (RFC 6946)
     uint32_t datagram          # id that fragments of one datagram share
     uint16_t source_port
     uint16_t destination_port
@@ -43,6 +44,8 @@ cdef struct Packet:
     uint8_t tcp_flags
     IcmpRole role
     uint16_t echo              # identifier of an echo
+    const uint8_t *body        # behind the headers of Ethernet and IP; NULL in later fragments
+    size_t body_size
     const uint8_t *quoted      # of an ICMP error: the packet that it is about
     size_t quoted_size
 

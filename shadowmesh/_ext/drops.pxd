@@ -45,6 +45,10 @@ cpdef enum DropReason:
     FIREWALL_IN             # a frame from a peer that the firewall's rules deny
     FIREWALL_OUT            # a frame to a peer that they deny
     FIREWALL_MALFORMED      # a frame whose headers contradict each other or end early
+    SPOOFED_ADDRESS         # IP, ARP or neighbour discovery from an address that isn't the peer's
+    DHCP_GUARD              # reply of a DHCP server, of a peer without that right
+    RA_GUARD                # router advertisement or redirect of one; fragmented neighbour discovery
+    MALFORMED_PACKET        # inbound frame whose addresses can't be told
 
 cpdef enum Statistic:
     UDP_RX_DATAGRAMS
@@ -65,7 +69,7 @@ cpdef enum Statistic:
     REASSEMBLED_FRAMES      # frames that came in fragments, and whole
 
 cdef enum:
-    DROP_REASONS = 39
+    DROP_REASONS = 43
     STATISTICS = 16
 
 cdef struct Counters:       # written by one thread, read by any

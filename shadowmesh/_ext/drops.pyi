@@ -49,6 +49,10 @@ class DropReason(IntEnum):
     FIREWALL_IN = 36
     FIREWALL_OUT = 37
     FIREWALL_MALFORMED = 38
+    SPOOFED_ADDRESS = 39
+    DHCP_GUARD = 40
+    RA_GUARD = 41
+    MALFORMED_PACKET = 42
 
 class Statistic(IntEnum):
     """What is counted besides drops, over all threads of one engine or forwarder."""

@@ -7,6 +7,7 @@ sockaddr_in (16 bytes) or sockaddr_in6 (28) of the socket's own family, port not
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 from typing_extensions import Buffer
 
@@ -90,6 +91,26 @@ class Engine:
     def clear_route(self, peer: int) -> None:
         """Send this peer nothing until lane and endpoint are set again."""
 
+    def set_own_addresses(self, addresses: Iterable[Buffer]) -> None:
+        """Ours on the overlay, packed as in `set_sources`: no peer may claim them."""
+
+    def set_sources(
+        self,
+        peer: int,
+        prefixes: Iterable[Buffer],
+        *,
+        others: bool = False,
+        dhcp: bool = False,
+        router: bool = False,
+    ) -> None:
+        """What the peer may send from: IP, ARP and neighbour discovery with anything else is refused.
+
+        `prefixes`: at most 128, each 5 (IPv4) or 17 bytes, the address and its length in bits. Those that are
+        one address belong to nobody else (ValueError if they do); in the others, and with `others`
+        everywhere, the peer may have what is nobody's own. `dhcp` and `router` let it serve DHCP, and send
+        router advertisements and redirects. Before the first call it may send from anywhere.
+        """
+
     def set_firewall(self, compiled: Compiled | None) -> None:
         """Judge frames by these rules from now on; None lets everything pass.
 
@@ -141,11 +162,17 @@ class Engine:
         destination, and only there.
         """
 
+    def peer_refusals(self, peer: int) -> dict[str, Any]:
+        """Frames of the peer that its MAC, its addresses or its rights refused, by reason; and under
+        "example" (reason, MAC, 16 bytes of address) of one of them, or None if there was none since the last
+        call. IPv4 addresses are ::ffff:a.b.c.d there, and :: stands for none.
+        """
+
     def peer_counters(self, peer: int) -> dict[str, float]:
         """tx_frames tx_bytes rx_frames rx_bytes (bytes of Ethernet frames; a frame counts as sent when the
         kernel took it), next_number (of the lane, 0 without one), last_received (CLOCK_MONOTONIC seconds
         of the last authentic packet, 0.0 = never), path_received (of the last one that came from exactly
         where the route points, and as it says: directly or through a channel; 0.0 = none since it points
         there, or no route), failed_opens (largest of its live sessions; at 2^36 a session opens nothing any
-        more).
+        more), refused (the sum of `peer_refusals`).
         """

@@ -27,6 +27,7 @@ cdef struct Inbound:
     Run run
     uint64_t mac             # ours
     Table *sources           # endpoint_key -> Source
+    Table *neighbours        # address -> Neighbour, of all peers and ourselves
     void **policy            # Policy * of the firewall, published atomically; NULL: there is none
 
 cdef bint inbound_init(Inbound *inbound) noexcept nogil

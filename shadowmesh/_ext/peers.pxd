@@ -6,6 +6,7 @@ from shadowmesh._ext.endpoint cimport Endpoint
 from shadowmesh._ext.fragment cimport Assemblies
 from shadowmesh._ext.lanes cimport SendLane
 from shadowmesh._ext.records cimport Session
+from shadowmesh._ext.refusals cimport Refusals
 from shadowmesh._ext.tables cimport Grace, Retired
 from shadowmesh._ext.udp cimport Traffic
 
@@ -30,6 +31,7 @@ cdef struct Peer:
     uint64_t mac
     uint64_t serial           # 32 bits, never another peer's of this engine: for the firewall's flows
     void *route               # Route *, published atomically; NULL: nothing is sent to it
+    void *owned               # Owned *, published atomically; NULL: it may send from any address
     Traffic sent              # outbound thread
     uint32_t next_frame       # outbound thread: id of the next frame that is fragmented
     uint64_t padding[8]       # the two threads write different cache lines
@@ -38,6 +40,7 @@ cdef struct Peer:
     uint64_t path_received    # inbound thread: the same, from where the route of `path_way` points
     uint64_t path_way         # inbound thread; written after path_received
     Assemblies assemblies     # inbound thread
+    Refusals refusals         # inbound thread
     SendLane *lane            # from here on: writers only
     Endpoint endpoint
     bint relayed

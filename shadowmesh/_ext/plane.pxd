@@ -21,12 +21,14 @@ cdef struct Plane:
     Table ids                  # id -> Record
     Table sources              # endpoint_key -> Source
     Table macs                 # MAC -> Peer
+    Table neighbours           # address -> Neighbour
     Table sessions             # handle -> Session; threads only ask whether there is one
     void *flood                # PeerList *
     Peer *peers[PEER_LIMIT]
     uint64_t serials           # of peers, used up
     Guard guard
     Peer *leg                  # owner of the sessions with relays: no MAC, no route, no frames
+    void *own                  # Owned * of ourselves: so that no peer claims what is ours
     Stop stop
     Inbound inbound
     Outbound outbound

@@ -56,6 +56,7 @@ cdef void table_free(Table *table, dispose_function dispose) noexcept nogil
 cdef bint table_reserve(Table *table, size_t extra) noexcept nogil
 cdef TableResult table_install(Table *table, uint64_t key, void *record) noexcept nogil
 cdef void *table_remove(Table *table, uint64_t key) noexcept nogil
+cdef bint table_replace(Table *table, uint64_t key, void *record) noexcept nogil
 cdef void *table_next(Table *table, size_t *position) noexcept nogil
 
 

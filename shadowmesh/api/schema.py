@@ -115,6 +115,8 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     cipher: str | None = None
     key_exchange: str | None = None
     last_error: str | None = None
+    refused: dict[str, int] = {}
+    refused_example: str | None = None
 
 
 class FirewallRule(msgspec.Struct, frozen=True, kw_only=True):

@@ -96,8 +96,15 @@ def _peers(peers: list[PeerStatus]) -> list[str]:
         for peer in peers
     ]
     notes = [f"  {peer.name}: {peer.last_error}" for peer in peers if peer.last_error]
+    notes += [f"  {peer.name}: {_refused(peer)}" for peer in peers if peer.refused]
     right = frozenset(["rtt", "sent", "received", "handshake", "epoch"])
     return table((*head, "cipher", "key exchange"), rows, right) + notes
+
+
+def _refused(peer: PeerStatus) -> str:
+    """What the guards kept out, and one example."""
+    counted = ", ".join(f"{reason} {count}" for reason, count in peer.refused.items())
+    return f"frames of it were refused: {counted}; for example {peer.refused_example}"
 
 
 def _paths(peers: list[PeerStatus]) -> list[str]:

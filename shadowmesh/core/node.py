@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.local import LocalNetwork
 from shadowmesh.core.members import Members
+from shadowmesh.core.owners import Owners
 from shadowmesh.core.peers import PeerClient
 from shadowmesh.core.relays import RelayClient, RelayState
 from shadowmesh.core.shared import CoreEvent, ProbeAnswered, Shared, Tables
@@ -20,6 +21,7 @@ from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.errors import BadPacket, RemoteProtocolError
 from shadowmesh.membership.guard import Membership
 from shadowmesh.membership.roster import MIN_PREFIX, Member, Roster
+from shadowmesh.overlay.mac import mac_of
 from shadowmesh.path.health import TICK as BUSY_TICK
 from shadowmesh.path.mtu import LARGEST
 from shadowmesh.path.nat import Filtering, Mapping, NatReport, classify_mapping
@@ -90,10 +92,11 @@ class Core:
             rekey_after=float(config.session.rekey_seconds),
             tickets={ticket.relay: ticket for ticket in tickets},
             members=self.members,
+            owners=Owners(tables, config.interface.addresses, mac_of(identity.node_id)),
         )
         self.peers: dict[NodeId, PeerClient] = {}
-        for member in self.roster.members:
-            self._add_peer(member, now)
+        for member, peer in zip(self.roster.members, config.peers, strict=True):
+            self._add_peer(member, now, peer.rights)
         self.relays = [
             RelayClient(
                 index, relay, self._shared, self._relay_up, self._relay_message, self._relay_down, now
@@ -280,6 +283,8 @@ class Core:
             peer.enforce(now)
             counters = self._shared.tables.peer_counters(peer.handle)
             peer.handle_tick(counters["next_number"], counters["failed_opens"], now)
+            if counters["refused"]:
+                peer.handle_refusals(self._shared.tables.peer_refusals(peer.handle), now)
             peer.handle_counters(counters, now)
             frames = counters["tx_frames"] + counters["rx_frames"]
             relayed = peer.routing.paths.direct is None
@@ -365,9 +370,12 @@ class Core:
             relay.send(Interest(add=[node]), now)
         return self._add_peer(member, now)
 
-    def _add_peer(self, member: Member, now: float) -> PeerClient:
+    def _add_peer(self, member: Member, now: float, rights: Iterable[str] = ()) -> PeerClient:
         handle = len(self.peers) + 1
         peer = PeerClient(member, handle, self._direct, self.network, self._shared, now)
+        # What a certificate does not bind to addresses, the configuration does, if it names any.
+        unchecked = self.members.membership is None and not member.addresses
+        self._shared.owners.add(handle, peer.mac, member.addresses, rights, unchecked)
         self.peers[member.node_id] = peer
         return peer
 

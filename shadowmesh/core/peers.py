@@ -12,6 +12,7 @@ from typing import Any
 
 from shadowmesh.core.handshakes import Handshakes
 from shadowmesh.core.local import LocalNetwork
+from shadowmesh.core.refusals import Refusals
 from shadowmesh.core.rendezvous import PATIENCE, Channel, Rendezvous
 from shadowmesh.core.routing import Mode, Routing
 from shadowmesh.core.session import Session
@@ -53,6 +54,7 @@ class PeerClient:
         self.rendezvous = Rendezvous(member.node_id, self._caller, self, shared)
         self.routing = Routing(self, member, mode, network, shared, now)
         self.handshakes = Handshakes(member.node_id, self._caller, shared, self._transmit, self._handle_link)
+        self.refusals = Refusals()
         self._retired: list[tuple[float, Session]] = []
         self._pathless_since: float | None = None
         self._backoff = Backoff(shared.random)
@@ -160,6 +162,12 @@ class PeerClient:
             self.session.handle_tick(next_number, failed_opens, now)
             self._update_deadline()
 
+    def handle_refusals(self, found: dict[str, Any], now: float) -> None:
+        """What the guards have refused of the peer so far."""
+        line = self.refusals.handle_counts(found, now)
+        if line is not None:
+            self.tell(line)
+
     def close(self, now: float) -> None:
         """Say goodbye to the peer."""
         self._act_at = None
@@ -210,6 +218,10 @@ class PeerClient:
             agreement.wipe()
             driver.link.close(CloseCode.REFUSED, str(error))
             return None
+        if standing is not None:
+            foreign = self._shared.owners.certify(self.handle, standing.certificate)
+            if foreign:
+                self.tell(f"{', '.join(foreign)} of its certificate belongs to somebody else now")
         session = Session(self._shared, driver, self.handle, agreement, now)
         session.standing = standing
         return session
@@ -233,6 +245,7 @@ class PeerClient:
             reason = f"{self.member.name} is {self._shared.members.revoked}"
             self.handshakes.end_all(CloseCode.REFUSED, reason, now)
             self._retire_due(math.inf)
+            self._shared.owners.withdraw(self.handle)
         if self.session is None:
             return
         try:

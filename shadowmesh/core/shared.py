@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from shadowmesh.core.members import Members
+from shadowmesh.core.owners import Owners, OwnerTables
 from shadowmesh.crypto.identity import Identity
 from shadowmesh.session.links import LinkSet
 from shadowmesh.session.machine import Opening
@@ -19,7 +20,7 @@ LEG = 0
 """Handle in the data plane of everything that is no peer: lanes of relay legs carry no frames."""
 
 
-class Tables(Protocol):
+class Tables(OwnerTables, Protocol):
     """The data plane as the core sees it: tables to fill (see `shadowmesh._ext.engine.Engine`)."""
 
     def add_peer(self, peer: int, mac: bytes) -> None: ...
@@ -35,6 +36,7 @@ class Tables(Protocol):
     def allow_source(self, address: Address) -> None: ...
     def forbid_source(self, address: Address) -> None: ...
     def peer_counters(self, peer: int) -> dict[str, Any]: ...
+    def peer_refusals(self, peer: int) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Shared:
     tickets: dict[NodeId, RelayTicket]
     """Of relays; a session is resumed with each once."""
     members: Members
+    owners: Owners
     outbox: list[tuple[bytes, Address]] = field(default_factory=list)
     events: deque[CoreEvent] = field(default_factory=deque)
     _handles: Any = field(default_factory=lambda: itertools.count(1))

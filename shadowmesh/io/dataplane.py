@@ -22,6 +22,8 @@ class EngineTables:
         self._family = family
         self._sources: Counter[Address] = Counter()
         self.add_peer = engine.add_peer
+        self.set_own_addresses = engine.set_own_addresses
+        self.set_sources = engine.set_sources
         self.clear_route = engine.clear_route
         self.install_receive = engine.install_receive
         self.retire_receive = engine.retire_receive
@@ -52,3 +54,6 @@ class EngineTables:
 
     def peer_counters(self, peer: int) -> dict[str, Any]:
         return self._engine.peer_counters(peer)
+
+    def peer_refusals(self, peer: int) -> dict[str, Any]:
+        return self._engine.peer_refusals(peer)

@@ -117,7 +117,9 @@ class Daemon:
             raise LookupError(peer)
         state = self._core.peers[member.node_id]
         problem = problem_of(state, self._core.relays)
-        return explain(member, state.routing, self._config.paths.direct, self._core.network, problem)
+        return explain(
+            member, state.routing, self._config.paths.direct, self._core.network, problem, state.refusals
+        )
 
     def take_revocations(self, file: str) -> RevocationsReply:
         """Read a revocation list and act on it. Raises ConfigError."""

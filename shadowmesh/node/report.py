@@ -189,6 +189,8 @@ def _peer(peer: PeerClient, relays: Iterable[RelayClient], engine: Engine, now: 
         cipher=session.driver.link.cipher if session else None,
         key_exchange=session.driver.link.key_exchange if session else None,
         last_error=problem_of(peer, relays),
+        refused=peer.refusals.counts,
+        refused_example=peer.refusals.example,
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from shadowmesh.api.schema import Side, TriedAddress, WhyReply
 from shadowmesh.core.local import LocalNetwork
+from shadowmesh.core.refusals import Refusals
 from shadowmesh.core.routing import Mode, Routing
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.membership.roster import Member
@@ -14,17 +15,34 @@ from shadowmesh.path.finder import MOVING_NAT
 from shadowmesh.path.view import view
 from shadowmesh.wire.messages import PathView
 
+REFUSED = {
+    "spoofed_source": "they claim the MAC address of another machine (spoofed_source)",
+    "spoofed_address": "they claim an address that is not its own; if it should be, put it into its "
+    "certificate, or into `peers[].addresses` (spoofed_address)",
+    "dhcp_guard": "they are replies of a DHCP server, which takes the right `dhcp` (dhcp_guard)",
+    "ra_guard": "they are router advertisements or redirects, which takes the right `ra`, or neighbour "
+    "discovery in fragments (ra_guard)",
+    "malformed_packet": "their headers contradict each other or hide the sender (malformed_packet)",
+}
+"""What the guards refuse, by reason."""
+
 PICKY_NAT = "filtering address-and-port-dependent"
 TOO_LARGE = "full-size"
 """Part of the detail of an address that answered small packets only."""
 
 
 def explain(
-    member: Member, routing: Routing, mode: Mode, network: LocalNetwork, problem: str | None
+    member: Member,
+    routing: Routing,
+    mode: Mode,
+    network: LocalNetwork,
+    problem: str | None,
+    refusals: Refusals,
 ) -> WhyReply:
     """The story.
 
     :param problem: why frames go nowhere at all, if they do.
+    :param refusals: of frames that came from there.
     """
     here = _side(view(routing.paths, network.nat))
     there = _side(routing.peer_view) if routing.peer_view is not None else None
@@ -36,6 +54,10 @@ def explain(
         findings, advice = _direct(member.name, there)
     else:
         findings, advice = _relayed(member.name, mode, here, there)
+    for reason, count in refusals.counts.items():
+        findings.append(f"{count} frames of {member.name} were refused: {REFUSED[reason]}")
+    if refusals.counts:
+        findings.append(f"the last of them that was looked at: {refusals.example}")
     return WhyReply(
         peer=member.name,
         node_id=node_id_text(member.node_id),

@@ -71,11 +71,30 @@ class MemoryTables:
         self.material: list[bytes] = []
         """Copies of all key material that was ever installed, for tests that look for leaks."""
         self.failed_opens = 0
+        self.own: list[bytes] = []
+        self.prefixes: dict[int, list[bytes]] = {}
+        """Packed, by peer; noted only: what the guards make of them is the compiled data plane's."""
+        self.flags: dict[int, dict[str, bool]] = {}
+        self.refusals: dict[int, dict[str, Any]] = {}
+        """By peer, what a test wants to have been refused."""
         self._used: list[tuple[_SendKeys, int]] = []
 
     def add_peer(self, peer: int, mac: bytes) -> None:
         self.macs[peer] = mac
         self.counters[peer] = Counter()
+
+    def set_own_addresses(self, addresses: Sequence[bytes]) -> None:
+        self.own = list(addresses)
+
+    def set_sources(
+        self, peer: int, prefixes: Sequence[bytes], *, others: bool, dhcp: bool, router: bool
+    ) -> None:
+        taken = {
+            one for other, known in self.prefixes.items() if other != peer for one in known if _is_host(one)
+        }
+        assert not (taken | set(self.own)) & {one for one in prefixes if _is_host(one)}, "one owner each"
+        self.prefixes[peer] = list(prefixes)
+        self.flags[peer] = {"others": others, "dhcp": dhcp, "router": router}
 
     def new_send_keys(self, material: bytearray, expires_at: float) -> Any:
         self.material.append(bytes(material))
@@ -138,7 +157,11 @@ class MemoryTables:
             "failed_opens": self.failed_opens,
             "last_received": self.last_received.get(peer, 0.0),
             "path_received": self.path_received.get(peer, 0.0),
+            "refused": sum(count for count in self.peer_refusals(peer).values() if isinstance(count, int)),
         }
+
+    def peer_refusals(self, peer: int) -> dict[str, Any]:
+        return self.refusals.get(peer, {"example": None})
 
     def note_received(self, peer: int, via: bytes, source: Address, now: float) -> None:
         """An authentic packet of this peer came through `via` (empty: directly) from `source`."""
@@ -150,6 +173,10 @@ class MemoryTables:
     def _claim(self, table_id: bytes) -> None:
         assert len(table_id) == 8
         assert all(table_id not in table for table in (self.lanes, self.channels, self.control))
+
+
+def _is_host(prefix: bytes) -> bool:
+    return prefix[-1] == 8 * len(prefix) - 8
 
 
 class MemoryClient:

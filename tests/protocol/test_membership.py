@@ -17,6 +17,7 @@ from shadowmesh.membership.clock import RELEASED, SteadyClock
 from shadowmesh.membership.guard import EXPIRY_GRACE, Guard, Membership
 from shadowmesh.membership.network import Network
 from shadowmesh.membership.revocation import RevocationList, Revocations
+from shadowmesh.overlay.ownership import link_local
 from shadowmesh.testing.memory import MemoryClient
 from shadowmesh.wire.messages import Present, RevocationNews
 from shadowmesh_relay.admission import Admission
@@ -71,6 +72,12 @@ def problem(mesh: Mesh, number: int, other: int) -> str:
     return mesh.peer(number, other).last_error or ""
 
 
+def sources(mesh: Mesh, number: int, other: int) -> set[str]:
+    """The addresses that client `number` lets client `other` send from."""
+    prefixes = mesh.clients[number].tables.prefixes[mesh.peer(number, other).handle]
+    return {str(ipaddress.ip_address(packed[:-1])) for packed in prefixes}
+
+
 def log_of(client: MemoryClient) -> str:
     return "\n".join(str(event) for event in client.events)
 
@@ -86,6 +93,7 @@ def test_members_meet_without_being_listed(home: Domain) -> None:
     known = mesh.clients[0].core.roster.find("member1")
     assert known is not None
     assert known.node_id == IDENTITIES[1].node_id
+    assert sources(mesh, 0, 1) == {"10.77.0.2", link_local(mesh.clients[1].mac)}
     assert mesh.clients[0].core.roster.find("10.77.0.3") is mesh.peer(0, 2).member
 
 
@@ -235,6 +243,7 @@ def test_a_revoked_member_is_cut_off_everywhere_at_once(home: Domain) -> None:
         assert mesh.clients[number].core.members.number == 1
         sessions = {lane.peer for lane in mesh.clients[number].tables.lanes.values()}
         assert mesh.peer(number, 2).handle not in sessions, "nothing that it seals is opened any more"
+        assert sources(mesh, number, 2) == set(), "it owns no address any more"
     assert mesh.relay is not None
     assert IDENTITIES[2].node_id not in mesh.relay.core.clients
     assert "is revoked" in (mesh.clients[2].core.relays[0].last_error or "")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv6Address
+
 import pytest
 
 from shadowmesh.api.schema import Side, TriedAddress, WhyReply
-from shadowmesh.node.why import _relayed, explain
+from shadowmesh.core.shared import Changed
+from shadowmesh.node.why import REFUSED, _relayed, explain
 from tests.protocol.mesh import Mesh
 
 SYMMETRIC = "mapping address-and-port-dependent, filtering address-and-port-dependent"
@@ -57,9 +60,8 @@ def test_the_cause_and_a_remedy(mode: str, here: Side, there: Side | None, findi
 def story(mesh: Mesh, number: int = 0, problem: str | None = None) -> WhyReply:
     core = mesh.clients[number].core
     peer = mesh.peer(number, 1 - number)
-    return explain(
-        peer.member, peer.routing, core.peers[peer.member.node_id].routing._mode, core.network, problem
-    )
+    mode = core.peers[peer.member.node_id].routing._mode
+    return explain(peer.member, peer.routing, mode, core.network, problem, peer.refusals)
 
 
 def test_both_sides_of_a_direct_path(mesh: Mesh) -> None:
@@ -92,3 +94,34 @@ def test_without_any_path() -> None:
     mesh.start_client(0, (1,))
     reply = story(mesh, problem="no relay")
     assert reply.findings == ["there is no path to node1: no relay"]
+
+
+def test_frames_that_the_guards_refused(mesh: Mesh) -> None:
+    """Told to the log at once, and then once a minute."""
+    for number in (0, 1):
+        mesh.start_client(number, (1 - number,))
+    mesh.pair_up()
+    client = mesh.clients[0]
+    example = ("spoofed_address", client.mac, IPv6Address("::ffff:10.77.0.9").packed)
+    refused = client.tables.refusals[mesh.peer(0, 1).handle] = {
+        "spoofed_address": 3,
+        "ra_guard": 0,
+        "example": example,
+    }
+
+    def lines() -> list[str]:
+        return [one.what for one in client.events if isinstance(one, Changed) and "refused" in one.what]
+
+    mesh.network.run_for(2)
+    text = f"spoofed_address of the address 10.77.0.9, MAC {client.mac.hex(':')}"
+    assert lines() == [f"frames refused: spoofed_address 3; for example {text}"]
+    refused |= {"spoofed_address": 9, "ra_guard": 1, "example": None}
+    mesh.network.run_for(50)
+    assert len(lines()) == 1
+    mesh.network.run_for(15)
+    assert lines()[1:] == [f"frames refused: spoofed_address 6, ra_guard 1; for example {text}"]
+    mesh.network.run_for(200)
+    assert len(lines()) == 2
+    findings = story(mesh).findings
+    assert f"9 frames of node1 were refused: {REFUSED['spoofed_address']}" in findings
+    assert findings[-1].endswith(text)
