@@ -11,7 +11,15 @@ from libc.string cimport memset
 
 from shadowmesh._ext.bytes cimport load16, load32, load64
 from shadowmesh._ext.packets cimport ETHERNET_HEADER_SIZE
-from shadowmesh._ext.segment cimport TCP_FLAGS, TCP_HEADER_SIZE, TCP_OFFSET, UDP_HEADER_SIZE
+from shadowmesh._ext.segment cimport (
+    TCP_FIN,
+    TCP_FLAGS,
+    TCP_HEADER_SIZE,
+    TCP_OFFSET,
+    TCP_RST,
+    TCP_SYN,
+    UDP_HEADER_SIZE,
+)
 
 
 cdef enum:
@@ -33,6 +41,55 @@ cdef enum:
     QUOTED_SIZE = 8            # RFC 792: so much of a transport header is quoted at least
     SOLICITATION = 135
     ADVERTISEMENT = 136
+
+
+cdef bint dissect_brief(Brief *brief, const uint8_t *frame, size_t size) noexcept nogil:
+    """Most frames: an untagged, whole packet of UDP, or of TCP that neither opens nor ends a connection.
+
+    Frames that `dissect` would take, to which it would give the same packet but for lengths and TCP flags if
+    their briefs are equal.  False: another frame, of which only `dissect` can say what it is.
+    """
+    cdef const uint8_t *ip = frame + ETHERNET_HEADER_SIZE
+    cdef const uint8_t *data
+    cdef uint16_t ethertype
+    cdef uint8_t protocol
+    cdef size_t i, total, header
+    if size < ETHERNET_HEADER_SIZE + IPV4_SIZE + UDP_HEADER_SIZE:
+        return False
+    ethertype = load16(frame + 12)
+    if ethertype == ETHERTYPE_IPV4:
+        if ip[0] != 0x45 or load16(ip + 6) & 0x3FFF:
+            return False
+        header = IPV4_SIZE
+        total = load16(ip + 2)
+        protocol = ip[9]
+        brief.words[0] = load64(ip + 12)
+        brief.words[1] = brief.words[2] = brief.words[3] = 0
+    elif ethertype == ETHERTYPE_IPV6:
+        if size < ETHERNET_HEADER_SIZE + IPV6_SIZE + UDP_HEADER_SIZE or ip[0] >> 4 != 6:
+            return False
+        header = IPV6_SIZE
+        total = IPV6_SIZE + <size_t>load16(ip + 4)
+        protocol = ip[6]
+        for i in range(4):
+            brief.words[i] = load64(ip + 8 + i * 8)
+    else:
+        return False
+    if total > size - ETHERNET_HEADER_SIZE:
+        return False
+    data = ip + header
+    if protocol == PROTOCOL_TCP:
+        if (
+            total < header + TCP_HEADER_SIZE or data[TCP_OFFSET] >> 4 < 5
+            or <size_t>(data[TCP_OFFSET] >> 4) * 4 > total - header
+            or data[TCP_FLAGS] & (TCP_SYN | TCP_FIN | TCP_RST)
+        ):
+            return False
+    elif protocol != PROTOCOL_UDP or total < header + UDP_HEADER_SIZE:
+        return False
+    brief.ports = load32(data)
+    brief.kind = <uint32_t>ethertype << 16 | protocol
+    return True
 
 
 cdef bint dissect(Packet *packet, const uint8_t *frame, size_t size) noexcept nogil:

@@ -263,11 +263,11 @@ cdef class Engine:
         owned_set(&self.plane.neighbours, &found.owned, found.number, found.mac, prefixes,
                   bool(others), bool(dhcp), bool(router))
 
-    def set_firewall(self, compiled):
+    def set_firewall(self, compiled, *, same_rules=False):
         if compiled is None:
             guard_clear(&self.plane.guard)
         else:
-            guard_install(&self.plane.guard, FLOW_BUCKETS, compiled)
+            guard_install(&self.plane.guard, FLOW_BUCKETS, compiled, bool(same_rules))
 
     # ---- what is received
 

@@ -18,10 +18,15 @@ cimport cython
 
 cdef void _policy_dispose(void *record) noexcept nogil:
     cdef Policy *policy = <Policy *>record
+    cdef Tally *tally = policy.tally
     cdef size_t i
-    for i in range(2):
-        free(policy.hits[i])
-        free(policy.replies[i])
+    if tally != NULL:
+        tally.users -= 1
+        if tally.users == 0:
+            for i in range(2):
+                free(tally.hits[i])
+                free(tally.replies[i])
+            free(tally)
     free(policy.entries)
     free(policy.order)
     free(policy.spans)
@@ -66,6 +71,20 @@ cdef int _check(const Policy *policy, size_t entries, size_t order, size_t spans
     return 0
 
 
+cdef int _new_tally(Policy *policy) except -1:
+    cdef size_t i
+    policy.tally = <Tally *>calloc(1, sizeof(Tally))
+    if policy.tally == NULL:
+        raise MemoryError("no memory for the firewall")
+    policy.tally.users = 1
+    for i in range(2):
+        policy.tally.hits[i] = <uint64_t *>calloc(policy.rules + 2, sizeof(uint64_t))
+        policy.tally.replies[i] = <uint64_t *>calloc(policy.rules + 2, sizeof(uint64_t))
+        if policy.tally.hits[i] == NULL or policy.tally.replies[i] == NULL:
+            raise MemoryError("no memory for the firewall")
+    return 0
+
+
 cdef int _fill(Policy *policy, object compiled) except -1:
     cdef const uint8_t[::1] classes = buffer_of(compiled.classes, "classes")
     cdef size_t rules = unsigned(compiled.rules, RULE_LIMIT, "rules")
@@ -77,11 +96,8 @@ cdef int _fill(Policy *policy, object compiled) except -1:
     policy.order = <uint16_t *>_copied(compiled.order, sizeof(uint16_t), "order")
     policy.spans = <Span *>_copied(compiled.spans, sizeof(Span), "spans")
     policy.allows = <uint8_t *>calloc(rules + 1, 1)
-    for i in range(2):
-        policy.hits[i] = <uint64_t *>calloc(rules + 2, sizeof(uint64_t))
-        policy.replies[i] = <uint64_t *>calloc(rules + 2, sizeof(uint64_t))
-        if policy.hits[i] == NULL or policy.replies[i] == NULL or policy.allows == NULL:
-            raise MemoryError("no memory for the firewall")
+    if policy.allows == NULL:
+        raise MemoryError("no memory for the firewall")
     if classes.shape[0] > 0:
         memcpy(policy.classes, &classes[0], classes.shape[0])
     policy.allow_default[<size_t>DIRECTION_IN] = bool(compiled.inbound)
@@ -93,15 +109,21 @@ cdef int _fill(Policy *policy, object compiled) except -1:
     return 0
 
 
-cdef int guard_install(Guard *guard, size_t buckets, object compiled) except -1:
-    """Put `compiled` (overlay.firewall.Compiled) in place of what is there."""
+cdef int guard_install(Guard *guard, size_t buckets, object compiled, bint same_rules) except -1:
+    """Put `compiled` (overlay.compilation.Compiled) in place of what is there; `same_rules`: count on."""
     cdef uint64_t factors[2 * FLOW_WORDS + 1]
+    cdef Policy *before = <Policy *>load_pointer(&guard.policy)
     cdef Policy *policy = <Policy *>calloc(1, sizeof(Policy))
     cdef size_t i
     if policy == NULL:
         raise MemoryError("no memory for the firewall")
     try:
         _fill(policy, compiled)
+        if same_rules and before != NULL and before.rules == policy.rules:
+            policy.tally = before.tally
+            policy.tally.users += 1
+        else:
+            _new_tally(policy)
         if guard.flows[0].signatures == NULL:
             if getrandom(factors, sizeof(factors), 0) != sizeof(factors):
                 raise OSError("no random bytes")
@@ -147,11 +169,11 @@ cdef object guard_counters(Guard *guard):
         return None
     return {
         "decided": [
-            [load_relaxed(policy.hits[direction] + i) for i in range(policy.rules + 2)]
+            [load_relaxed(policy.tally.hits[direction] + i) for i in range(policy.rules + 2)]
             for direction in range(2)
         ],
         "replies": [
-            [load_relaxed(policy.replies[direction] + i) for i in range(policy.rules + 2)]
+            [load_relaxed(policy.tally.replies[direction] + i) for i in range(policy.rules + 2)]
             for direction in range(2)
         ],
         "flows": [load_relaxed(&guard.flows[direction].used) for direction in range(2)],
@@ -180,8 +202,8 @@ cdef class Firewall:
             guard_free(&self.guard)
             grace_free(self.guard.grace)
 
-    def install(self, compiled):
-        guard_install(&self.guard, self.buckets, compiled)
+    def install(self, compiled, *, same_rules=False):
+        guard_install(&self.guard, self.buckets, compiled, bool(same_rules))
 
     def judge(self, outbound, peer, frame, now, *, serial=None):
         cdef const uint8_t[::1] view = buffer_of(frame, "frame")

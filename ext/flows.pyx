@@ -10,7 +10,7 @@ the birth that it names, so one that comes late for an entry that was replaced i
 
 Who is put out when a bucket is full (`_place`): what is over; then what nobody has answered, of the same
 peer first; an answered flow only by one of the same peer, when that peer holds its share of the table
-(a quarter).  So a flood, answered or not, never costs another peer's established connection; and what
+(a quarter, and one place of each bucket, so that nothing it opens then is unknown while there is room).  So a flood, answered or not, never costs another peer's established connection; and what
 finds no place still passes by the rules, without replies being known.
 """
 
@@ -60,13 +60,19 @@ cdef bint flows_init(Flows *flows, size_t buckets, const uint64_t *factors) noex
     flows.signatures = <uint64_t *>calloc(flows.buckets * FLOW_WAYS, sizeof(uint64_t))
     flows.entries = <Flow *>calloc(flows.buckets * FLOW_WAYS, sizeof(Flow))
     flows.answers = <uint64_t *>calloc(flows.buckets * FLOW_WAYS, sizeof(uint64_t))
-    return flows.signatures != NULL and flows.entries != NULL and flows.answers != NULL
+    flows.recent = <Recent *>calloc(1 << RECENT_BITS, sizeof(Recent))
+    return (
+        flows.signatures != NULL and flows.entries != NULL and flows.answers != NULL
+        and flows.recent != NULL
+    )
 
 
 cdef void flows_free(Flows *flows) noexcept nogil:
     free(flows.signatures)
     free(flows.entries)
     free(flows.answers)
+    free(flows.recent)
+    flows.recent = NULL
     flows.signatures = NULL
     flows.entries = NULL
     flows.answers = NULL
@@ -216,19 +222,24 @@ cdef size_t _place(Flows *flows, const FlowKey *key, uint64_t number, uint32_t n
     """The best entry of the bucket to be used, FLOW_NONE if all are worth more than a new flow."""
     cdef size_t base = _bucket(flows, key.hash)
     cdef bint full = flows.held[number] >= flows.buckets * FLOW_WAYS // 4
-    cdef size_t index, best = FLOW_NONE
+    cdef size_t index, best = FLOW_NONE, unused = FLOW_NONE
     cdef uint64_t worth, least = <uint64_t>WORTH_KEEPING << 32
+    cdef bint present = False
     for index in range(base, base + FLOW_WAYS):
         worth = _worth(flows, index, key, number, full, now)
         if worth < least:
             best = index
             least = worth
-    return best
+        if flows.signatures[index] == 0:
+            unused = index
+        else:
+            present |= flows.entries[index].birth >> 32 == number
+    return unused if best == FLOW_NONE and not present else best
 
 
 cdef uint64_t _worth(Flows *flows, size_t index, const FlowKey *key, uint64_t number, bint full,
                      uint32_t now) noexcept nogil:
-    """A peer that has its share already takes only what is its own."""
+    """A peer that has its share already takes only what is its own, or a free place where it has none."""
     cdef Seen seen
     cdef bint own, over
     cdef uint64_t rank
@@ -258,3 +269,61 @@ cdef void flow_answer(Flows *flows, const Seen *seen, uint32_t now, uint64_t fla
     cdef uint64_t answer = <uint64_t>now << 32 | (seen.birth & BIRTH_MASK) << 8 | (seen.answer | flags) & 0xFF
     if answer != seen.answer:
         store_relaxed(flows.answers + seen.index, answer)
+
+
+# ---- frames like one before ------------------------------------------------------------------
+
+
+cdef inline Recent *_recent(Flows *own, const Brief *brief, uint32_t serial) noexcept nogil:
+    cdef uint64_t mixed = brief.words[0] ^ brief.words[1] ^ brief.words[2] ^ brief.words[3]
+    mixed ^= mixed >> 32 ^ brief.ports ^ serial
+    return own.recent + (<uint32_t>(mixed * <uint64_t>0x9E3779B1) >> (32 - RECENT_BITS))
+
+
+cdef size_t flow_again(Flows *tables, size_t direction, const Brief *brief, uint32_t serial,
+                       uint64_t generation, uint32_t now, bint *answers) noexcept nogil:
+    """The rule that let the connection be opened that this frame goes on with, which is noted in its entry.
+
+    FLOW_NONE: it has to be looked at in full.  So it has after any change: of the rules, of the peer, of the
+    entry; and when the entry may be over, or its end is near.
+    """
+    cdef const Recent *recent = _recent(tables + direction, brief, serial)
+    cdef Flows *table
+    cdef Seen seen
+    cdef size_t i
+    cdef uint64_t differs = recent.serial ^ serial | recent.brief.ports ^ brief.ports
+    differs |= recent.brief.kind ^ brief.kind
+    for i in range(4):
+        differs |= recent.brief.words[i] ^ brief.words[i]
+    if differs != 0:
+        return FLOW_NONE
+    answers[0] = recent.answers
+    table = tables + (1 - direction if recent.answers else direction)
+    if load_acquire(table.signatures + recent.index) != recent.hash:
+        return FLOW_NONE
+    _snapshot(table, recent.index, &seen)
+    fence_acquire()
+    if (
+        load_relaxed(table.signatures + recent.index) != recent.hash
+        or flow_generation(seen.state) != generation or seen.state & FLOW_DENIED or flow_closing(&seen)
+        or _idle(&seen, now) >= CLOSING_LIFE
+    ):
+        return FLOW_NONE
+    if not recent.answers:
+        flow_keep(table, &seen, <uint64_t>now << 32 | <uint32_t>seen.state)
+    elif seen.answer != 0:
+        flow_answer(table, &seen, now, 0)
+    else:
+        return FLOW_NONE
+    return flow_rule(seen.state)
+
+
+cdef void flow_remember(Flows *tables, size_t direction, const Brief *brief, const FlowKey *key,
+                        const Seen *seen, bint answers) noexcept nogil:
+    """The connection of a frame that passed; `answers`: it is in the other table, and not in our own."""
+    cdef Recent *recent = _recent(tables + direction, brief, <uint32_t>(key.words[4] >> 32))
+    recent.brief = brief[0]
+    recent.hash = key.hash
+    recent.serial = <uint32_t>(key.words[4] >> 32)
+    recent.index = <uint32_t>seen.index
+    recent.answers = answers

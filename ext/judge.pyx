@@ -22,8 +22,10 @@ from shadowmesh._ext.dissect cimport (
     PART_FIRST,
     PART_LATER,
     PROTOCOL_TCP,
+    Brief,
     Packet,
     dissect,
+    dissect_brief,
     dissect_quoted,
 )
 from shadowmesh._ext.firewall cimport (
@@ -41,10 +43,12 @@ from shadowmesh._ext.flows cimport (
     FLOW_DENIED,
     FLOW_FIN,
     FLOW_FRAGMENTS,
+    FLOW_NONE,
     FLOW_RESET,
     FlowKey,
     Flows,
     Seen,
+    flow_again,
     flow_answer,
     flow_closing,
     flow_find,
@@ -53,6 +57,7 @@ from shadowmesh._ext.flows cimport (
     flow_hash,
     flow_keep,
     flow_open,
+    flow_remember,
     flow_rule,
     flow_state,
 )
@@ -69,6 +74,8 @@ cdef struct Frame:             # what is judged, and by what
     uint64_t number            # of the peer
     uint64_t serial            # of the peer: never that of another one
     uint32_t now
+    bint brief_known
+    Brief brief                # if `brief_known`
     Packet packet
 
 
@@ -123,12 +130,12 @@ cdef inline bint _allows(const Policy *policy, size_t direction, size_t rule) no
 
 
 cdef Verdict _by_rule(Frame *frame, size_t rule) noexcept nogil:
-    add_relaxed(frame.policy.hits[frame.direction] + rule, 1)
+    add_relaxed(frame.policy.tally.hits[frame.direction] + rule, 1)
     return VERDICT_PASS if _allows(frame.policy, frame.direction, rule) else VERDICT_DENY
 
 
 cdef Verdict _as_reply(Frame *frame, size_t rule) noexcept nogil:
-    add_relaxed(frame.policy.replies[frame.direction] + rule, 1)
+    add_relaxed(frame.policy.tally.replies[frame.direction] + rule, 1)
     return VERDICT_PASS
 
 
@@ -241,17 +248,39 @@ cdef Verdict _connection(Frame *frame) noexcept nogil:
         flags |= <uint64_t>(0 if stands else FLOW_DENIED)
         flow_keep(own, &seen, flow_state(frame.now, policy.generation, rule, flags))
         if stands:
+            if frame.brief_known:
+                flow_remember(policy.flows, frame.direction, &frame.brief, &key, &seen, False)
             return _by_rule(frame, rule)
     if flow_find(other, &key, frame.now, &seen) and not (anew and flow_closing(&seen)):
         _turn(packet, &turned)
         if _stands(frame, 1 - frame.direction, &turned, &seen, &rule):
             flow_answer(other, &seen, frame.now, _ending(packet))
+            if frame.brief_known and not known:
+                flow_remember(policy.flows, frame.direction, &frame.brief, &key, &seen, True)
             return _as_reply(frame, rule)
         known = True
     rule = _first_match(frame, frame.direction, packet)
     if not known and _opens(packet) and _allows(policy, frame.direction, rule):
         flow_open(own, &key, frame.number, flow_state(frame.now, policy.generation, rule, 0), frame.now)
     return _by_rule(frame, rule)
+
+
+cdef bint _again(Frame *frame) noexcept nogil:
+    """A frame like one before, in a connection that is as it was then: it passes, without being taken apart.
+
+    What `_connection` would do, without its looking up and without the hash.
+    """
+    cdef Policy *policy = frame.policy
+    cdef bint answers = False
+    cdef size_t rule = flow_again(policy.flows, frame.direction, &frame.brief, <uint32_t>frame.serial,
+                                  policy.generation, frame.now, &answers)
+    if rule > policy.rules:
+        return False
+    if answers:
+        _as_reply(frame, rule)
+    else:
+        _by_rule(frame, rule)
+    return True
 
 
 cdef void _expect_fragments(Frame *frame) noexcept nogil:
@@ -303,13 +332,16 @@ cdef Verdict wall_judge(Policy *policy, size_t direction, uint64_t number, uint6
     cdef Frame judged
     cdef Verdict verdict
     cdef Packet *packet = &judged.packet
-    if not dissect(packet, frame, size):
-        return VERDICT_MALFORMED
     judged.policy = policy
     judged.direction = direction
     judged.number = number
     judged.serial = serial
     judged.now = <uint32_t>(now // SECOND)
+    judged.brief_known = dissect_brief(&judged.brief, frame, size) and not frame[0] & 1
+    if judged.brief_known and _again(&judged):
+        return VERDICT_PASS
+    if not dissect(packet, frame, size):
+        return VERDICT_MALFORMED
     if frame[0] & 1 or not packet.ip or packet.resolution:
         return _by_rule(&judged, _first_match(&judged, direction, packet))
     if packet.part == PART_LATER:

@@ -27,6 +27,9 @@ from shadowmesh._ext.aead cimport (
 from shadowmesh._ext.bytes cimport load32, load64, store16, store32
 from shadowmesh._ext.convert cimport buffer_of, sized, unsigned
 from shadowmesh._ext.drops cimport Counters
+from shadowmesh._ext.firewall cimport Guard, Policy, guard_free, guard_install
+from shadowmesh._ext.flows cimport FLOW_BUCKETS
+from shadowmesh._ext.judge cimport VERDICT_PASS, wall_judge
 from shadowmesh._ext.lanes cimport SendKeys, SendLane, lane_dispose, lane_seal
 from shadowmesh._ext.libcrypto cimport (
     EVP_CTRL_AEAD_TLS1_AAD,
@@ -54,6 +57,7 @@ cimport cython
 
 
 cdef enum:
+    JUDGED_AT = 1000000000     # ns; so that no connection ends while it is measured
     LANE = 1
     RECEIVER_ID = 0x01234567
 
@@ -297,3 +301,42 @@ cdef class Lookup:
                 found += table_find(&self.ids, load64(&view[i * 8])) != NULL
             begin = monotonic_ns() - begin
         return begin, found
+
+
+# ---- firewall --------------------------------------------------------------------------------
+
+
+@cython.final
+cdef class Judging:
+    cdef Guard guard
+
+    def __cinit__(self, compiled):
+        self.guard.grace = grace_new()
+        if self.guard.grace == NULL:
+            raise MemoryError("no memory for a firewall")
+        guard_install(&self.guard, FLOW_BUCKETS, compiled, False)
+
+    def __dealloc__(self):
+        if self.guard.grace != NULL:
+            guard_free(&self.guard)
+            grace_free(self.guard.grace)
+
+    def run(self, outbound, frames, size, rounds):
+        cdef const uint8_t[::1] view = buffer_of(frames, "frames")
+        cdef size_t length = <size_t>unsigned(size, LARGEST_PAYLOAD, "size")
+        cdef size_t times = <size_t>unsigned(rounds, 0xFFFFFFFF, "rounds")
+        cdef size_t direction = bool(outbound)
+        cdef Policy *policy = <Policy *>self.guard.policy
+        cdef size_t count, passed = 0, i, _round
+        cdef uint64_t begin
+        if length == 0 or view.shape[0] == 0 or <size_t>view.shape[0] % length != 0:
+            raise ValueError("frames must be one or more of this size")
+        count = <size_t>view.shape[0] // length
+        with nogil:
+            begin = monotonic_ns()
+            for _round in range(times):
+                for i in range(count):
+                    passed += wall_judge(policy, direction, 1, 1, &view[i * length], length,
+                                         JUDGED_AT) == VERDICT_PASS
+            begin = monotonic_ns() - begin
+        return begin, passed

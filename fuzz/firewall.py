@@ -74,10 +74,11 @@ def _frame(generator: random.Random) -> bytes:
 
 
 def _seed(number: int) -> bytes:
-    """Some frames of two peers, in both directions."""
+    """Some frames of two peers, in both directions, some of them several times in a row."""
     generator = random.Random(number)
     frames = [_frame(generator) for _ in range(generator.randint(2, 16))]
     frames += generator.choices(frames, k=8)
+    frames += [frame for frame in frames[-4:] for _ in range(4)]
     return b"".join(
         STEP.pack(len(frame), generator.randrange(32), generator.choice([0, 0, 1, 40])) + frame
         for frame in frames
@@ -107,6 +108,9 @@ def target(data: bytes) -> None:
             slow.install(FIREWALLS[count % 2])
         verdict = slow.judge("out" if outbound else "in", PARTIES[peer].name, frame, now)
         assert fast.judge(outbound, PARTIES[peer].number, frame, now) == verdict
+        counters = fast.counters()
+        assert counters is not None
+        assert [counters["decided"], counters["replies"]] == slow.counters()
 
 
 if __name__ == "__main__":

@@ -49,5 +49,11 @@ cdef struct Packet:
     const uint8_t *quoted      # of an ICMP error: the packet that it is about
     size_t quoted_size
 
+cdef struct Brief:             # what tells connections apart, of a frame that nothing else has to be known of
+    uint64_t words[4]          # addresses as they stand in the frame; IPv4: both in the first
+    uint32_t ports
+    uint32_t kind              # ethertype << 16 | protocol; never 0
+
+cdef bint dissect_brief(Brief *brief, const uint8_t *frame, size_t size) noexcept nogil
 cdef bint dissect(Packet *packet, const uint8_t *frame, size_t size) noexcept nogil
 cdef bint dissect_quoted(Packet *packet, const Packet *error) noexcept nogil

@@ -111,7 +111,7 @@ class Engine:
         router advertisements and redirects. Before the first call it may send from anywhere.
         """
 
-    def set_firewall(self, compiled: Compiled | None) -> None:
+    def set_firewall(self, compiled: Compiled | None, *, same_rules: bool = False) -> None:
         """Judge frames by these rules from now on; None lets everything pass.
 
         Connections that are known go on as long as these rules would let them be opened.  Peers have to be

@@ -40,6 +40,11 @@ cdef struct Span:              # of `order`, for each direction: what is asked f
     uint32_t first[2]
     uint32_t count[2]
 
+cdef struct Tally:             # of policies with the same rules, one after another
+    size_t users               # policies; only the thread that installs and disposes counts them
+    uint64_t *hits[2]          # by direction of the packet and by rule
+    uint64_t *replies[2]       # by direction of the packet and by the rule that let the connection be opened
+
 cdef struct Policy:            # never changed once published, but for the counters
     Retired retired
     uint64_t generation        # 16 bits
@@ -50,8 +55,7 @@ cdef struct Policy:            # never changed once published, but for the count
     Span *spans
     uint8_t *allows            # by rule; those two are not in it
     uint16_t classes[FLOW_PEERS]  # by number of the peer; 0 for peers that no rule tells apart
-    uint64_t *hits[2]          # by direction of the packet and by rule
-    uint64_t *replies[2]       # by direction of the packet and by the rule that let the connection be opened
+    Tally *tally
     Flows *flows               # two: by opening direction
 
 cdef struct Guard:             # the firewall of one plane
@@ -60,7 +64,7 @@ cdef struct Guard:             # the firewall of one plane
     uint64_t generation
     Flows flows[2]             # allocated with the first policy
 
-cdef int guard_install(Guard *guard, size_t buckets, object compiled) except -1
+cdef int guard_install(Guard *guard, size_t buckets, object compiled, bint same_rules) except -1
 cdef void guard_clear(Guard *guard) noexcept nogil
 cdef void guard_free(Guard *guard) noexcept nogil
 cdef object guard_counters(Guard *guard)

@@ -59,8 +59,11 @@ class Firewall:
     def __init__(self, *, buckets: int = 8192) -> None:
         """`buckets`: a power of two; eight flows of each opening direction fit one."""
 
-    def install(self, compiled: Compiled) -> None:
-        """Replace the rules; the flows stay.  ValueError for arrays that contradict each other."""
+    def install(self, compiled: Compiled, *, same_rules: bool = False) -> None:
+        """Replace the rules; the flows stay, and with `same_rules` the counters.
+
+        ValueError for arrays that contradict each other.
+        """
 
     def judge(
         self, outbound: bool, peer: int, frame: Buffer, now: int, *, serial: int | None = None

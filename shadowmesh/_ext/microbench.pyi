@@ -5,6 +5,8 @@ from enum import IntEnum
 
 from typing_extensions import Buffer
 
+from shadowmesh._ext.firewall import Compiled
+
 class Task(IntEnum):
     """SEAL: as the outbound thread, with number, header and header masks.  OPEN: as the inbound thread,
     with the look-up of the lane, header masks and replay window.  MASK: the header masks of a batch, and
@@ -38,3 +40,10 @@ class Lookup:
 
     def run(self, ids: Buffer) -> tuple[int, int]:
         """Nanoseconds in which these were looked up, one after another; how many were found."""
+
+class Judging:
+    """A firewall with these rules, asked about frames from or to peer 1, always in the same second."""
+
+    def __init__(self, compiled: Compiled) -> None: ...
+    def run(self, outbound: bool, frames: Buffer, size: int, rounds: int) -> tuple[int, int]:
+        """Nanoseconds in which these frames of `size` bytes were judged so often; how many passed."""

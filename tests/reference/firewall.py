@@ -7,6 +7,7 @@ of flows has no bound here: tests keep below the bound of the fast one.
 from __future__ import annotations
 
 import ipaddress
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -170,6 +171,7 @@ class Flow:
 
     generation: int
     allowed: bool
+    rule: int
     last: int
     answered: bool = False
     flags: int = 0
@@ -202,31 +204,57 @@ class Wall:
     flows: dict[Direction, dict[object, tuple[str, Flow]]] = field(
         default_factory=lambda: {"in": {}, "out": {}}
     )
+    decided: Counter[tuple[Direction, int]] = field(default_factory=Counter)
+    replies: Counter[tuple[Direction, int]] = field(default_factory=Counter)
+    life: str = ""
+    """Of the peer: one that is removed and added again is another."""
 
     def install(self, firewall: Firewall) -> None:
         self.firewall = firewall
         self.generation += 1
+        self.decided.clear()
+        self.replies.clear()
 
-    def judge(self, direction: Direction, peer: str, frame: bytes, now: int) -> Verdict:
+    def counters(self) -> list[list[list[int]]]:
+        """As the fast one's: decided and replies, each by direction and rule."""
+        rules = range(len(self.firewall.section.rules) + 2)
+        both: tuple[Direction, Direction] = ("in", "out")
+        return [
+            [[counted[direction, rule] for rule in rules] for direction in both]
+            for counted in (self.decided, self.replies)
+        ]
+
+    def judge(self, direction: Direction, peer: str, frame: bytes, now: int, life: str = "") -> Verdict:
+        self.life = life
         try:
             seen = take_apart(frame, direction, peer)
         except Malformed:
             return "malformed"
         if frame[0] & 1 or seen.packet.src is None or seen.packet.resolution or seen.kind == "plain":
-            allowed = self.allows(seen.packet)
+            allowed = self.by_rule(seen.packet)
         elif seen.kind == "later":
-            allowed = self.find(direction, self.fragments(seen), now) is not None or self.allows(seen.packet)
+            allowed = self.find(direction, self.fragments(seen), now) is not None or self.by_rule(seen.packet)
         elif seen.kind == "error":
-            allowed = self.about(seen, now) or self.allows(seen.packet)
+            allowed = self.about(seen, now) or self.by_rule(seen.packet)
         else:
             allowed = self.connection(seen, now)
         tracked = seen.packet.src is not None and not frame[0] & 1 and not seen.packet.resolution
         if allowed and seen.first and tracked:
-            self.flows[direction][self.fragments(seen)] = ("later", Flow(0, True, now))
+            self.flows[direction][self.fragments(seen)] = ("later", Flow(0, True, 0, now))
         return "pass" if allowed else "deny"
 
-    def allows(self, packet: Packet) -> bool:
-        return self.firewall.decide(packet).action == "allow"
+    def asks(self, packet: Packet) -> tuple[bool, int]:
+        """Allowed, and by which rule: the default is behind the last, ARP and ND behind that."""
+        decision = self.firewall.decide(packet)
+        rule = (
+            len(self.firewall.section.rules) + packet.resolution if decision.rule is None else decision.rule
+        )
+        return decision.action == "allow", rule
+
+    def by_rule(self, packet: Packet) -> bool:
+        allowed, rule = self.asks(packet)
+        self.decided[packet.direction, rule] += 1
+        return allowed
 
     def find(self, direction: Direction, key: object, now: int) -> Flow | None:
         kind, flow = self.flows[direction].get(key, ("", None))
@@ -237,7 +265,17 @@ class Wall:
     def fragments(self, seen: Seen) -> object:
         packet = seen.packet
         protocol = packet.protocol if packet.ethertype == 0x0800 else 0
-        return "later", packet.peer, packet.vlan, seen.inner, packet.src, packet.dst, protocol, seen.datagram
+        return (
+            "later",
+            packet.peer,
+            self.life,
+            packet.vlan,
+            seen.inner,
+            packet.src,
+            packet.dst,
+            protocol,
+            seen.datagram,
+        )
 
     def key(self, seen: Seen) -> object:
         """Ours first, so that it is the same for both directions."""
@@ -247,7 +285,8 @@ class Wall:
             far, here = here, far
         opener = packet.direction if seen.kind == "request" else opposite(packet.direction)
         echo = (seen.echo, opener) if seen.kind in ("request", "reply") else None
-        return packet.peer, packet.vlan, seen.inner, packet.protocol, packet.ethertype, far, here, echo
+        kind = packet.vlan, seen.inner, packet.protocol, packet.ethertype
+        return packet.peer, self.life, kind, far, here, echo
 
     def turned(self, packet: Packet) -> Packet:
         return replace_packet(
@@ -259,8 +298,8 @@ class Wall:
             dst_port=packet.src_port,
         )
 
-    def stands(self, flow: Flow, first: Packet) -> bool:
-        return flow.allowed if flow.generation == self.generation else self.allows(first)
+    def stands(self, flow: Flow, first: Packet) -> tuple[bool, int]:
+        return (flow.allowed, flow.rule) if flow.generation == self.generation else self.asks(first)
 
     def connection(self, seen: Seen, now: int) -> bool:
         packet, key = seen.packet, self.key(seen)
@@ -273,23 +312,27 @@ class Wall:
             del self.flows[direction][key]
             own = None
         if own is not None:
-            own.allowed = self.stands(own, packet)
+            own.allowed, own.rule = self.stands(own, packet)
             own.generation, own.last = self.generation, now
             own.flags |= seen.flags & (FIN | RST)
             if own.allowed:
+                self.decided[direction, own.rule] += 1
                 return True
         other = self.find(opposite(direction), key, now)
         if other is not None and seen.kind == "tcp" and opens and other.closing():
             other = None
-        if other is not None and self.stands(other, self.turned(packet)):
+        stands, rule = self.stands(other, self.turned(packet)) if other is not None else (False, 0)
+        if other is not None and stands:
+            self.replies[direction, rule] += 1
             other.answered = True
             other.last = max(other.last, now)
             other.answer_flags |= seen.flags & (FIN | RST)
             return True
-        allowed = self.allows(packet)
+        allowed, rule = self.asks(packet)
+        self.decided[direction, rule] += 1
         if allowed and opens and own is None and other is None:
             kind = seen.kind if seen.kind in ("tcp", "udp") else "echo"
-            self.flows[direction][key] = (kind, Flow(self.generation, True, now))
+            self.flows[direction][key] = (kind, Flow(self.generation, True, rule, now))
         return allowed
 
     def about(self, seen: Seen, now: int) -> bool:
@@ -304,8 +347,13 @@ class Wall:
             return False
         if quoted.kind not in ("tcp", "udp", "request", "reply", "error"):
             return False
+        stands, rule = False, 0
         flow = self.find(back, self.key(quoted), now)
         if flow is not None:
-            return self.stands(flow, quoted.packet)
-        flow = self.find(seen.packet.direction, self.key(quoted), now)
-        return flow is not None and self.stands(flow, self.turned(quoted.packet))
+            stands, rule = self.stands(flow, quoted.packet)
+        else:
+            flow = self.find(seen.packet.direction, self.key(quoted), now)
+            if flow is not None:
+                stands, rule = self.stands(flow, self.turned(quoted.packet))
+        self.replies[seen.packet.direction, rule] += stands
+        return stands
