@@ -9,9 +9,10 @@ takes half an entry for a whole one; every word is read and written atomically. 
 the birth that it names, so one that comes late for an entry that was replaced is worth nothing.
 
 Who is put out when a bucket is full (`_place`): what is over; then what nobody has answered, of the same
-peer first; an answered flow only by one of the same peer, when that peer holds its share of the table
-(a quarter, and one place of each bucket, so that nothing it opens then is unknown while there is room).  So a flood, answered or not, never costs another peer's established connection; and what
-finds no place still passes by the rules, without replies being known.
+peer first; an answered flow only by one of the same peer, when that peer holds its share of the table.
+That is a quarter, and beyond it a free place in a bucket where it has none, so that nothing that it opens
+is unknown while there is room.  So a flood, answered or not, never costs another peer's established
+connection; and what finds no place still passes by the rules, without replies being known.
 """
 
 from libc.stdlib cimport calloc, free

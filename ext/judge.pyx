@@ -43,7 +43,6 @@ from shadowmesh._ext.flows cimport (
     FLOW_DENIED,
     FLOW_FIN,
     FLOW_FRAGMENTS,
-    FLOW_NONE,
     FLOW_RESET,
     FlowKey,
     Flows,
@@ -274,7 +273,7 @@ cdef bint _again(Frame *frame) noexcept nogil:
     cdef bint answers = False
     cdef size_t rule = flow_again(policy.flows, frame.direction, &frame.brief, <uint32_t>frame.serial,
                                   policy.generation, frame.now, &answers)
-    if rule > policy.rules:
+    if rule > policy.rules:  # FLOW_NONE is, too
         return False
     if answers:
         _as_reply(frame, rule)

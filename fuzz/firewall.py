@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fuzz.mutation import main
 from shadowmesh._ext.firewall import Firewall as Wall
-from shadowmesh.overlay.firewall import Firewall, Party
+from shadowmesh.overlay.compilation import Party
+from shadowmesh.overlay.firewall import Firewall
 from shadowmesh.rules import FirewallSection, Ports, Rule, parse_network, parse_protocol
 from tests.reference import firewall as twin
 

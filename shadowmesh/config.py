@@ -160,11 +160,12 @@ def load_client_config(path: Path) -> ClientConfig:
     relays = top.sections("relays", ("address", "id"))
     peers = top.sections("peers", ("name", "id", "addresses", "endpoint", "groups", "rights"))
     members = tuple(_peer(peer) for peer in peers)
+    node = _node(top.section("node", ("name", "state_dir", "socket")))
     firewall = (
         top.section("firewall", ("inbound", "outbound", "rules", "tests")) if top.has("firewall") else None
     )
     config = ClientConfig(
-        node=_node(top.section("node", ("name", "state_dir", "socket"))),
+        node=node,
         listen=_listen(top.section("listen", ("address", "port"))),
         interface=_interface(interface),
         relays=tuple(_relay(relay) for relay in relays),
@@ -172,7 +173,9 @@ def load_client_config(path: Path) -> ClientConfig:
         paths=_paths(top.section("paths", ("direct", "port_mapping"))),
         session=_session(top.section("session", ("rekey_seconds",))),
         network=_network(top),
-        firewall=read_firewall(firewall, _peer_parser(members)) if firewall else None,
+        firewall=read_firewall(firewall, _peer_parser(node.name, members, top.has("network")))
+        if firewall
+        else None,
         aead_library=top.text("aead_library", parse_path, "/usr/lib/android/libcrypto.so.0", None),
         file=document.file,
     )
@@ -264,18 +267,25 @@ def _peer(section: Section) -> Peer:
     )
 
 
-def _peer_parser(peers: tuple[Peer, ...]) -> Callable[[str], str]:
-    """For rules of the firewall: a name or NodeID of one of these peers, as its name."""
+def _peer_parser(own: str, peers: tuple[Peer, ...], network: bool) -> Callable[[str], str]:
+    """For rules of the firewall: a name or NodeID of one of these peers, as its name.
+
+    In a network it may be that of a member which nobody has met yet; a NodeID is kept in lower case then.
+    """
     by_id = {peer.id: peer.name for peer in peers}
 
     def parse(text: str) -> str:
         if text in by_id.values():
             return text
+        if text == own:
+            raise ValueError(f"{text} is this machine itself; rules are about the other side")
         if len(text) == 52:
-            name = by_id.get(parse_node_id(text))
+            name = by_id.get(parse_node_id(text), text.lower() if network else None)
             if name is None:
                 raise ValueError("no peer has this NodeID; list it under peers")
             return name
+        if network:
+            return parse_name(text)
         close = difflib.get_close_matches(text, [name for name in by_id.values() if name], n=1)
         raise ValueError(
             f"no peer is called {text!r}; {f'did you mean {close[0]}?' if close else 'list it under peers'}"

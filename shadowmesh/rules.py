@@ -44,6 +44,7 @@ _TEST_KEYS = (
     "expect",
     "direction",
     "peer",
+    "groups",
     "src",
     "dst",
     "proto",
@@ -117,6 +118,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
     direction: Direction
     peer: str
+    groups: tuple[str, ...] = ()
+    """Of the peer, beside those that are known."""
     src: IpAddress | None = None
     dst: IpAddress | None = None
     protocol: Protocol | None = None
@@ -264,6 +267,7 @@ def _test(section: Section, parse_peer: Callable[[str], str]) -> RuleTest:
         question=Question(
             direction=section.text("direction", parse_direction, "in"),
             peer=section.text("peer", parse_peer, "bob"),
+            groups=section.words("groups", parse_group, "[admin]"),
             src=_only(section, "src", parse_address, "10.77.0.2"),
             dst=_only(section, "dst", parse_address, "10.77.0.1"),
             protocol=_only(section, "proto", parse_protocol, "tcp"),

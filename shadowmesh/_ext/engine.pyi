@@ -116,6 +116,7 @@ class Engine:
 
         Connections that are known go on as long as these rules would let them be opened.  Peers have to be
         in `compiled.classes` by their number; those that are not are taken for peers that no rule names.
+        With `same_rules`, only peers have changed, and the counters go on.
         ValueError for arrays that contradict each other; nothing is changed then.
         """
 

@@ -95,12 +95,15 @@ class PathStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One configured peer. `last_handshake` and `epoch_age` are seconds ago, the rest counts since `up`."""
+    """One peer; `groups` are those of the configuration and of its certificate.
+
+    `last_handshake` and `epoch_age` are seconds ago, the rest counts since `up`."""
 
     name: str
     node_id: str
     addresses: list[str]
     state: Literal["connected", "connecting", "absent"]
+    groups: list[str] = []
     path: str | None = None
     path_reason: str | None = None
     paths: list[PathStatus] = []

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 import msgspec
 
+from shadowmesh.api.client import ApiClient, ApiFailed, NotRunning
 from shadowmesh.api.schema import FirewallStatus, Status
 from shadowmesh.cli.options import ask, config_option, json_option, socket_option, socket_path, start_advice
 from shadowmesh.cli.output import table
@@ -24,6 +25,9 @@ from shadowmesh.rules import (
     parse_protocol,
     parse_vlan,
 )
+
+if TYPE_CHECKING:
+    from shadowmesh.overlay.compilation import Party
 
 T = TypeVar("T")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -72,6 +76,7 @@ def _field(name: str, parse: Callable[[str], object], metavar: str, text: str) -
 @click.option("--out", "direction", flag_value="out", help="From this machine to a peer; --to says it too.")
 @click.option("--from", "sender", metavar="PEER", help="Name or NodeID of the peer that it comes from.")
 @click.option("--to", "receiver", metavar="PEER", help="Name or NodeID of the peer that it goes to.")
+@click.option("--group", "groups", multiple=True, metavar="GROUP", help="As if the peer were of this group.")
 @_field("--proto", parse_protocol, "PROTOCOL", "tcp, udp, icmp, icmpv6 or a number.")
 @_field("--src", parse_address, "ADDRESS", "Where it comes from; the sender's first address if left out.")
 @_field("--dst", parse_address, "ADDRESS", "Where it goes; the receiver's first address if left out.")
@@ -86,25 +91,31 @@ def test(
     sender: str | None,
     receiver: str | None,
     as_json: bool,
+    groups: tuple[str, ...],
     **fields: Any,
 ) -> int:
     """Say what the rules in the file decide about one described packet, and which rule it is.
 
-    It is the first packet of a connection: replies to what was allowed pass. No client has to run. Exits
-    with 0 if it is allowed, with 10 if it is denied.
+    It is the first packet of a connection: replies to what was allowed pass. No client has to run; if the
+    one of this file does, the members that it has met are known with their groups and addresses. Exits with
+    0 if it is allowed, with 10 if it is denied.
     """
-    from shadowmesh.overlay.firewall import Incomplete, untested_firewall, words
+    from shadowmesh.overlay.firewall import Firewall, Incomplete, words
 
     settings = load_client_config(config)
-    question = _question(settings, direction, sender, receiver, fields)
-    wall = untested_firewall(settings)
-    if wall is None:
+    known = _known(settings)
+    question = _question(settings, known, direction, sender, receiver, fields)
+    question = msgspec.structs.replace(question, groups=groups)
+    if settings.firewall is None:
         return _tell(as_json, "allow", None, f"{config} has no firewall, so everything passes")
+    wall = Firewall(settings.firewall, known.parties, known.own)
     try:
-        decision = wall.decide(wall.describe(question))
+        decision = wall.answer(question)
     except Incomplete as error:
         raise click.UsageError(str(error).replace("_port", "-port")) from None
     said = decision.why
+    if question.peer not in wall.parties:
+        said = f"nobody called {question.peer} is known now; {said}"
     if decision.rule is not None:
         said += f": {words(wall.section.rules[decision.rule])}"
     return _tell(as_json, decision.action, decision.rule, said)
@@ -118,8 +129,41 @@ def _tell(as_json: bool, action: str, rule: int | None, why: str) -> int:
     return ExitCode.OK if action == "allow" else ExitCode.DENIED
 
 
+class _Known(NamedTuple):
+    """Members, and this machine's own overlay addresses."""
+
+    parties: list[Party]
+    own: list[str]
+    live: bool
+
+
+def _known(config: ClientConfig) -> _Known:
+    """What the running client of this file knows; without one, what the file says."""
+    from shadowmesh.overlay.compilation import Party
+    from shadowmesh.overlay.firewall import as_configured, parties_of
+
+    own = [text.partition("/")[0] for text in config.interface.addresses]
+    try:
+        data = ApiClient(config.node.socket).status_json()
+    except (NotRunning, ApiFailed):
+        return _Known(parties_of(config), own, live=False)
+    status = msgspec.json.decode(data, type=Status)
+    met = [
+        as_configured(Party(one.name, one.node_id, tuple(one.groups), tuple(one.addresses)), config.peers)
+        for one in status.peers
+    ]
+    here = {party.node_id for party in met}
+    absent = [party for party in parties_of(config) if party.node_id not in here]
+    return _Known(
+        [*absent, *(party._replace(name=party.name or party.node_id) for party in met)],
+        own or [text.partition("/")[0] for text in status.node.addresses],
+        live=True,
+    )
+
+
 def _question(
     config: ClientConfig,
+    known: _Known,
     direction: Direction | None,
     sender: str | None,
     receiver: str | None,
@@ -133,7 +177,7 @@ def _question(
         raise click.UsageError("--in goes with --from, and --out with --to")
     return Question(
         direction=implied,
-        peer=_peer(config, peer),
+        peer=_peer(config, known, peer),
         src=fields["src"],
         dst=fields["dst"],
         protocol=fields["proto"],
@@ -144,21 +188,25 @@ def _question(
     )
 
 
-def _peer(config: ClientConfig, text: str) -> str:
-    from shadowmesh.crypto.identity import node_id_text
-
-    for peer in config.peers:
-        if text == peer.name or text.lower() == node_id_text(peer.id):
-            return peer.name
+def _peer(config: ClientConfig, known: _Known, text: str) -> str:
+    for party in known.parties:
+        if text == party.name or text.lower() == party.node_id:
+            return party.name
+    if config.network is not None:
+        return text.lower()
     raise CommandFailed(f"there is no peer {text!r} in {config.file}", ExitCode.NO_PEER)
 
 
 @click.command(epilog=examples("shadowmesh-client firewall explain -c client.yaml"))
 @config_option(required=True)
 def explain(config: Path) -> None:
-    """Print the rules in words, in the order in which they are asked, and run the tests of the file."""
+    """Print the rules in words, in the order in which they are asked, and run the tests of the file.
+
+    Names and groups that nobody has are told: of the members whom the running client of this file has met,
+    or without one of the peers in the file.
+    """
     from shadowmesh.overlay.firewall import explain as in_words
-    from shadowmesh.overlay.firewall import firewall_of, untested_firewall
+    from shadowmesh.overlay.firewall import firewall_of, unknown, untested_firewall
 
     settings = load_client_config(config)
     wall = untested_firewall(settings)
@@ -167,6 +215,12 @@ def explain(config: Path) -> None:
         return
     for line in in_words(wall.section):
         click.echo(line)
+    known = _known(settings)
+    missing = unknown(wall.section, known.parties)
+    for line in missing:
+        click.echo(line)
+    if missing and not known.live:
+        click.echo("No client of this file runs here, so only the peers in the file are known.")
     firewall_of(settings)
     tests = len(wall.section.tests)
     click.echo(

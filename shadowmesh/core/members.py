@@ -37,6 +37,8 @@ class Members:
         self.membership = membership
         self.roster = roster
         self._configured = frozenset(member.node_id for member in roster.members)
+        self.on_learned: Callable[[Member], None] = lambda _: None
+        """Called with a member of which something new is known, before the first frame from it counts."""
         self._drops = drops
         self._handle_news = handle_news
 
@@ -61,11 +63,14 @@ class Members:
         if standing is None:
             return member
         certificate = standing.certificate
+        learned = replace(member, groups=tuple(certificate.body.groups))
         if member.node_id in self._configured:
-            learned = replace(member, addresses=member.addresses or certificate.hosts)
+            learned = replace(learned, addresses=member.addresses or certificate.hosts)
         else:
-            learned = replace(member, name=certificate.body.name, addresses=certificate.hosts)
+            learned = replace(learned, name=certificate.body.name, addresses=certificate.hosts)
         self.roster.put(learned)
+        if learned != member:
+            self.on_learned(learned)
         return learned
 
     def is_revoked(self, node: NodeId) -> bool:

@@ -222,6 +222,8 @@ class PeerClient:
             foreign = self._shared.owners.certify(self.handle, standing.certificate)
             if foreign:
                 self.tell(f"{', '.join(foreign)} of its certificate belongs to somebody else now")
+        # Before its lanes are there: whoever judges its frames must know who sends them.
+        self.member = self._shared.members.learn(self.member, standing)
         session = Session(self._shared, driver, self.handle, agreement, now)
         session.standing = standing
         return session

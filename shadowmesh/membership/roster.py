@@ -22,6 +22,8 @@ class Member:
     addresses: tuple[str, ...]
     endpoint: Address | None = None
     """Underlay address where it can be reached directly, if the configuration says so."""
+    groups: tuple[str, ...] = ()
+    """Of its certificate."""
 
 
 class Roster:

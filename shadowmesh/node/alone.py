@@ -22,6 +22,7 @@ from shadowmesh.io.membership import open_membership, with_network
 from shadowmesh.io.udp import open_udp
 from shadowmesh.node.daemon import Daemon
 from shadowmesh.node.lifecycle import new_core, only_one
+from shadowmesh.node.wall import Wall
 from shadowmesh.overlay.mac import mac_of
 
 
@@ -45,7 +46,7 @@ def netcheck_alone(config: ClientConfig) -> Netcheck:
         engine.start()
         stack.callback(engine.stop)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(Daemon(config, core, engine, udp, 0)))
+            return runner.run(_serve(Daemon(config, core, engine, Wall(engine, core), udp, 0)))
 
 
 async def _serve(daemon: Daemon) -> Netcheck:

@@ -24,10 +24,11 @@ from shadowmesh.io import notify
 from shadowmesh.io.documents import load_list
 from shadowmesh.io.shield import PAUSE, survives
 from shadowmesh.io.udp import from_sockaddr, local_address, send
-from shadowmesh.node import tickets, wall
+from shadowmesh.node import tickets
 from shadowmesh.node.netcheck import check_network
 from shadowmesh.node.report import problem_of, report
 from shadowmesh.node.surroundings import Surroundings
+from shadowmesh.node.wall import Wall, read_again
 from shadowmesh.node.why import explain
 from shadowmesh.path.mtu import LARGEST
 from shadowmesh.units import CHANNEL_OVERHEAD, FRAME_PACKET_OVERHEAD, Address
@@ -48,13 +49,20 @@ class Daemon:
     """
 
     def __init__(
-        self, config: ClientConfig, core: Core, engine: Engine, udp: socket.socket, mtu: int
+        self,
+        config: ClientConfig,
+        core: Core,
+        engine: Engine,
+        firewall: Wall,
+        udp: socket.socket,
+        mtu: int,
     ) -> None:
         self.fatal: str | None = None
         self._config = config
         self._file = Path(config.file).absolute()
         self._core = core
         self._engine = engine
+        self._firewall = firewall
         self._udp = udp
         self._mtu = mtu
         self._largest = max(LARGEST, mtu + FRAME_OVERHEAD)
@@ -133,9 +141,9 @@ class Daemon:
 
     def reload(self) -> ReloadReply:
         """Read the file again: rules and groups change at once. Raises ConfigError, changing nothing."""
-        found = wall.read_again(self._config, self._file, self._core.node_id)
+        found = read_again(self._config, self._file, self._core.node_id)
         # By the names and NodeIDs of the file: a peer may be called otherwise there than when we started.
-        wall.install(self._engine, found.wanted, self._core)
+        self._firewall.install(found.wanted)
         self._config = found.config
         log.info("%s was read again; changed: %s", self._file, ", ".join(found.reply.applied) or "nothing")
         if found.reply.restart:

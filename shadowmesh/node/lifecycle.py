@@ -38,8 +38,9 @@ from shadowmesh.io.membership import open_membership, with_network
 from shadowmesh.io.tap import Tap
 from shadowmesh.io.udp import local_address, open_udp
 from shadowmesh.membership.guard import Membership
-from shadowmesh.node import tickets, wall
+from shadowmesh.node import tickets
 from shadowmesh.node.daemon import Daemon
+from shadowmesh.node.wall import Wall
 from shadowmesh.overlay.firewall import firewall_of
 from shadowmesh.overlay.mac import mac_of
 from shadowmesh.units import DEFAULT_MTU
@@ -139,11 +140,12 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
         engine = Engine(udp.fileno(), tap.fileno(), event_fd, mac)
         core = new_core(config, identity, EngineTables(engine, udp.family), membership)
         # Before the first frame can come.
-        wall.install(engine, config, core)
+        firewall = Wall(engine, core)
+        firewall.install(config)
         engine.start()
         stack.callback(engine.stop)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            daemon = Daemon(config, core, engine, udp, mtu)
+            daemon = Daemon(config, core, engine, firewall, udp, mtu)
             up = (
                 f"{config.node.name} ({node_id_text(identity.node_id)}) is up on {config.interface.name}, "
                 f"{', '.join(config.interface.addresses) or 'no address'}, UDP {local_address(udp)}, "

@@ -19,7 +19,7 @@ from shadowmesh.api.schema import (
     RelayStatus,
     Status,
 )
-from shadowmesh.config import ClientConfig
+from shadowmesh.config import ClientConfig, Peer
 from shadowmesh.core.node import Core
 from shadowmesh.core.peers import PeerClient
 from shadowmesh.core.relays import RelayClient, RelayState
@@ -28,6 +28,8 @@ from shadowmesh.io.portmap import PortMapper
 from shadowmesh.io.udp import local_address
 from shadowmesh.membership.guard import Membership
 from shadowmesh.node.wall import firewall_status
+from shadowmesh.overlay.compilation import Party
+from shadowmesh.overlay.firewall import as_configured
 from shadowmesh.overlay.mac import mac_of, mac_text
 from shadowmesh.path.path import Path
 
@@ -63,7 +65,9 @@ def report(
             network=network_status(core.members.membership),
         ),
         relays=[_relay(relay) for relay in core.relays],
-        peers=[_peer(peer, core.relays, engine, time.monotonic()) for peer in core.peers.values()],
+        peers=[
+            _peer(peer, core.relays, engine, config.peers, time.monotonic()) for peer in core.peers.values()
+        ],
         counters=engine.counters(),
         drops=dict(drops),
         firewall=firewall_status(engine, config.firewall),
@@ -166,14 +170,19 @@ def _path(path: Path, in_use: bool, now: float) -> PathStatus:
     )
 
 
-def _peer(peer: PeerClient, relays: Iterable[RelayClient], engine: Engine, now: float) -> PeerStatus:
+def _peer(
+    peer: PeerClient, relays: Iterable[RelayClient], engine: Engine, configured: tuple[Peer, ...], now: float
+) -> PeerStatus:
+    member = peer.member
+    party = Party(member.name, node_id_text(member.node_id), member.groups, member.addresses)
     counters = engine.peer_counters(peer.handle)
     session = peer.session if _is_live(peer) else None
     current = peer.routing.paths.current
     return PeerStatus(
-        name=peer.member.name,
-        node_id=node_id_text(peer.member.node_id),
-        addresses=list(peer.member.addresses),
+        name=member.name,
+        node_id=party.node_id,
+        addresses=list(member.addresses),
+        groups=list(as_configured(party, configured).groups),
         state="connected" if session else "connecting" if peer.present else "absent",
         path=peer.path,
         path_reason=peer.routing.paths.reason if session else None,

@@ -9,9 +9,12 @@ import msgspec
 
 from shadowmesh._ext.engine import Engine
 from shadowmesh.api.schema import FirewallRule, FirewallStatus, ReloadReply
-from shadowmesh.config import ClientConfig, load_client_config, refuse_own_id
+from shadowmesh.config import ClientConfig, Peer, load_client_config, refuse_own_id
 from shadowmesh.core.node import Core
-from shadowmesh.overlay.firewall import firewall_of, words
+from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.membership.roster import Member
+from shadowmesh.overlay.compilation import Compiler, Party
+from shadowmesh.overlay.firewall import as_configured, firewall_of, words
 from shadowmesh.rules import FirewallSection
 from shadowmesh.units import NodeId
 
@@ -19,20 +22,42 @@ _SECTIONS = ("node", "listen", "interface", "relays", "paths", "session", "netwo
 """What needs a restart to be changed, besides the peers."""
 
 
-def install(engine: Engine, config: ClientConfig, core: Core) -> None:
-    """Let the engine judge by the rules of `config`. Raises ConfigError if a test of the file fails.
+class Wall:
+    """The rules that count now, and the members as their certificates and the configuration call them."""
 
-    The peers of `config` that the core does not have (before a restart) are left out.
-    """
-    firewall = firewall_of(config)
-    if firewall is None:
-        engine.set_firewall(None)
-        return
-    by_id = {peer.name: core.peers[peer.id].handle for peer in config.peers if peer.id in core.peers}
-    firewall.parties = {
-        name: party._replace(number=by_id[name]) for name, party in firewall.parties.items() if name in by_id
-    }
-    engine.set_firewall(firewall.compiled())
+    def __init__(self, engine: Engine, core: Core) -> None:
+        self._engine = engine
+        self._core = core
+        self._peers: tuple[Peer, ...] = ()
+        self._compiler: Compiler | None = None
+        core.members.on_learned = self._follow
+
+    def install(self, config: ClientConfig) -> None:
+        """Let the engine judge by the rules of `config`. Raises ConfigError if a test of the file fails.
+
+        The peers of `config` that the core does not have (before a restart) are left out.
+        """
+        firewall_of(config)
+        self._peers = config.peers
+        self._compiler = None
+        if config.firewall is None:
+            self._engine.set_firewall(None)
+            return
+        compiler = Compiler(config.firewall)
+        for member in self._core.roster.members:
+            compiler.put(self._party(member))
+        self._engine.set_firewall(compiler.compiled())
+        self._compiler = compiler
+
+    def _follow(self, member: Member) -> None:
+        """Connections of other members stay, and are asked once whether they may."""
+        if self._compiler is not None and self._compiler.put(self._party(member)):
+            self._engine.set_firewall(self._compiler.compiled(), same_rules=True)
+
+    def _party(self, member: Member) -> Party:
+        number = self._core.peers[member.node_id].handle
+        known = Party(member.name, node_id_text(member.node_id), member.groups, member.addresses, number)
+        return as_configured(known, self._peers)
 
 
 class Reload(msgspec.Struct, frozen=True):

@@ -1,23 +1,21 @@
-"""What the firewall's rules decide, in plain Python; and their compilation for the data plane.
+"""What the firewall's rules decide, in plain Python and in words.
 
 Sees no frame and keeps no connections: what is said here holds for the first packet of a connection,
 and replies to what was allowed pass (docs/firewall.md). `Firewall.decide` is the reference that tests hold
-the compiled rules to; `compiled` shares no code with it.
+the compiled rules to; compilation.py shares no code with it but who is named.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import struct
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from shadowmesh._ext.firewall import WallLayout
-from shadowmesh.config import ClientConfig
+from shadowmesh.config import ClientConfig, Peer
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.errors import ConfigError
+from shadowmesh.overlay.compilation import Compiled, Compiler, Party, names
 from shadowmesh.rules import (
-    ANY_PORT,
     ARP,
     IPV4,
     IPV6,
@@ -25,7 +23,6 @@ from shadowmesh.rules import (
     UDP,
     UNTAGGED,
     Action,
-    Alternative,
     FirewallSection,
     IpAddress,
     Network,
@@ -33,27 +30,10 @@ from shadowmesh.rules import (
     Question,
     Rule,
     RuleTest,
-    alternatives,
 )
 
 EPHEMERAL = 49152
 """Source port of a described packet that has none: the first of RFC 6335's dynamic ports."""
-
-MAX_PEERS = 4096
-"""Peers are numbered below that in the data plane."""
-
-_ENTRY = struct.Struct("=8Q4H4HH6x")
-_SPAN = struct.Struct("=4I")
-
-
-class Party(NamedTuple):
-    """A member as rules name it. `number`: of the peer in the data plane."""
-
-    name: str
-    node_id: str
-    groups: tuple[str, ...] = ()
-    addresses: tuple[str, ...] = ()
-    number: int = 0
 
 
 class Decision(NamedTuple):
@@ -62,18 +42,6 @@ class Decision(NamedTuple):
     action: Action
     rule: int | None
     why: str
-
-
-class Compiled(NamedTuple):
-    """The rules as arrays of the data plane's structures (ext/firewall.pyx), native byte order."""
-
-    rules: int
-    entries: bytes
-    order: bytes
-    spans: bytes
-    classes: bytes
-    inbound: bool
-    outbound: bool
 
 
 class Incomplete(ValueError):
@@ -91,9 +59,19 @@ class Firewall:
         self.parties = {party.name: party for party in parties}
         self._own = tuple(own)
 
-    def decide(self, packet: Packet) -> Decision:
+    def party_of(self, question: Question) -> Party:
+        """Whom a question is about; somebody of whom nothing else is known may be a member of the network."""
+        party = self.parties.get(question.peer) or Party(question.peer, question.peer)
+        return party._replace(groups=(*party.groups, *question.groups))
+
+    def answer(self, question: Question) -> Decision:
+        """What is decided about a described packet. Raises Incomplete."""
+        party = self.party_of(question)
+        return self.decide(self.describe(question), party)
+
+    def decide(self, packet: Packet, party: Party | None = None) -> Decision:
         """Which rule decides this packet, and why. KeyError if its peer is nobody."""
-        party = self.parties[packet.peer]
+        party = party or self.parties[packet.peer]
         for index, rule in enumerate(self.section.rules):
             if matches(rule, packet, party):
                 return Decision(rule.action, index, f"{label(index, rule)} is the first that matches")
@@ -107,7 +85,7 @@ class Firewall:
 
     def describe(self, question: Question) -> Packet:
         """A packet from what was said of it: what was left out is filled in. Raises Incomplete."""
-        party = self.parties[question.peer]
+        party = self.party_of(question)
         version = _version(question)
         far, here = _address(party.addresses, version), _address(self._own, version)
         inbound = question.direction == "in"
@@ -149,7 +127,7 @@ class Firewall:
         found = []
         for test in self.section.tests:
             try:
-                decision = self.decide(self.describe(test.question))
+                decision = self.answer(test.question)
             except Incomplete as error:
                 found.append((test, str(error)))
             else:
@@ -161,7 +139,10 @@ class Firewall:
 
     def compiled(self) -> Compiled:
         """For `Engine.set_firewall`."""
-        return _compile(self.section, self.parties.values())
+        compiler = Compiler(self.section)
+        for party in self.parties.values():
+            compiler.put(party)
+        return compiler.compiled()
 
 
 def matches(rule: Rule, packet: Packet, party: Party) -> bool:
@@ -183,17 +164,6 @@ def matches(rule: Rule, packet: Packet, party: Party) -> bool:
         )
         and _has_port(rule.src_ports, packet.src_port)
         and _has_port(rule.dst_ports, packet.dst_port)
-    )
-
-
-def names(rule: Rule, party: Party) -> bool:
-    """Is the rule about this member?"""
-    if not rule.peers and not rule.groups:
-        return True
-    return (
-        party.name in rule.peers
-        or party.node_id in rule.peers
-        or not set(rule.groups).isdisjoint(party.groups)
     )
 
 
@@ -280,86 +250,28 @@ def explain(section: FirewallSection) -> list[str]:
     return lines
 
 
+def unknown(section: FirewallSection, parties: Iterable[Party]) -> list[str]:
+    """The names and groups in rules that nobody among `parties` has, each a line for people."""
+    parties = list(parties)
+    known = {label for party in parties for label in (party.name, party.node_id)}
+    groups = {group for party in parties for group in party.groups}
+    found: dict[str, list[str]] = {}
+    for index, rule in enumerate(section.rules):
+        for name in rule.peers:
+            if name not in known:
+                found.setdefault(f"Nobody called {name} is known now", []).append(str(index + 1))
+        for group in rule.groups:
+            if group not in groups:
+                found.setdefault(f"Nobody of group {group} is known now", []).append(str(index + 1))
+    return [f"{text}: rule {', '.join(numbers)}" for text, numbers in found.items()]
+
+
 def _either(texts: Sequence[str]) -> str:
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} or {texts[-1]}" if texts else ""
 
 
 def _network(network: Network) -> str:
     return str(network.network_address if network.prefixlen == network.max_prefixlen else network)
-
-
-# ---- compilation ---------------------------------------------------------------------------------
-
-
-def _compile(section: FirewallSection, parties: Iterable[Party]) -> Compiled:
-    """Peers that the same rules name are one class, with its own order of entries; none names class 0."""
-    entries: list[bytes] = []
-    of_rule: list[range] = []
-    for number, rule in enumerate(section.rules):
-        made = [_entry(number, rule, alternative) for alternative in alternatives(rule)]
-        of_rule.append(range(len(entries), len(entries) + len(made)))
-        entries += made
-    classes = [0] * MAX_PEERS
-    known: dict[tuple[bool, ...], int] = {tuple(_named(section, None)): 0}
-    for party in parties:
-        classes[party.number] = known.setdefault(tuple(_named(section, party)), len(known))
-    order: list[int] = []
-    spans = []
-    for named in known:
-        bounds = []
-        for direction in ("in", "out"):
-            first = len(order)
-            for rule, asked, span in zip(section.rules, named, of_rule, strict=True):
-                if asked and rule.direction == direction:
-                    order += span
-            bounds.append((first, len(order) - first))
-        (first_in, count_in), (first_out, count_out) = bounds
-        spans.append(_SPAN.pack(first_in, first_out, count_in, count_out))
-    return Compiled(
-        rules=len(section.rules),
-        entries=b"".join(entries),
-        order=struct.pack(f"={len(order)}H", *order),
-        spans=b"".join(spans),
-        classes=struct.pack(f"={MAX_PEERS}H", *classes),
-        inbound=section.inbound == "allow",
-        outbound=section.outbound == "allow",
-    )
-
-
-def _named(section: FirewallSection, party: Party | None) -> Iterable[bool]:
-    """For each rule: is it asked about this member (None: about one that no rule names)?"""
-    for rule in section.rules:
-        yield (not rule.peers and not rule.groups) if party is None else names(rule, party)
-
-
-def _entry(number: int, rule: Rule, one: Alternative) -> bytes:
-    flags = WallLayout.FLAG_ALLOW if rule.action == "allow" else 0
-    flags |= WallLayout.FLAG_ETHERTYPE if rule.ethertypes else 0
-    flags |= WallLayout.FLAG_ADDRESSES if one.src or one.dst else 0
-    flags |= WallLayout.FLAG_PORTS if one.src_ports or one.dst_ports else 0
-    vlan = WallLayout.ANY_VLAN if one.vlan is None else one.vlan or WallLayout.UNTAGGED
-    return _ENTRY.pack(
-        *_prefix(one.src),
-        *_prefix(one.dst),
-        WallLayout.ANY_ETHERTYPE if one.ethertype is None else one.ethertype,
-        vlan,
-        WallLayout.ANY_PROTOCOL if one.protocol is None else one.protocol,
-        flags,
-        *(one.src_ports or ANY_PORT),
-        *(one.dst_ports or ANY_PORT),
-        number,
-    )
-
-
-def _prefix(network: Network | None) -> tuple[int, int, int, int]:
-    """Address and mask, each as two words; IPv4 as ::ffff:a.b.c.d."""
-    if network is None:
-        return 0, 0, 0, 0
-    address, mask = int(network.network_address), int(network.netmask)
-    if network.version == 4:
-        address |= 0xFFFF << 32
-        mask |= (1 << 128) - (1 << 32)
-    return address >> 64, address & (1 << 64) - 1, mask >> 64, mask & (1 << 64) - 1
 
 
 # ---- of a configuration --------------------------------------------------------------------------
@@ -371,6 +283,17 @@ def parties_of(config: ClientConfig) -> list[Party]:
         Party(peer.name, node_id_text(peer.id), peer.groups, peer.addresses, number)
         for number, peer in enumerate(config.peers, start=1)
     ]
+
+
+def as_configured(party: Party, peers: Iterable[Peer]) -> Party:
+    """A member as rules name it. A name that the configuration gives to one NodeID is no other's."""
+    by_id = {node_id_text(peer.id): peer for peer in peers}
+    peer = by_id.get(party.node_id)
+    if peer is not None:
+        groups = tuple(dict.fromkeys((*peer.groups, *party.groups)))
+        return party._replace(name=peer.name, groups=groups, addresses=peer.addresses or party.addresses)
+    taken = any(peer.name == party.name for peer in by_id.values())
+    return party._replace(name="") if taken else party
 
 
 def untested_firewall(config: ClientConfig) -> Firewall | None:

@@ -21,7 +21,8 @@ from typing import Literal
 import pytest
 
 from shadowmesh._ext.engine import SendKeys
-from shadowmesh.overlay.firewall import Firewall, Party
+from shadowmesh.overlay.compilation import Party
+from shadowmesh.overlay.firewall import Firewall
 from shadowmesh.rules import FirewallSection, Ports, Rule, parse_protocol
 from tests.reference.offload import UDP, VNET
 from tests.unit.ext_harness import BROADCAST, Node, frame, mac, material, udp_socket, wire_id
