@@ -69,7 +69,7 @@ from shadowmesh._ext.records cimport (
     session_retire,
 )
 from shadowmesh._ext.refusals cimport refusals_of, refusals_total
-from shadowmesh._ext.ring cimport drain
+from shadowmesh._ext.ring cimport drain, drain_into
 from shadowmesh._ext.tables cimport (
     TABLE_OK,
     grace_reclaim,
@@ -91,6 +91,7 @@ __all__ = [
     "EVENT_LANE_MESSAGE",
     "EVENT_LONG_HEADER",
     "EVENT_SOURCE",
+    "EVENT_WANTED",
     "DropReason",
     "Engine",
     "Event",
@@ -101,6 +102,7 @@ EVENT_LONG_HEADER = int(EventKind.EVENT_LONG_HEADER)
 EVENT_CONTROL = int(EventKind.EVENT_CONTROL)
 EVENT_LANE_MESSAGE = int(EventKind.EVENT_LANE_MESSAGE)
 EVENT_SOURCE = int(EventKind.EVENT_SOURCE)
+EVENT_WANTED = int(EventKind.EVENT_WANTED)
 # A cimported class is no attribute of the module, and Python looks for it here.
 globals()["SendKeys"] = SendKeys
 
@@ -179,7 +181,9 @@ cdef class Engine:
     def poll(self):
         cdef Receiver *receiver = &self.plane.inbound.receiver
         grace_reclaim(self.plane.grace)
-        return drain(&receiver.control, &receiver.long_headers, self.event_fd)
+        events = drain(&receiver.control, &receiver.long_headers, self.event_fd)
+        drain_into(&self.plane.outbound.wanted, events)
+        return events
 
     # ---- peers and routes
 
@@ -376,4 +380,5 @@ cdef class Engine:
             "path_received": load_relaxed(&found.path_received) / 1e9 if current else 0.0,
             "failed_opens": failed,
             "refused": refusals_total(&found.refusals),
+            "last_unicast": max(load_relaxed(&found.last_addressed), load_relaxed(&found.last_hailed)) / 1e9,
         }

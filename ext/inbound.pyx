@@ -222,6 +222,8 @@ cdef bint _accepts(Inbound *inbound, Peer *peer, const uint8_t *frame, size_t si
     else:
         add_relaxed(&peer.received.packets, 1)
         add_relaxed(&peer.received.bytes, size)
+        if not frame[0] & 1:
+            store_relaxed(&peer.last_hailed, inbound.receiver.now)
         return _guarded(inbound, peer, frame, size) and _passes(inbound, peer, frame, size)
     return False
 

@@ -1,7 +1,7 @@
 """The client's outbound direction: TAP -> seal -> UDP.
 
-Does NOT learn addresses, choose paths or report events: peers, routes and the flood set are installed
-by Python, and what can't be sent is counted.
+Does NOT learn addresses or choose paths: peers, routes and the flood set are installed by Python, and what
+can't be sent is counted.  The first frames to a peer without a route go to Python, which may want one then.
 
 Stages, in the order of the functions: `outbound_serve` -> `_read_batch` -> `_classify`
 (our source MAC? one peer or all?) -> `_passed` (by the firewall, once for a super-frame) -> `_frame` (whole,
@@ -10,12 +10,13 @@ checksum partial, or a super-frame to be cut) -> `_to_peers` -> `_fragments`, wh
 """
 
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
-from shadowmesh._ext.atomic cimport load_pointer
+from shadowmesh._ext.atomic cimport load_pointer, store_relaxed
 from shadowmesh._ext.bytes cimport load48, store64
 from shadowmesh._ext.checksum cimport checksum_finish
 from shadowmesh._ext.drops cimport DropReason, Statistic, count, drop
+from shadowmesh._ext.endpoint cimport Endpoint
 from shadowmesh._ext.firewall cimport Policy
 from shadowmesh._ext.fragment cimport FRAGMENT_HEADER_SIZE, fragment_header
 from shadowmesh._ext.flows cimport FLOW_PEERS
@@ -27,6 +28,7 @@ from shadowmesh._ext.packets cimport (
     KIND_FRAME,
 )
 from shadowmesh._ext.peers cimport BUDGET_LARGEST, Peer, PeerList, Route
+from shadowmesh._ext.ring cimport EVENT_WANTED, Arrival, ring_free, ring_init, ring_push
 from shadowmesh._ext.segment cimport (
     SEGMENT_HEADER_SIZE,
     Cut,
@@ -34,7 +36,7 @@ from shadowmesh._ext.segment cimport (
     cut_next,
     segment_write,
 )
-from shadowmesh._ext.system cimport monotonic_ns
+from shadowmesh._ext.system cimport monotonic_ns, write
 from shadowmesh._ext.tables cimport grace_step, table_find
 from shadowmesh._ext.tap cimport TAP_NOTHING, TAP_TROUBLE, tap_read
 from shadowmesh._ext.udp cimport (
@@ -63,6 +65,11 @@ cdef enum:
     QUANTUM = 64                          # reads per batch
     SEND_ROOM = 0x40000                   # of sealed packets: two super-frames and what one may add
     SEND_FULL = 0x18000                   # send before the next read from here on
+    WANTED_RING = 0x10000                 # bytes: some sixty frames that may wait for asyncio
+    WANTED_AT_ONCE = 4                    # frames without a route told per peer in WANTED_SPAN
+    HELD_LARGEST = 900                    # bytes of payload: fits a packet on every path
+
+cdef uint64_t WANTED_SPAN = 1_000_000_000
 
 
 cdef bint outbound_init(Outbound *outbound) noexcept nogil:
@@ -70,13 +77,17 @@ cdef bint outbound_init(Outbound *outbound) noexcept nogil:
     outbound.batch = send_new(SEND_ROOM)
     outbound.buffer = <uint8_t *>calloc(1, LEAD + READ_ROOM)
     outbound.chosen = <Peer **>calloc(FLOW_PEERS, sizeof(Peer *))
-    return outbound.batch != NULL and outbound.buffer != NULL and outbound.chosen != NULL
+    return (
+        outbound.batch != NULL and outbound.buffer != NULL and outbound.chosen != NULL
+        and ring_init(&outbound.wanted, WANTED_RING)
+    )
 
 
 cdef void outbound_free(Outbound *outbound) noexcept nogil:
     send_free(outbound.batch)
     free(outbound.buffer)
     free(outbound.chosen)
+    ring_free(&outbound.wanted)
     outbound.chosen = NULL
     outbound.batch = NULL
     outbound.buffer = NULL
@@ -134,6 +145,7 @@ cdef void _classify(Outbound *outbound, uint8_t *frame, size_t size) noexcept no
         if peer == NULL:
             drop(&outbound.counters, DropReason.UNKNOWN_DESTINATION)
         else:
+            store_relaxed(&peer.last_addressed, outbound.now)
             _passed(outbound, &peer, 1, frame, size)
 
 
@@ -177,7 +189,35 @@ cdef void _frame(Outbound *outbound, Peer **peers, size_t peer_count, uint8_t *f
         elif <size_t>vnet.csum_start + vnet.csum_offset + 2 <= size:
             checksum_finish(frame, size, vnet.csum_start, vnet.csum_offset)
     if _to_peers(outbound, peers, peer_count, payload, size + <size_t>(frame - payload), size) == 0:
-        drop(&outbound.counters, DropReason.NO_ROUTE)
+        if frame[0] & 1 or not _want(outbound, peers[0], payload, size + <size_t>(frame - payload)):
+            drop(&outbound.counters, DropReason.NO_ROUTE)
+
+
+cdef bint _want(Outbound *outbound, Peer *peer, const uint8_t *payload, size_t size) noexcept nogil:
+    """Tell asyncio, up to WANTED_AT_ONCE times a second, that there is a frame to this peer.
+
+    True: asyncio has the payload, and may send it when there is a route.
+    """
+    cdef Arrival nowhere
+    cdef Endpoint nobody
+    cdef uint64_t one = 1
+    if outbound.now - peer.asked_at >= WANTED_SPAN:
+        peer.asked_at = outbound.now
+        peer.asked = 0
+    if peer.asked >= WANTED_AT_ONCE:
+        return False
+    peer.asked += 1
+    memset(&nobody, 0, sizeof(nobody))
+    nowhere.source = &nobody
+    nowhere.relayed = False
+    nowhere.via = 0
+    if size > HELD_LARGEST:
+        size = 0
+    if not ring_push(&outbound.wanted, EVENT_WANTED, peer.number, &nowhere, payload, size):
+        return False
+    count(&outbound.counters, Statistic.EVENTS, 1)
+    write(outbound.event_fd, &one, sizeof(one))
+    return size > 0
 
 
 cdef void _super_frame(Outbound *outbound, Peer **peers, size_t peer_count, uint8_t *frame,
@@ -198,6 +238,8 @@ cdef void _super_frame(Outbound *outbound, Peer **peers, size_t peer_count, uint
         if segment == NULL:
             return
         if _to_peers(outbound, peers, peer_count, segment, length, length - SEGMENT_HEADER_SIZE) == 0:
+            if not frame[0] & 1:
+                _want(outbound, peers[0], segment, 0)
             drop(&outbound.counters, DropReason.NO_ROUTE)
             return
 

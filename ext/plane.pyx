@@ -76,6 +76,7 @@ cdef void plane_wire(Plane *plane, int udp_fd, int tap_fd, int event_fd, uint64_
     plane.inbound.neighbours = &plane.neighbours
     plane.inbound.pool.sessions = &plane.sessions
     plane.outbound.udp_fd = udp_fd
+    plane.outbound.event_fd = event_fd
     plane.outbound.tap.fd = tap_fd
     plane.outbound.grace = plane.grace
     plane.outbound.reader = OUTBOUND_READER

@@ -118,6 +118,12 @@ cdef object ring_pop(Ring *ring):
     return None
 
 
+cdef void drain_into(Ring *ring, list events):
+    """Append all events of a ring that has no others to starve."""
+    while (event := ring_pop(ring)) is not None:
+        events.append(event)
+
+
 cdef list drain(Ring *control, Ring *long_headers, int event_fd):
     """All control events, then up to LONG_HEADERS_PER_POLL long headers; re-arms the eventfd if some stay.
 
@@ -128,8 +134,7 @@ cdef list drain(Ring *control, Ring *long_headers, int event_fd):
     cdef size_t taken = 0
     if event_fd >= 0:
         read(event_fd, &value, sizeof(value))
-    while (event := ring_pop(control)) is not None:
-        events.append(event)
+    drain_into(control, events)
     while taken < LONG_HEADERS_PER_POLL and (event := ring_pop(long_headers)) is not None:
         events.append(event)
         taken += 1

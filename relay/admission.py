@@ -21,6 +21,8 @@ class Belonging:
 
     guard: Guard
     standing: Standing
+    shown: bytes
+    """As it came, for the other members."""
 
 
 class Admission:
@@ -52,4 +54,4 @@ class Admission:
         except BadPacket:
             raise NotMember("malformed", "what you show of your membership can't be taken apart") from None
         guard = self._guards.get(network)
-        return Belonging(guard, guard.check_untrusted(node, shown)) if guard is not None else None
+        return Belonging(guard, guard.check_untrusted(node, shown), shown) if guard is not None else None

@@ -14,6 +14,10 @@ from .admission import Belonging
 FLIP_WINDOW = 60.0
 """Seconds within which the return of a displaced instance shows that two machines hold one identity."""
 
+CERTIFICATES_PER_SECOND = 16
+CERTIFICATES_AT_ONCE = 1024
+"""Certificates (5 kB each) that a client is sent: all members when it comes for the first time, then few."""
+
 
 @dataclass(eq=False)
 class Knock:
@@ -49,6 +53,23 @@ class Client:
     interests: set[NodeId] = field(default_factory=set)
     opened: list[float] = field(default_factory=list)
     """When it opened channels, within the last second."""
+
+    certificates: float = 0.0
+    """When it may ask for a certificate again, had it asked for them one by one (`may_ask`)."""
+
+    def may_ask(self, now: float) -> bool:
+        """Whether another member's certificate may be sent to it: 16 a second, 1,024 at once."""
+        due = max(self.certificates, now - CERTIFICATES_AT_ONCE / CERTIFICATES_PER_SECOND)
+        if due > now:
+            return False
+        self.certificates = due + 1 / CERTIFICATES_PER_SECOND
+        return True
+
+    def mark_for(self, other: Client) -> bytes:
+        """What `other` may know of our certificate: how its fingerprint begins, in a common network."""
+        if self.belonging is None or not self.shares_network_with(other):
+            return b""
+        return self.belonging.standing.certificate.fingerprint[:8]
 
     def shares_network_with(self, other: Client) -> bool:
         """Whether both are members of one network that the relay serves."""

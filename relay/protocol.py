@@ -28,6 +28,7 @@ from shadowmesh.units import ID_SIZE, LANES, Address, NodeId
 from shadowmesh.wire.headers import destination_id
 from shadowmesh.wire.messages import (
     Answer,
+    CertificateAsked,
     Close,
     Interest,
     Introduction,
@@ -320,6 +321,8 @@ class RelayCore:
         rendezvous = self._rendezvous
         if isinstance(message, Interest):
             rendezvous.handle_interest(client, message, now)
+        elif isinstance(message, CertificateAsked):
+            rendezvous.handle_asked(client, message, now)
         elif isinstance(message, Open):
             rendezvous.handle_open(client, message, now)
         elif isinstance(message, Answer):

@@ -11,7 +11,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shadowmesh.units import ID_SIZE, NodeId
-from shadowmesh.wire.messages import Absent, Answer, Call, Close, Interest, Message, Open, Opened, Present
+from shadowmesh.wire.messages import (
+    Absent,
+    Answer,
+    Call,
+    CertificateAsked,
+    CertificateShown,
+    Close,
+    Interest,
+    Message,
+    Open,
+    Opened,
+    Present,
+)
 
 from .clients import Client
 
@@ -69,8 +81,8 @@ class Rendezvous:
             one for one in self._clients.values() if one is not client and client.shares_network_with(one)
         ]
         for other in others[:MAX_INTRODUCED]:
-            self._send(client, Present(other.node, other.instance), now)
-            self._send(other, Present(client.node, client.instance), now)
+            self._send(client, _present(other, client), now)
+            self._send(other, _present(client, other), now)
 
     def handle_interest(self, client: Client, message: Interest, now: float) -> None:
         """Both sides of a pair that is mutual from now on learn of each other."""
@@ -88,8 +100,17 @@ class Rendezvous:
             client.interests.add(node)
             other = self._mutual(client, node)
             if other is not None:
-                self._send(client, Present(other.node, other.instance), now)
-                self._send(other, Present(client.node, client.instance), now)
+                self._send(client, _present(other, client), now)
+                self._send(other, _present(client, other), now)
+
+    def handle_asked(self, client: Client, message: CertificateAsked, now: float) -> None:
+        """What other members of its network have shown; of anybody else, and beyond its budget, nothing."""
+        for node in message.nodes:
+            other = self._clients.get(node)
+            if other is None or other.belonging is None or not client.shares_network_with(other):
+                continue
+            if client.may_ask(now):
+                self._send(client, CertificateShown(node, other.belonging.shown), now)
 
     def handle_open(self, client: Client, message: Open, now: float) -> None:
         """Pass the call on, with the caller's authenticated NodeID."""
@@ -190,3 +211,7 @@ class Rendezvous:
                 self._of_client[client].discard(call)
             if client is not closer:
                 self._send(client, Close(send), now)
+
+
+def _present(client: Client, to: Client) -> Present:
+    return Present(client.node, client.instance, client.mark_for(to))

@@ -117,6 +117,8 @@ class NetworkSection(msgspec.Struct, frozen=True):
 
     file: Path
     certificate: Path
+    connect: Literal["auto", "eager", "demand"] = "auto"
+    """When sessions with members that `peers:` does not list are made."""
 
 
 class ClientConfig(msgspec.Struct, frozen=True):
@@ -311,10 +313,12 @@ def _session(section: Section) -> SessionSection:
 def _network(top: Section) -> NetworkSection | None:
     if not top.has("network"):
         return None
-    section = top.section("network", ("file", "certificate"))
+    section = top.section("network", ("file", "certificate", "connect"))
+    connect = section.text("connect", one_of("auto", "eager", "demand"), "auto", "auto")
     return NetworkSection(
         file=section.text("file", parse_path, "/etc/shadowmesh/home.pem"),
         certificate=section.text("certificate", parse_path, "/etc/shadowmesh/certificate.pem"),
+        connect=cast("Literal['auto', 'eager', 'demand']", connect),
     )
 
 

@@ -20,6 +20,7 @@ EVENT_LONG_HEADER: int
 EVENT_CONTROL: int
 EVENT_LANE_MESSAGE: int
 EVENT_SOURCE: int
+EVENT_WANTED: int
 
 class Engine:
     """Data plane of one client.
@@ -64,6 +65,10 @@ class Engine:
         EVENT_SOURCE (handle = session) says that packets of a peer's lanes from 1 on come from another source
         or channel than before, or for the first time in this session.  It takes a token of the session's
         bucket (1000 per second, 256 at once, shared with its lane messages), and waits while half are gone.
+
+        EVENT_WANTED (handle = peer) says that there is a unicast frame to a peer without a route: up to four
+        a second for each peer.  Its data is the payload of a frame packet around it, no longer the engine's
+        to send; empty, if the frame was too large for that (900 bytes) and is lost.
         """
 
     def add_peer(self, peer: int, mac: Buffer) -> None:
@@ -175,5 +180,6 @@ class Engine:
         of the last authentic packet, 0.0 = never), path_received (of the last one that came from exactly
         where the route points, and as it says: directly or through a channel; 0.0 = none since it points
         there, or no route), failed_opens (largest of its live sessions; at 2^36 a session opens nothing any
-        more), refused (the sum of `peer_refusals`).
+        more), refused (the sum of `peer_refusals`), last_unicast (CLOCK_MONOTONIC seconds of the last frame to
+        its MAC from the TAP, or from it to ours; 0.0 = never).
         """

@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint64_t
 
 from shadowmesh._ext.drops cimport Counters
 from shadowmesh._ext.peers cimport Peer
+from shadowmesh._ext.ring cimport Ring
 from shadowmesh._ext.tables cimport Grace, Table
 from shadowmesh._ext.udp cimport SendBatch
 from shadowmesh._ext.vnet cimport Vnet
@@ -13,6 +14,8 @@ from shadowmesh._ext.workers cimport Watch
 cdef struct Outbound:
     Watch tap
     int udp_fd
+    int event_fd
+    Ring wanted             # frames to peers without a route, for asyncio
     Grace *grace
     size_t reader
     Table *macs             # MAC as a number -> Peer

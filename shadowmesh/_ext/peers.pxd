@@ -34,8 +34,12 @@ cdef struct Peer:
     void *owned               # Owned *, published atomically; NULL: it may send from any address
     Traffic sent              # outbound thread
     uint32_t next_frame       # outbound thread: id of the next frame that is fragmented
+    uint32_t asked            # outbound thread: frames without a route told since `asked_at`
+    uint64_t asked_at         # outbound thread; CLOCK_MONOTONIC in ns
+    uint64_t last_addressed   # outbound thread: the same, of the last frame to its MAC; 0 = never
     uint64_t padding[8]       # the two threads write different cache lines
     Traffic received          # inbound thread
+    uint64_t last_hailed      # inbound thread: the same, of its last frame to our MAC; 0 = never
     uint64_t last_received    # inbound thread; CLOCK_MONOTONIC in ns, 0 = never
     uint64_t path_received    # inbound thread: the same, from where the route of `path_way` points
     uint64_t path_way         # inbound thread; written after path_received

@@ -11,6 +11,7 @@ cpdef enum EventKind:
     EVENT_LANE_MESSAGE = 3
     EVENT_ENDPOINT = 4
     EVENT_SOURCE = 5
+    EVENT_WANTED = 6
 
 cdef struct Arrival:        # how a datagram came in
     const Endpoint *source
@@ -29,4 +30,5 @@ cdef bint ring_push(Ring *ring, EventKind kind, uint64_t handle, const Arrival *
                     const uint8_t *data, size_t size) noexcept nogil
 cdef bint ring_empty(Ring *ring) noexcept nogil
 cdef object ring_pop(Ring *ring)
+cdef void drain_into(Ring *ring, list events)
 cdef list drain(Ring *control, Ring *long_headers, int event_fd)

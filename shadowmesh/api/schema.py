@@ -102,7 +102,7 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     node_id: str
     addresses: list[str]
-    state: Literal["connected", "connecting", "absent"]
+    state: Literal["connected", "connecting", "idle", "absent"]
     groups: list[str] = []
     path: str | None = None
     path_reason: str | None = None

@@ -11,15 +11,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from shadowmesh.config import ClientConfig
+from shadowmesh.core.acquaintances import Acquaintances
+from shadowmesh.core.demand import Connect, Demand
 from shadowmesh.core.local import LocalNetwork
 from shadowmesh.core.members import Members
 from shadowmesh.core.owners import Owners
 from shadowmesh.core.peers import PeerClient
 from shadowmesh.core.relays import RelayClient, RelayState
-from shadowmesh.core.shared import CoreEvent, ProbeAnswered, Shared, Tables
+from shadowmesh.core.shared import LEG, CoreEvent, MembersChanged, ProbeAnswered, Shared, Tables
 from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.errors import BadPacket, RemoteProtocolError
-from shadowmesh.membership.guard import Membership
+from shadowmesh.membership.guard import Membership, Standing
 from shadowmesh.membership.roster import MIN_PREFIX, Member, Roster
 from shadowmesh.overlay.mac import mac_of
 from shadowmesh.path.health import TICK as BUSY_TICK
@@ -33,6 +35,7 @@ from shadowmesh.wire.messages import (
     MAX_NODES,
     Absent,
     Call,
+    CertificateShown,
     Close,
     Interest,
     Message,
@@ -58,6 +61,7 @@ class Core:
     :param tickets: those that were kept when the process before this one ended.
     :param membership: of the network that the configuration names.
     :param most_peers: no more members are met than make this number with the peers of the configuration.
+    :param known: members that were known when the process before this one ended, and what they had shown.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class Core:
         tickets: Iterable[RelayTicket] = (),
         membership: Membership | None = None,
         most_peers: int = MAX_PEERS,
+        known: Iterable[tuple[NodeId, bytes]] = (),
     ) -> None:
         self.node_id = identity.node_id
         self.roster = Roster(
@@ -77,6 +82,7 @@ class Core:
         )
         self.drops: Counter[str] = Counter()
         self.members = Members(membership, self.roster, self.drops, self._enforce)
+        self.acquaintances = Acquaintances(self.members, known, most_peers, self.drops, self._learn)
         overlay = [ipaddress.ip_interface(text).network for text in config.interface.addresses]
         overlay += [ipaddress.ip_network(text) for peer in config.peers for text in peer.addresses]
         overlay += membership.network.subnets if membership is not None else ()
@@ -93,10 +99,12 @@ class Core:
             tickets={ticket.relay: ticket for ticket in tickets},
             members=self.members,
             owners=Owners(tables, config.interface.addresses, mac_of(identity.node_id)),
+            connect=Connect(config.network.connect if config.network else "eager", drops=self.drops),
         )
         self.peers: dict[NodeId, PeerClient] = {}
+        self._by_handle: dict[int, PeerClient] = {}
         for member, peer in zip(self.roster.members, config.peers, strict=True):
-            self._add_peer(member, now, peer.rights)
+            self._add_peer(member, Demand(self._shared.connect, always=True), now, peer.rights)
         self.relays = [
             RelayClient(
                 index, relay, self._shared, self._relay_up, self._relay_message, self._relay_down, now
@@ -149,10 +157,17 @@ class Core:
 
     def handle_source(self, session: int, channel: bytes, source: Address, now: float) -> None:
         """Frames of this session handle come from another place than before (EVENT_SOURCE)."""
-        for peer in self.peers.values():
-            if peer.session is not None and peer.find_session(session) is peer.session:
-                peer.handle_authentic(peer.session, session, now)
-                peer.handle_source(channel, source, now)
+        peer = self._owner_of(session)
+        if peer is not None and peer.session is not None and peer.find_session(session) is peer.session:
+            peer.handle_authentic(peer.session, session, now)
+            peer.handle_source(channel, source, now)
+
+    def handle_wanted(self, handle: int, payload: bytes, now: float) -> None:
+        """There is a frame to the peer with this handle, and no route (EVENT_WANTED).
+
+        :param payload: around the frame, held for a while; empty if it is lost.
+        """
+        self._by_handle[handle].want(payload, now)
 
     def handle_network(self, addresses: Sequence[Address], now: float, largest: int = LARGEST) -> None:
         """At the start, and when the machine's addresses, links or routes changed, or it has slept.
@@ -200,6 +215,10 @@ class Core:
         """The operator hands a list in; returns whether it is newer. Raises RemoteProtocolError."""
         return self.members.handle_news(RevocationNews(document), now)
 
+    def want(self, peer: Member, now: float) -> None:
+        """Make a session with `peer`, as for a frame to it."""
+        self.peers[peer.node_id].want(b"", now)
+
     def hurry(self, now: float) -> None:
         """Ask every relay at once how it sees us."""
         for relay in self.relays:
@@ -212,6 +231,9 @@ class Core:
             peer.close(now)
         for relay in self.relays:
             relay.close(now)
+        known = self.acquaintances.take_changes()
+        if known is not None:
+            self._shared.events.append(MembersChanged(tuple(known)))
 
     # Getters.
 
@@ -251,15 +273,17 @@ class Core:
                 self._serve_leg_untrusted(relay, payload, None if channel else source, now)
                 self._note_observed(relay, now)
                 return
-        for peer in self.peers.values():
-            found = peer.find_session(session)
-            if found is not None:
-                peer.handle_authentic(found, session, now)
-                rtt = peer.handle_payload_untrusted(found, payload, channel, source, now)
-                if rtt is not None:
-                    self._shared.events.append(ProbeAnswered(payload[1:], rtt))
-                return
-        raise BadPacket("unknown_session")
+        peer = self._owner_of(session)
+        found = peer.find_session(session) if peer is not None else None
+        if peer is None or found is None:
+            raise BadPacket("unknown_session")
+        peer.handle_authentic(found, session, now)
+        rtt = peer.handle_payload_untrusted(found, payload, channel, source, now)
+        if rtt is not None:
+            self._shared.events.append(ProbeAnswered(payload[1:], rtt))
+
+    def _owner_of(self, session: int) -> PeerClient | None:
+        return self._by_handle.get(self._shared.receivers.get(session, LEG))
 
     def _serve_leg_untrusted(
         self, relay: RelayClient, payload: bytes, source: Address | None, now: float
@@ -279,19 +303,21 @@ class Core:
 
     def _tick(self, now: float) -> None:
         self._tick_at = now + TICK
-        for node_id, peer in list(self.peers.items()):
-            peer.enforce(now)
+        known = self.acquaintances.handle_tick(now)
+        if known is not None:
+            self._shared.events.append(MembersChanged(tuple(known)))
+        awake = [(node_id, peer) for node_id, peer in self.peers.items() if peer.is_awake]
+        for node_id, peer in awake:
             counters = self._shared.tables.peer_counters(peer.handle)
-            peer.handle_tick(counters["next_number"], counters["failed_opens"], now)
             if counters["refused"]:
                 peer.handle_refusals(self._shared.tables.peer_refusals(peer.handle), now)
-            peer.handle_counters(counters, now)
+            peer.handle_tick(counters, now)
             frames = counters["tx_frames"] + counters["rx_frames"]
             relayed = peer.routing.paths.direct is None
             if frames != self._frames.get(node_id, 0) and peer.channel is not None and relayed:
                 peer.channel.relay.handle_traffic(now)
             self._frames[node_id] = frames
-        self._plan_busy_tick(self.peers.values(), now)
+        self._plan_busy_tick((peer for _, peer in awake), now)
 
     def _busy_tick(self, now: float) -> None:
         for peer in self._busy:
@@ -318,8 +344,8 @@ class Core:
         for start in range(0, len(nodes), MAX_NODES):
             relay.send(Interest(add=nodes[start : start + MAX_NODES]), now)
         # Sessions that wait for a path come first.
-        waiting = sorted(self.peers.values(), key=lambda peer: peer.session is None)
-        for peer in waiting[:CALLS_AT_ONCE]:
+        wanted = [one for one in self.peers.values() if one.session is not None or one.demand.wanted(now)]
+        for peer in sorted(wanted, key=lambda peer: peer.session is None)[:CALLS_AT_ONCE]:
             peer.rendezvous.handle_relay_up(relay, now)
 
         news = self.members.news_for(0)
@@ -336,16 +362,10 @@ class Core:
         elif isinstance(message, Close):
             for peer in self.peers.values():
                 peer.rendezvous.handle_close(relay, message.send, now)
+        elif isinstance(message, CertificateShown):
+            self.acquaintances.handle_shown(relay, message, now)
         elif isinstance(message, Present | Absent | Call):
-            subject = self._find_peer(message.node, now)
-            if subject is None:
-                self.drops["unknown_node"] += 1
-            elif isinstance(message, Present):
-                subject.rendezvous.handle_present(relay, message.instance, now)
-            elif isinstance(message, Absent):
-                subject.rendezvous.handle_absent(relay, now)
-            else:
-                subject.rendezvous.handle_call(relay, message.send, now)
+            self._handle_presence(relay, message, now)
         elif isinstance(message, RevocationNews):
             try:
                 self.members.handle_news(message, now)
@@ -353,6 +373,18 @@ class Core:
                 self.drops["bad_revocations"] += 1
         else:
             self.drops["unexpected_message"] += 1
+
+    def _handle_presence(self, relay: RelayClient, message: Present | Absent | Call, now: float) -> None:
+        subject = self._find_peer(message.node, now)
+        if subject is None:
+            self.drops["unknown_node"] += 1
+        elif isinstance(message, Present):
+            subject.rendezvous.handle_present(relay, message.instance, now)
+            self.acquaintances.handle_present(relay, message.node, message.certificate, now)
+        elif isinstance(message, Absent):
+            subject.rendezvous.handle_absent(relay, now)
+        else:
+            subject.rendezvous.handle_call(relay, message.send, now)
 
     def _find_peer(self, node: NodeId, now: float) -> PeerClient | None:
         """The peer that a relay names; in a network it may be a member that is met for the first time.
@@ -366,18 +398,28 @@ class Core:
             return None
         member = Member(node_id_text(node)[:MIN_PREFIX], node, ())
         self.roster.put(member)
+        member = self.members.learn(member, self.acquaintances.standing(node))
+        self._shared.connect.met += 1
         for relay in self.relays:
             relay.send(Interest(add=[node]), now)
-        return self._add_peer(member, now)
+        return self._add_peer(member, Demand(self._shared.connect, always=False), now)
 
-    def _add_peer(self, member: Member, now: float, rights: Iterable[str] = ()) -> PeerClient:
+    def _add_peer(
+        self, member: Member, demand: Demand, now: float, rights: Iterable[str] = ()
+    ) -> PeerClient:
         handle = len(self.peers) + 1
-        peer = PeerClient(member, handle, self._direct, self.network, self._shared, now)
+        peer = PeerClient(member, handle, self._direct, self.network, self._shared, demand, now)
         # What a certificate does not bind to addresses, the configuration does, if it names any.
         unchecked = self.members.membership is None and not member.addresses
         self._shared.owners.add(handle, peer.mac, member.addresses, rights, unchecked)
-        self.peers[member.node_id] = peer
+        self.peers[member.node_id] = self._by_handle[handle] = peer
         return peer
+
+    def _learn(self, node: NodeId, standing: Standing) -> None:
+        """A member is known by its certificate, before there is a session."""
+        peer = self.peers.get(node)
+        if peer is not None:
+            peer.member = self.members.learn(peer.member, standing)
 
     def _enforce(self, now: float) -> None:
         """A newer revocation list counts from now on: act on it, and pass it on to everybody."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from shadowmesh.core.demand import Demand
 from shadowmesh.core.handshakes import Handshakes
 from shadowmesh.core.local import LocalNetwork
 from shadowmesh.core.refusals import Refusals
@@ -24,7 +25,7 @@ from shadowmesh.path.backoff import Backoff
 from shadowmesh.session.link import CloseCode, Confirmed, Ended, Link, LinkEvent, Ready, Received
 from shadowmesh.session.links import Driver
 from shadowmesh.session.machine import Agreement
-from shadowmesh.units import Address
+from shadowmesh.units import Address, Whole
 from shadowmesh.wire.messages import RevocationNews
 
 GRACE = 10.0
@@ -38,13 +39,22 @@ class PeerClient:
 
     :param handle: its number in the data plane.
     :param mode: `paths.direct` of the configuration.
+    :param demand: when a session is wanted.
     """
 
     def __init__(
-        self, member: Member, handle: int, mode: Mode, network: LocalNetwork, shared: Shared, now: float
+        self,
+        member: Member,
+        handle: int,
+        mode: Mode,
+        network: LocalNetwork,
+        shared: Shared,
+        demand: Demand,
+        now: float,
     ) -> None:
         self.member = member
         self.handle = handle
+        self.demand = demand
         self.mac = mac_of(member.node_id)
         self.session: Session | None = None
         self.last_error: str | None = None
@@ -121,6 +131,8 @@ class PeerClient:
         self.rendezvous.give_up_opening()
         if not self.present or self._shared.members.is_revoked(self.member.node_id):
             return
+        if self.session is None and not self.demand.wanted(now):
+            return
         if self.channel is None:
             self.rendezvous.open(now)
         elif not self._session_is_current() and not self.handshakes.under_way:
@@ -156,11 +168,39 @@ class PeerClient:
             self.consider(now)
         self._update_deadline()
 
-    def handle_tick(self, next_number: int, failed_opens: int, now: float) -> None:
-        """Once a second: the packet number that the sealing lane has come to, and forgeries seen."""
+    def want(self, payload: bytes, now: float) -> None:
+        """There is a frame for the peer, and no route; `payload` around it may be sent when there is one."""
+        tried = self.demand.wanted(now)
+        self.demand.want(payload, now)
+        if not tried:
+            self._backoff.reset()
+            self.schedule(now)
+        self._send_held(now)
+
+    def _send_held(self, now: float) -> None:
+        session = self.session
+        if session is None or self.routing.paths.route is None:
+            return
+        for payload in self.demand.take_held(now):
+            packet = session.seal(payload, now)
+            if packet is not None:
+                self.routing.transmit(Whole(packet))
+
+    @property
+    def is_awake(self) -> bool:
+        """Whether there is anything that grows old: keys, handshakes."""
+        return self.session is not None or bool(self._retired) or self.handshakes.under_way
+
+    def handle_tick(self, counters: dict[str, Any], now: float) -> None:
+        """Once a second: what the data plane has counted."""
+        self.enforce(now)
         if self.session is not None:
-            self.session.handle_tick(next_number, failed_opens, now)
-            self._update_deadline()
+            self.session.handle_tick(counters["next_number"], counters["failed_opens"], now)
+        if self.session is not None:
+            last_frame = max(counters["last_unicast"], self.session.established_at)
+            if self.demand.is_idle(last_frame, now):
+                self.session.close(CloseCode.IDLE, "it carried no frames for some minutes", now)
+        self.handle_counters(counters, now)
 
     def handle_refusals(self, found: dict[str, Any], now: float) -> None:
         """What the guards have refused of the peer so far."""
@@ -307,6 +347,10 @@ class PeerClient:
             self.routing.stop()
             session.retire()
             self.tell(f"disconnected: {ended.reason}")
+        if lost and ended.code == CloseCode.IDLE:
+            self.demand.sleep()
+            self.rendezvous.hang_up(now)
+            return
         if ended.code in (CloseCode.COLLISION, CloseCode.REPLACED) and not orphaned:
             if self.session is None:
                 self.schedule(now + 2 * self.rendezvous.patience)
@@ -383,6 +427,8 @@ class PeerClient:
     def _note_path(self, now: float) -> None:
         there = self.session is not None and self.routing.paths.route is not None
         self._pathless_since = None if there else self._pathless_since or now
+        if there:
+            self._send_held(now)
 
     def _transmit(self, link: Link, datagram: bytes) -> None:
         """Send a datagram of a link: the way that frames go, but a handshake through the channel.

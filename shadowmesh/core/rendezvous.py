@@ -167,6 +167,12 @@ class Rendezvous:
         """Ask a relay where the peer is for a channel; only while `present`."""
         self._open(next(iter(self._instances)), now)
 
+    def hang_up(self, now: float) -> None:
+        """The peer is not wanted for now: give the channel back."""
+        self._drop_opening()
+        if self.channel is not None:
+            self._set_channel(None, now, "it is not needed")
+
     def give_up_opening(self) -> None:
         """Forget an opening, if one is under way, and try its relay last."""
         if self._opening is None:

@@ -233,6 +233,7 @@ class Session:
             newest.dies_at = now + EPOCH_LIFETIME  # nothing that the peer seals is valid later
         handle = self._shared.new_handle()
         self._shared.tables.install_receive(handle, self._peer, keys.receive_lanes, keys.receive_keys)
+        self._shared.receivers[handle] = self._peer
         self._receiving.append(_Receiving(handle))
         late = 0.0 if self._rekey.role is Direction.INITIATOR else ASK_AFTER
         self._rekey_at = now + self._shared.rekey_after + late
@@ -251,3 +252,4 @@ class Session:
     def _remove(self, one: _Receiving) -> None:
         self._receiving.remove(one)
         self._shared.tables.retire_receive(one.handle)
+        del self._shared.receivers[one.handle]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from shadowmesh.core.demand import Connect
 from shadowmesh.core.members import Members
 from shadowmesh.core.owners import Owners, OwnerTables
 from shadowmesh.crypto.identity import Identity
@@ -82,7 +83,14 @@ class TicketsChanged:
     tickets: tuple[RelayTicket, ...]
 
 
-CoreEvent = ResolveRelay | ProbeAnswered | Changed | Fatal | TicketsChanged
+@dataclass(frozen=True)
+class MembersChanged:
+    """Keep exactly these for the next start: members, and what each has shown."""
+
+    known: tuple[tuple[NodeId, bytes], ...]
+
+
+CoreEvent = ResolveRelay | ProbeAnswered | Changed | Fatal | TicketsChanged | MembersChanged
 
 
 @dataclass
@@ -103,8 +111,11 @@ class Shared:
     """Of relays; a session is resumed with each once."""
     members: Members
     owners: Owners
+    connect: Connect
     outbox: list[tuple[bytes, Address]] = field(default_factory=list)
     events: deque[CoreEvent] = field(default_factory=deque)
+    receivers: dict[int, int] = field(default_factory=dict)
+    """Handles of what peers' sessions receive -> the peer's."""
     _handles: Any = field(default_factory=lambda: itertools.count(1))
 
     def new_handle(self) -> int:

@@ -13,20 +13,21 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from shadowmesh._ext.engine import EVENT_LANE_MESSAGE, EVENT_SOURCE, Engine
+from shadowmesh._ext.engine import EVENT_LANE_MESSAGE, EVENT_SOURCE, EVENT_WANTED, Engine
 from shadowmesh.api.schema import Netcheck, PingReply, ReloadReply, RevocationsReply, Status, WhyReply
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
-from shadowmesh.core.shared import Changed, Fatal, ProbeAnswered, ResolveRelay, TicketsChanged
+from shadowmesh.core.shared import Changed, Fatal, MembersChanged, ProbeAnswered, ResolveRelay, TicketsChanged
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.errors import ConfigError
 from shadowmesh.io import notify
 from shadowmesh.io.documents import load_list
 from shadowmesh.io.shield import PAUSE, survives
 from shadowmesh.io.udp import from_sockaddr, local_address, send
-from shadowmesh.node import tickets
+from shadowmesh.membership.roster import Member
+from shadowmesh.node import acquainted, tickets
 from shadowmesh.node.netcheck import check_network
-from shadowmesh.node.report import problem_of, report
+from shadowmesh.node.report import ON_DEMAND, is_idle, problem_of, report
 from shadowmesh.node.surroundings import Surroundings
 from shadowmesh.node.wall import Wall, read_again
 from shadowmesh.node.why import explain
@@ -38,6 +39,8 @@ log = logging.getLogger("shadowmesh")
 FRAME_OVERHEAD = 18 + 5 + FRAME_PACKET_OVERHEAD + CHANNEL_OVERHEAD
 """Bytes of the largest UDP payload beyond the MTU of the interface: Ethernet with VLAN tag, segment, packet
 and channel header. More need not be searched for."""
+PING_LOOK = 0.02
+"""Seconds between looks whether the session that a ping asked for is there."""
 DRAIN = 0.05
 """Seconds between the goodbyes and the end of the socket."""
 
@@ -96,8 +99,11 @@ class Daemon:
         member = self._core.roster.find(peer)
         if member is None:
             raise LookupError(peer)
-        nonce = self._core.probe(member, time.monotonic())
-        state = self._core.peers[member.node_id]
+        state = self._core.peers.get(member.node_id)
+        if state is None:
+            raise LookupError(peer)
+        end = time.monotonic() + timeout
+        nonce = await self._probe(member, end)
         if nonce is None:
             why = problem_of(state, self._core.relays) or "it is being set up"
             raise TimeoutError(f"there is no session with {member.name}: {why}")
@@ -105,7 +111,7 @@ class Daemon:
         path = state.path
         self._drive()
         try:
-            rtt = await asyncio.wait_for(answer, timeout)
+            rtt = await asyncio.wait_for(answer, max(0.0, end - time.monotonic()))
         except TimeoutError:
             raise TimeoutError(f"{member.name} did not answer within {timeout:g} s via {path}") from None
         finally:
@@ -118,13 +124,24 @@ class Daemon:
             direct=state.routing.paths.direct is not None,
         )
 
+    async def _probe(self, member: Member, end: float) -> bytes | None:
+        """Send a probe, once there is a session if one is made on demand; None without."""
+        nonce = self._core.probe(member, time.monotonic())
+        if nonce is None and is_idle(self._core.peers[member.node_id], time.monotonic()):
+            self._core.want(member, time.monotonic())
+            self._drive()
+            while nonce is None and time.monotonic() < end:
+                await asyncio.sleep(PING_LOOK)
+                nonce = self._core.probe(member, time.monotonic())
+        return nonce
+
     def why(self, peer: str) -> WhyReply:
         """The story of the path to `peer`, from both sides. Raises LookupError."""
         member = self._core.roster.find(peer)
         if member is None:
             raise LookupError(peer)
         state = self._core.peers[member.node_id]
-        problem = problem_of(state, self._core.relays)
+        problem = ON_DEMAND if is_idle(state, time.monotonic()) else problem_of(state, self._core.relays)
         return explain(
             member, state.routing, self._config.paths.direct, self._core.network, problem, state.refusals
         )
@@ -182,6 +199,9 @@ class Daemon:
         await self._surroundings.stop()
         self._core.close(time.monotonic())
         self._transmit()
+        for event in self._core.poll_events():
+            if isinstance(event, MembersChanged):
+                self._keep_members(event)
         await asyncio.sleep(DRAIN)
         asyncio.get_running_loop().remove_reader(self._engine.fileno())
         if self._timer is not None:
@@ -204,6 +224,8 @@ class Daemon:
         for kind, handle, via, source, data in self._engine.poll():
             if kind == EVENT_LANE_MESSAGE:
                 survives(self._core.handle_payload, handle, data, via, from_sockaddr(source), now)
+            elif kind == EVENT_WANTED:
+                survives(self._core.handle_wanted, handle, data, now)
             elif kind == EVENT_SOURCE:
                 survives(self._core.handle_source, handle, via, from_sockaddr(source), now)
             else:
@@ -229,6 +251,8 @@ class Daemon:
                 self._stop.set()
             elif isinstance(event, TicketsChanged):
                 tickets.save(self._config.node.state_dir, self._core.node_id, event.tickets)
+            elif isinstance(event, MembersChanged):
+                self._keep_members(event)
             elif isinstance(event, Changed):
                 self._tell(event)
         if self._timer is not None:
@@ -240,6 +264,12 @@ class Daemon:
         log.log(logging.DEBUG if event.detail else logging.INFO, "%s: %s", event.subject, event.what)
         if not event.detail:
             notify.status(f"{event.subject}: {event.what}")
+
+    def _keep_members(self, event: MembersChanged) -> None:
+        membership = self._core.members.membership
+        if membership is not None:
+            path = acquainted.path_of(self._config.node.state_dir, membership.network.id)
+            acquainted.save(path, event.known)
 
     def _transmit(self) -> None:
         for data, address in self._core.poll_transmit():

@@ -38,7 +38,7 @@ from shadowmesh.io.membership import open_membership, with_network
 from shadowmesh.io.tap import Tap
 from shadowmesh.io.udp import local_address, open_udp
 from shadowmesh.membership.guard import Membership
-from shadowmesh.node import tickets
+from shadowmesh.node import acquainted, tickets
 from shadowmesh.node.daemon import Daemon
 from shadowmesh.node.wall import Wall
 from shadowmesh.overlay.firewall import firewall_of
@@ -164,12 +164,17 @@ def new_core(
     membership: Membership | None,
     most_peers: int = MAX_PEERS,
 ) -> Core:
-    """The protocol side of a node, with the tickets that it kept; see `Core`."""
+    """The protocol side of a node, with the tickets and members that it kept; see `Core`."""
     kept = tickets.load(
         config.node.state_dir, identity.node_id, frozenset(relay.id for relay in config.relays)
     )
+    known = (
+        acquainted.load(acquainted.path_of(config.node.state_dir, membership.network.id))
+        if membership is not None
+        else []
+    )
     now = time.monotonic()
-    return Core(config, identity, tables, secrets.token_bytes, now, kept, membership, most_peers)
+    return Core(config, identity, tables, secrets.token_bytes, now, kept, membership, most_peers, known)
 
 
 async def _serve(config: ClientConfig, daemon: Daemon, up: str, ready: Callable[[], None]) -> None:

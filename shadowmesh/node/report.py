@@ -6,6 +6,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from shadowmesh import __version__
 from shadowmesh._ext import aead
@@ -130,6 +131,15 @@ NO_RELAY = "this machine is not connected to any relay; the relays' entries say 
 """Shown for every peer without a path while that is so: no older error of the peer matters then."""
 
 
+ON_DEMAND = "a session is made with the first frame for it"
+"""Shown for a member that is known, and with which there is nothing to talk about just now."""
+
+
+def is_idle(peer: PeerClient, now: float) -> bool:
+    """Whether there is no session because no frame wants one."""
+    return peer.present and not _is_live(peer) and not peer.demand.wanted(now)
+
+
 def problem_of(peer: PeerClient, relays: Iterable[RelayClient]) -> str | None:
     """Why frames to this peer go nowhere, for people; None if they do, or if nothing failed yet."""
     if not _is_live(peer) and not any(relay.state is RelayState.CONNECTED for relay in relays):
@@ -152,6 +162,12 @@ def _relay(relay: RelayClient) -> RelayStatus:
         observed_address=str(observed) if observed else None,
         last_error=relay.last_error,
     )
+
+
+def _state(peer: PeerClient, now: float) -> Literal["idle", "connecting", "absent"]:
+    if is_idle(peer, now):
+        return "idle"
+    return "connecting" if peer.present else "absent"
 
 
 def _path(path: Path, in_use: bool, now: float) -> PathStatus:
@@ -183,7 +199,7 @@ def _peer(
         node_id=party.node_id,
         addresses=list(member.addresses),
         groups=list(as_configured(party, configured).groups),
-        state="connected" if session else "connecting" if peer.present else "absent",
+        state="connected" if session else _state(peer, now),
         path=peer.path,
         path_reason=peer.routing.paths.reason if session else None,
         paths=[_path(path, path is current, now) for path in peer.routing.paths.paths] if session else [],

@@ -37,7 +37,7 @@ MAX_UNSENT = 262_144
 """Bytes that may wait for a peer that opens no window: four of the largest messages."""
 MAX_REASON = 300
 """Characters of a close reason; more might not fit into one packet, and nobody reads more."""
-MAX_EARLY = 65536
+MAX_EARLY = 98304
 """Bytes of messages kept until TLS is confirmed: CHALLENGE, and on a resumed session, if the confirmation is
 late, what the relay answers to INTEREST: 1,100 PRESENT."""
 
@@ -53,6 +53,7 @@ class CloseCode(enum.IntEnum):
     REPLACED = 0x04
     COLLISION = 0x05
     DUPLICATE = 0x06
+    IDLE = 0x07
 
 
 _HARMLESS = (CloseCode.REFUSED, CloseCode.COLLISION)

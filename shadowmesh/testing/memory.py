@@ -15,13 +15,13 @@ from typing import Any
 from shadowmesh._ext.aead import PacketKeys
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
-from shadowmesh.core.shared import CoreEvent, ResolveRelay, TicketsChanged
+from shadowmesh.core.shared import CoreEvent, MembersChanged, ResolveRelay, TicketsChanged
 from shadowmesh.crypto.identity import Identity
 from shadowmesh.errors import BadPacket
 from shadowmesh.membership.guard import Membership
 from shadowmesh.overlay.mac import mac_of
 from shadowmesh.session.tickets import RelayTicket
-from shadowmesh.units import BUDGET, Address
+from shadowmesh.units import BUDGET, Address, NodeId
 from shadowmesh.wire.headers import LONG_HEADER, split_channel, through_channel
 from shadowmesh.wire.payload import Kind
 
@@ -67,6 +67,7 @@ class MemoryTables:
         """Noted only: the network in memory carries whole frames."""
         self.counters: dict[int, Counter[str]] = {}
         self.last_received: dict[int, float] = {}
+        self.last_unicast: dict[int, float] = {}
         self.path_received: dict[int, float] = {}
         self.material: list[bytes] = []
         """Copies of all key material that was ever installed, for tests that look for leaks."""
@@ -156,6 +157,7 @@ class MemoryTables:
             "next_number": route.number if route else 0,
             "failed_opens": self.failed_opens,
             "last_received": self.last_received.get(peer, 0.0),
+            "last_unicast": self.last_unicast.get(peer, 0.0),
             "path_received": self.path_received.get(peer, 0.0),
             "refused": sum(count for count in self.peer_refusals(peer).values() if isinstance(count, int)),
         }
@@ -195,6 +197,7 @@ class MemoryClient:
         seed: int,
         tickets: tuple[RelayTicket, ...] = (),
         membership: Membership | None = None,
+        known: tuple[tuple[NodeId, bytes], ...] = (),
     ) -> None:
         self.address = address
         self.identity = identity
@@ -205,8 +208,17 @@ class MemoryClient:
         self.drops: Counter[str] = Counter()
         self.tickets = tickets
         """What the next process is to begin with."""
+        self.known = known
+        """The same, of members."""
         self.core = Core(
-            config, identity, self.tables, random.Random(seed).randbytes, now, tickets, membership
+            config,
+            identity,
+            self.tables,
+            random.Random(seed).randbytes,
+            now,
+            tickets,
+            membership,
+            known=known,
         )
         self.core.handle_network([address], now)
         self._sources: dict[int, tuple[bytes, Address]] = {}
@@ -221,8 +233,13 @@ class MemoryClient:
         """What the outbound thread does with a frame from the TAP; flush the network afterwards."""
         group = frame[0] & 1
         for peer, mac in self.tables.macs.items():
-            if (group or frame[:6] == mac) and peer in self.tables.routes and peer in self.tables.endpoints:
+            routed = peer in self.tables.routes and peer in self.tables.endpoints
+            if frame[:6] == mac:
+                self.tables.last_unicast[peer] = now
+            if (group or frame[:6] == mac) and routed:
                 self._seal(peer, frame, now)
+            elif frame[:6] == mac:
+                self.core.handle_wanted(peer, bytes((Kind.FRAME,)) + frame, now)
 
     def _seal(self, peer: int, frame: bytes, now: float) -> None:
         route, (address, channel) = self.tables.routes[peer], self.tables.endpoints[peer]
@@ -272,6 +289,8 @@ class MemoryClient:
             if payload[7:13] != self.tables.macs[lane.peer]:
                 raise BadPacket("spoofed_source")
             self.tables.counters[lane.peer]["rx_frames"] += 1
+            if payload[1:7] == self.mac:
+                self.tables.last_unicast[lane.peer] = now
             self.frames.append(payload[1:])
         else:
             self.core.handle_payload(lane.session, payload, via, source, now)
@@ -296,3 +315,5 @@ class MemoryClient:
                 self._serve(now)
             elif isinstance(event, TicketsChanged):
                 self.tickets = event.tickets
+            elif isinstance(event, MembersChanged):
+                self.known = event.known

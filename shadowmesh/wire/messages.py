@@ -26,6 +26,8 @@ MAX_MESSAGE = 65536
 """Bound of a message after the handshake: 1,900 NodeIDs in one Interest."""
 MAX_NODES = 1024
 """NodeIDs in one Interest; a larger set takes several messages."""
+MAX_ASKED = 8
+"""Certificates that a client may wait for: what a relay lets wait for it (session/link.py) holds them all."""
 MAX_CANDIDATES = 16
 """Addresses that a peer may be told of at once: more than a machine has, few enough to try all of them."""
 
@@ -69,6 +71,8 @@ class MessageType(enum.IntEnum):
     REKEY_OFFER = 0x49
     REKEY_ANSWER = 0x4A
     REVOCATION_NEWS = 0x50
+    CERTIFICATE_ASKED = 0x58
+    CERTIFICATE_SHOWN = 0x59
 
 
 class Introduction(msgspec.Struct, kw_only=True, frozen=True):
@@ -120,11 +124,13 @@ class Interest(msgspec.Struct, kw_only=True, frozen=True):
     remove: Annotated[list[Bytes32], msgspec.Meta(max_length=MAX_NODES)] = []
 
 
-class Present(msgspec.Struct, frozen=True):
+class Present(msgspec.Struct, frozen=True, omit_defaults=True):
     """Relay -> client: this node is here and is interested in you too."""
 
     node: Bytes32
     instance: Bytes8
+    certificate: Annotated[bytes, msgspec.Meta(max_length=8)] = b""
+    """The first 8 bytes of its certificate's fingerprint, if it is in a network with you that I serve."""
 
 
 class Absent(msgspec.Struct, frozen=True):
@@ -252,13 +258,26 @@ class RevocationNews(msgspec.Struct, frozen=True):
     """As the authority signed it (`membership/revocation.py`)."""
 
 
+class CertificateAsked(msgspec.Struct, frozen=True):
+    """Client -> relay: what have these members of my network shown you?"""
+
+    nodes: Annotated[list[Bytes32], msgspec.Meta(max_length=MAX_ASKED)]
+
+
+class CertificateShown(msgspec.Struct, frozen=True):
+    """Relay -> client: the membership field of this member's HELLO, as it came."""
+
+    node: Bytes32
+    membership: Annotated[bytes, msgspec.Meta(max_length=MAX_HANDSHAKE_MESSAGE)]
+
+
 Message = (
     Hello | Challenge | Response | Established
     | Interest | Present | Absent | Open | Call | Answer | Opened | Close
     | NatTest | SecondPort | Ticket
     | Candidates | PathView
     | RekeyAsk | RekeyOffer | RekeyAnswer
-    | RevocationNews
+    | RevocationNews | CertificateAsked | CertificateShown
 )  # fmt: skip
 
 REGISTRY: dict[MessageType, type[Any]] = {
@@ -283,6 +302,8 @@ REGISTRY: dict[MessageType, type[Any]] = {
     MessageType.REKEY_OFFER: RekeyOffer,
     MessageType.REKEY_ANSWER: RekeyAnswer,
     MessageType.REVOCATION_NEWS: RevocationNews,
+    MessageType.CERTIFICATE_ASKED: CertificateAsked,
+    MessageType.CERTIFICATE_SHOWN: CertificateShown,
 }
 HANDSHAKE = frozenset(
     (MessageType.HELLO, MessageType.CHALLENGE, MessageType.RESPONSE, MessageType.ESTABLISHED)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from shadowmesh.config import (
     ClientConfig,
     Interface,
     Listen,
+    NetworkSection,
     NodeSection,
     Paths,
     Peer,
@@ -76,10 +79,15 @@ class Mesh:
         rekey_seconds: int = REKEY_AFTER,
         tickets: tuple[RelayTicket, ...] = (),
         membership: Membership | None = None,
+        connect: Literal["auto", "eager", "demand"] = "auto",
+        known: tuple[tuple[bytes, bytes], ...] = (),
     ) -> MemoryClient:
         self._seed += 1
         client = MemoryClient(
-            self.config(number, peers, pins or {}, relay_id, direct, rekey_seconds),
+            msgspec.structs.replace(
+                self.config(number, peers, pins or {}, relay_id, direct, rekey_seconds),
+                network=NetworkSection(Path("/nowhere"), Path("/nowhere"), connect) if membership else None,
+            ),
             IDENTITIES[number],
             address or Address(f"198.51.100.{number + 1}", 5000),
             lambda host, port: self.names.get(host, []),
@@ -87,6 +95,7 @@ class Mesh:
             self._seed,
             tickets,
             membership,
+            known,
         )
         self.clients[number] = client
         self.network.attach(client)

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 
-from shadowmesh._ext.engine import DropReason, Engine, SendKeys
+from shadowmesh._ext.engine import EVENT_WANTED, DropReason, Engine, SendKeys
 from tests.unit.ext_harness import (
     BROADCAST,
     Node,
@@ -88,7 +88,7 @@ def test_outbound_drops_by_reason() -> None:
         unwanted = {
             "foreign_source": frame(peer.mac, mac(99)),
             "unknown_destination": frame(mac(55), node.mac),
-            "no_route": frame(mac(8), node.mac),
+            "no_route": frame(mac(8), node.mac, bytes(1000)),
             "frame_size": frame(peer.mac, node.mac)[:13],
         }
         for sent in unwanted.values():
@@ -97,6 +97,42 @@ def test_outbound_drops_by_reason() -> None:
         node.tap.send(good)
         assert peer.open(peer.udp.recv(65536)) == (0, b"\x01" + good)
         assert node.drops() == dict.fromkeys(unwanted, 1)
+
+
+def test_first_frames_to_a_peer_without_a_route_are_told_and_no_longer_the_engines() -> None:
+    """Four a second; what asyncio has is no drop here. One too large to hold is told without its bytes."""
+    with Node(1) as node:
+        node.engine.add_peer(8, mac(8))
+        node.engine.add_peer(9, mac(9))
+        frames = [frame(mac(8), node.mac, b"%d" % number) for number in range(6)]
+        for sent in frames:
+            node.tap.send(sent)
+        told = [node.event() for _ in range(4)]
+        assert [(one.kind, one.handle, one.data) for one in told] == [
+            (EVENT_WANTED, 8, b"\x01" + sent) for sent in frames[:4]
+        ]
+        node.tap.send(frame(mac(9), node.mac, bytes(1000)))
+        large = node.event()
+        assert (large.kind, large.handle, large.data, large.via) == (EVENT_WANTED, 9, b"", b"")
+        assert node.drops() == {"no_route": 3}
+        node.tap.send(frame(BROADCAST, node.mac))
+        wait_until(lambda: node.drops() == {"no_route": 4})
+        assert node.poll() == [], "a broadcast wants nobody"
+
+
+def test_unicast_is_noted_both_ways_and_broadcast_is_not() -> None:
+    with node_and_peer() as (node, peer):
+        peer.send(peer.packet(b"\x01" + frame(BROADCAST, peer.mac)))
+        assert node.receive()
+        node.tap.send(frame(BROADCAST, node.mac))
+        assert peer.udp.recv(65536)
+        assert node.engine.peer_counters(7)["last_unicast"] == 0.0
+        node.tap.send(frame(peer.mac, node.mac))
+        assert peer.udp.recv(65536)
+        first = node.engine.peer_counters(7)["last_unicast"]
+        assert 0.0 <= time.monotonic() - first < 5.0
+        peer.mark()
+        assert node.engine.peer_counters(7)["last_unicast"] > first
 
 
 def test_group_frame_without_any_route_is_one_drop() -> None:
@@ -179,10 +215,10 @@ def test_clear_route_and_removal_stop_sending() -> None:
     with node_and_peer() as (node, peer):
         keys = SendKeys(material(72))
         node.engine.clear_route(7)
-        node.tap.send(frame(peer.mac, node.mac, b"1"))
+        node.tap.send(frame(peer.mac, node.mac, bytes(1000)))
         wait_until(lambda: node.drops() == {"no_route": 1})
         node.engine.set_lane(7, keys, 0, wire_id(0x7777))
-        node.tap.send(frame(peer.mac, node.mac, b"2"))
+        node.tap.send(frame(peer.mac, node.mac, bytes(1000)))
         wait_until(lambda: node.drops() == {"no_route": 2})
         node.engine.set_endpoint(7, peer.sockaddr, b"")
         node.tap.send(frame(peer.mac, node.mac, b"3"))

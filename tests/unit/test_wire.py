@@ -186,3 +186,25 @@ def test_bound(packed: bytes, host: str) -> None:
     for bad in (body[:-1], body + b"x", b"\x10" + body[1:]):
         with pytest.raises(BadPacket):
             payload.parse_bound(bad)
+
+
+def test_presence_says_the_certificate_only_where_there_is_one() -> None:
+    """So that a relay without the network sends what protocol 1 always had."""
+    plain = messages.encode(messages.Present(bytes(32), b"instance"))
+    assert plain == (b"\x21\x00\x00\x3b\x82\xa4node\xc4\x20" + bytes(32) + b"\xa8instance\xc4\x08instance")
+    marked = messages.encode(messages.Present(bytes(32), b"instance", b"mark8888"))
+    assert marked == (
+        b"\x21\x00\x00\x51\x83\xa4node\xc4\x20" + bytes(32) + b"\xa8instance\xc4\x08instance"
+        b"\xabcertificate\xc4\x08mark8888"
+    )
+    asked = messages.encode(messages.CertificateAsked([bytes(32)]))
+    assert asked == b"\x58\x00\x00\x2a\x81\xa5nodes\x91\xc4\x20" + bytes(32)
+    shown = messages.encode(messages.CertificateShown(bytes(32), b"field"))
+    assert shown[:4] == b"\x59\x00\x00" + bytes([len(shown) - 4])
+    assert shown[4:] == b"\x82\xa4node\xc4\x20" + bytes(32) + b"\xaamembership\xc4\x05field"
+
+
+def test_more_than_eight_certificates_are_not_asked_for() -> None:
+    wrong = messages.encode(messages.CertificateAsked([bytes(32)] * 9))
+    with pytest.raises(BadPacket, match="malformed_message"):
+        messages.decode(MessageType.CERTIFICATE_ASKED, wrong[4:])

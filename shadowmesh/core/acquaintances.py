@@ -1,0 +1,123 @@
+"""Members that are known before there is a session: what they have shown the relay, checked as in a session.
+
+A relay of the network says with PRESENT which certificate a member has; those that are not known yet are
+asked for, a few at a time, and kept for the next start.  So names and addresses are known of whom nobody has
+talked to.  A certificate from here lets nobody in: a session shows it anew.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+
+from shadowmesh.core.members import Members
+from shadowmesh.core.relays import RelayClient
+from shadowmesh.errors import BadPacket, NotMember
+from shadowmesh.membership.guard import Standing
+from shadowmesh.units import NodeId
+from shadowmesh.wire.messages import MAX_ASKED, CertificateAsked, CertificateShown
+
+ASK_TIMEOUT = 10.0
+"""Seconds after which an unanswered question is forgotten; the next PRESENT brings it up again."""
+KEEP_EVERY = 30.0
+"""Seconds at least between two times that the known members are written down."""
+MARK_SIZE = 8
+"""Bytes of a certificate's fingerprint that tell it from the member's one before."""
+
+
+class Acquaintances:
+    """One per node.
+
+    :param most: members whose certificates are kept.
+    :param learn: called with each member's node and checked certificate.
+    """
+
+    def __init__(
+        self,
+        members: Members,
+        kept: Iterable[tuple[NodeId, bytes]],
+        most: int,
+        drops: Counter[str],
+        learn: Callable[[NodeId, Standing], None],
+    ) -> None:
+        self._members = members
+        self._most = most
+        self._drops = drops
+        self._learn = learn
+        self._shown: OrderedDict[NodeId, tuple[bytes, Standing]] = OrderedDict()
+        self._waiting: OrderedDict[NodeId, RelayClient] = OrderedDict()
+        self._asked: dict[NodeId, tuple[RelayClient, float]] = {}
+        self._changed = False
+        self._keep_at = 0.0
+        for node, shown in kept:
+            self._take(node, shown)
+        self._changed = False
+
+    @property
+    def known(self) -> int:
+        """Members whose certificates are here."""
+        return len(self._shown)
+
+    def standing(self, node: NodeId) -> Standing | None:
+        """What this member has shown, if it is known."""
+        known = self._shown.get(node)
+        return known[1] if known is not None else None
+
+    def handle_present(self, relay: RelayClient, node: NodeId, mark: bytes, now: float) -> None:
+        """A relay has named a member of ours and the beginning of its certificate's fingerprint."""
+        known = self.standing(node)
+        if len(mark) != MARK_SIZE or self._members.membership is None or node in self._asked:
+            return
+        if known is None or known.certificate.fingerprint[:MARK_SIZE] != mark:
+            self._waiting[node] = relay
+            self._ask(now)
+
+    def handle_shown(self, relay: RelayClient, message: CertificateShown, now: float) -> None:
+        """The answer to a question of ours."""
+        asked = self._asked.get(message.node)
+        if asked is None or asked[0] is not relay:
+            self._drops["unasked_certificate"] += 1
+            return
+        del self._asked[message.node]
+        if self._take(message.node, message.membership):
+            self._learn(message.node, self._shown[message.node][1])
+        self._ask(now)
+
+    def handle_tick(self, now: float) -> list[tuple[NodeId, bytes]] | None:
+        """Once a second; returns what is to be written down, if that has changed."""
+        late = [node for node, (_, at) in self._asked.items() if now - at > ASK_TIMEOUT]
+        for node in late:
+            del self._asked[node]
+        self._ask(now)
+        if not self._changed or now < self._keep_at:
+            return None
+        self._keep_at = now + KEEP_EVERY
+        return self.take_changes()
+
+    def take_changes(self) -> list[tuple[NodeId, bytes]] | None:
+        """What is to be written down, if it has changed since it was taken last."""
+        changed, self._changed = self._changed, False
+        return [(node, shown) for node, (shown, _) in self._shown.items()] if changed else None
+
+    def _ask(self, now: float) -> None:
+        """What the answers to all open questions take must fit what a relay lets wait for us."""
+        while self._waiting and len(self._asked) < MAX_ASKED:
+            node, relay = self._waiting.popitem(last=False)
+            self._asked[node] = (relay, now)
+            relay.send(CertificateAsked([node]), now)
+
+    def _take(self, node: NodeId, shown: bytes) -> bool:
+        """Raises nothing: a member that does not count here is not known, and its session will say why."""
+        try:
+            standing = self._members.standing(node, shown)
+        except (NotMember, BadPacket):
+            self._drops["bad_certificate"] += 1
+            return False
+        if standing is None:
+            return False
+        self._shown.pop(node, None)
+        self._shown[node] = (shown, standing)
+        if len(self._shown) > self._most:
+            self._shown.popitem(last=False)
+        self._changed = True
+        return True

@@ -1,0 +1,232 @@
+"""Members that are only known: their certificates come from the relay, sessions with the first frame."""
+
+from __future__ import annotations
+
+import pytest
+
+from shadowmesh.core.acquaintances import ASK_TIMEOUT, KEEP_EVERY
+from shadowmesh.core.demand import EAGER_MEMBERS, HELD, HOLD, IDLE_AFTER, WANTED_FOR, Connect, Demand
+from shadowmesh.core.shared import Changed
+from shadowmesh.wire.messages import CertificateAsked, CertificateShown, Present
+from tests.protocol.mesh import IDENTITIES, Mesh
+from tests.protocol.test_membership import Domain, served
+
+
+@pytest.fixture
+def home() -> Domain:
+    return Domain()
+
+
+def met(home: Domain, *modes: str) -> Mesh:
+    """Members in these modes, who have heard of each other."""
+    mesh = served(home)
+    for number, mode in enumerate(modes):
+        mesh.start_client(number, (), membership=home.member(number), connect=mode)  # type: ignore[arg-type]
+    mesh.network.run_for(10.0)
+    return mesh
+
+
+def test_a_member_that_is_only_known_costs_no_session(home: Domain) -> None:
+    mesh = met(home, "demand", "demand", "demand")
+    for number in range(3):
+        client = mesh.clients[number]
+        assert len(client.core.peers) == 2
+        assert not any(peer.session or peer.channel for peer in client.core.peers.values())
+        assert len(client.tables.lanes) == 8, "the relay's alone"
+    known = mesh.clients[0].core.roster.find("10.77.0.2")
+    assert known is not None
+    assert known.name == "member1", "by the certificate that the relay has seen"
+    assert known.node_id == IDENTITIES[1].node_id
+
+
+@pytest.mark.parametrize(("source", "target"), [(0, 1), (1, 0)])
+def test_the_first_frames_start_the_session_and_arrive(home: Domain, source: int, target: int) -> None:
+    mesh = met(home, "demand", "demand", "demand")
+    mesh.clients[target].frames.clear()
+    frames = [mesh.frame(source, target, b"first %d" % number) for number in range(2)]
+    for frame in frames:
+        mesh.send(source, frame)
+    began = mesh.network.now
+    mesh.network.run_until(lambda: mesh.clients[target].frames == frames, 2.0)
+    assert mesh.network.now - began < 0.2, "three round trips of 40 ms, and the frames behind them"
+    mesh.exchange(source, target)
+    assert mesh.peer(source, 2).session is None
+    assert mesh.peer(2, source).session is None
+
+
+def test_a_broadcast_reaches_connected_members_only_and_connects_nobody(home: Domain) -> None:
+    mesh = met(home, "demand", "demand", "demand")
+    mesh.exchange(0, 1)
+    frame = mesh.frame(0, None)
+    mesh.send(0, frame)
+    mesh.network.run_for(5.0)
+    assert frame in mesh.clients[1].frames
+    assert frame not in mesh.clients[2].frames
+    assert mesh.peer(0, 2).session is None
+
+
+def test_a_quiet_session_ends_and_the_next_frame_makes_another(home: Domain) -> None:
+    mesh = met(home, "demand", "demand")
+    mesh.exchange(0, 1)
+    mesh.network.run_for(IDLE_AFTER - 20.0)
+    mesh.exchange(0, 1)  # puts it off
+    mesh.network.run_for(IDLE_AFTER - 20.0)
+    assert mesh.connected(0, 1)
+    mesh.network.run_for(40.0)
+    for one, other in ((0, 1), (1, 0)):
+        peer = mesh.peer(one, other)
+        assert (peer.session, peer.channel, peer.last_error) == (None, None, None)
+    mesh.exchange(1, 0)
+
+
+def test_broadcasts_alone_keep_no_session(home: Domain) -> None:
+    mesh = met(home, "demand", "demand")
+    mesh.exchange(0, 1)
+    for _ in range(int(IDLE_AFTER) + 10):
+        mesh.send(0, mesh.frame(0, None))
+        mesh.network.run_for(1.0)
+    assert mesh.peer(0, 1).session is None
+
+
+def test_an_eager_member_leaves_alone_who_hung_up_until_it_has_a_frame(home: Domain) -> None:
+    mesh = met(home, "demand", "eager")
+    mesh.pair_up()
+    mesh.network.run_for(IDLE_AFTER + WANTED_FOR)
+    dials = sum("connected" in one.what for one in mesh.clients[1].events if isinstance(one, Changed))
+    mesh.network.run_for(600.0)
+    assert mesh.peer(1, 0).session is None
+    assert dials == sum("connected" in one.what for one in mesh.clients[1].events if isinstance(one, Changed))
+    mesh.exchange(1, 0)
+
+
+def test_peers_of_the_configuration_are_always_connected(home: Domain) -> None:
+    mesh = served(home)
+    for number, other in ((0, 1), (1, 0)):
+        mesh.start_client(number, (other,), membership=home.member(number), connect="demand")
+    mesh.pair_up()
+    mesh.network.run_for(2 * IDLE_AFTER)
+    assert mesh.connected(0, 1)
+
+
+def test_auto_is_eager_for_some_members_and_then_on_demand() -> None:
+    connect = Connect("auto", met=EAGER_MEMBERS)
+    member, listed = Demand(connect, always=False), Demand(connect, always=True)
+    assert member.wanted(0.0)
+    assert not member.is_idle(0.0, 1e6)
+    connect.met += 1
+    assert not member.wanted(0.0)
+    assert member.is_idle(0.0, IDLE_AFTER)
+    assert not member.is_idle(0.1, IDLE_AFTER)
+    assert listed.wanted(0.0)
+    assert not listed.is_idle(0.0, 1e6)
+
+
+def test_held_frames_are_few_and_young() -> None:
+    connect = Connect("demand")
+    demand = Demand(connect, always=False)
+    for number in range(HELD + 1):
+        demand.want(b"%d" % number, 100.0)
+    assert demand.take_held(100.0 + HOLD - 0.1) == [b"%d" % number for number in range(1, HELD + 1)]
+    demand.want(b"late", 200.0)
+    assert demand.take_held(200.0 + HOLD) == []
+    assert connect.drops == {"held_too_long": 2}
+    demand.want(b"", 300.0)
+    assert demand.take_held(300.0) == [], "a frame too large to hold only asks"
+    assert demand.wanted(300.0 + WANTED_FOR - 0.1)
+    assert not demand.wanted(300.0 + WANTED_FOR)
+
+
+# What members have shown the relay.
+
+
+def test_certificates_are_kept_and_not_asked_for_again(home: Domain) -> None:
+    mesh = met(home, "demand", "demand")
+    mesh.network.run_for(KEEP_EVERY + 2.0)
+    kept = mesh.clients[0].known
+    assert [node for node, _ in kept] == [IDENTITIES[1].node_id]
+    mesh.network.detach(mesh.clients[0])
+    client = mesh.start_client(0, (), membership=home.member(0), connect="demand", known=kept)
+    asked: list[object] = []
+    send = client.core.relays[0].send
+    client.core.relays[0].send = lambda message, now: (asked.append(message), send(message, now))  # type: ignore[method-assign,assignment,func-returns-value]
+    mesh.network.run_for(10.0)
+    assert mesh.clients[0].core.roster.find("member1") is not None
+    assert not any(isinstance(message, CertificateAsked) for message in asked)
+
+
+def test_a_new_certificate_of_a_known_member_is_asked_for(home: Domain) -> None:
+    mesh = met(home, "demand", "demand")
+    mesh.network.detach(mesh.clients[1])
+    mesh.start_client(1, (), membership=home.member(1, name="bob"), connect="demand")
+    mesh.network.run_for(10.0)
+    assert mesh.clients[0].core.roster.find("bob") is mesh.peer(0, 1).member
+    assert mesh.clients[0].core.roster.find("member1") is None
+
+
+def test_what_does_not_count_makes_nobody_known(home: Domain) -> None:
+    """A relay that lies: a certificate of another network, of another node, one that nobody asked for."""
+    mesh = met(home, "demand", "demand")
+    core, now = mesh.clients[0].core, mesh.network.now
+    relay, node = core.relays[0], IDENTITIES[2].node_id
+    foreign, stolen = Domain().member(2).show(), home.member(1).show()
+    core._relay_message(relay, CertificateShown(node, home.member(2).show()), now)
+    assert core.drops["unasked_certificate"] == 1
+    for wrong in (foreign, stolen, b"", b"\x80", bytes(9000)):
+        core._relay_message(relay, Present(node, bytes(8), bytes(8)), now)
+        core._relay_message(relay, CertificateShown(node, wrong), now)
+    assert core.drops["bad_certificate"] == 5
+    assert core.acquaintances.known == 1
+    assert core.roster.find("member2") is None
+    core._relay_message(relay, Present(node, bytes(8), bytes(8)), now)
+    core._relay_message(relay, CertificateShown(node, home.member(2).show()), now)
+    assert core.roster.find("member2") is not None
+
+
+def test_a_revoked_or_expired_member_is_not_known(home: Domain) -> None:
+    mesh = met(home, "demand")
+    core, now = mesh.clients[0].core, mesh.network.now
+    shown = home.member(1).show()
+    core.handle_revocations(home.revoke(1).document, now)
+    kept = [(IDENTITIES[1].node_id, shown), (IDENTITIES[2].node_id, home.member(2, days=1).show())]
+    for node, what in kept:
+        core.acquaintances._take(node, what)
+    assert core.acquaintances.known == 1
+    home.wall += 2 * 86_400
+    again = mesh.start_client(3, (), membership=home.member(3), connect="demand", known=tuple(kept[1:]))
+    assert again.core.acquaintances.known == 0
+
+
+def test_few_questions_are_open_and_a_silent_relay_holds_nobody_up(home: Domain) -> None:
+    mesh = met(home, "demand")
+    core, now = mesh.clients[0].core, mesh.network.now
+    asked: list[object] = []
+    core.relays[0].send = lambda message, now: asked.append(message)  # type: ignore[method-assign]
+    for number in range(20):
+        core._relay_message(core.relays[0], Present(number.to_bytes(32, "big"), bytes(8), bytes(8)), now)
+    assert sum(isinstance(message, CertificateAsked) for message in asked) == 8
+    core.acquaintances.handle_tick(now + ASK_TIMEOUT + 0.1)
+    assert sum(isinstance(message, CertificateAsked) for message in asked) == 16
+
+
+def test_the_relay_shows_certificates_to_members_of_the_same_network_only_and_within_a_budget(
+    home: Domain,
+) -> None:
+    other = Domain()
+    mesh = served(home, other)
+    for number, domain in ((0, home), (1, home), (2, other)):
+        mesh.start_client(number, (), membership=domain.member(number), connect="demand")
+    mesh.network.run_for(10.0)
+    assert mesh.relay is not None
+    rendezvous = mesh.relay.core._rendezvous
+    clients, now = mesh.relay.core.clients, mesh.network.now + 1000.0
+    sent: list[object] = []
+    rendezvous._send = lambda client, message, now: sent.append(message)
+    asker = clients[IDENTITIES[0].node_id]
+    wanted = CertificateAsked([IDENTITIES[1].node_id, IDENTITIES[2].node_id, bytes(32)])
+    rendezvous.handle_asked(asker, wanted, now)
+    assert [message.node for message in sent] == [IDENTITIES[1].node_id]  # type: ignore[attr-defined]
+    for _ in range(2000):
+        rendezvous.handle_asked(asker, wanted, now)
+    assert len(sent) in (1024, 1025)
+    rendezvous.handle_asked(asker, wanted, now + 1.0)
+    assert len(sent) in (1025, 1026)
