@@ -45,6 +45,12 @@ MAX_PEER_ADDRESSES = 64
 MAX_SOCKET_PATH = 107
 """Bytes of sockaddr_un.sun_path, less its closing NUL (unix(7))."""
 
+DEFAULT_METRIC = 1024
+"""Of a route: the kernel's default for IPv6, and behind those of local networks, which stay preferred."""
+
+MIN_ROUTE_PREFIX = 8
+"""A default route in two halves is one too; whole blocks of private use are /8 at the largest (RFC 1918)."""
+
 MIN_REKEY_SECONDS = 2
 """Sessions leave 1 s between two rekeys."""
 
@@ -97,6 +103,16 @@ class Peer(msgspec.Struct, frozen=True):
     """That rules of the firewall may name."""
     rights: tuple[str, ...] = ()
     """What it may send besides what its certificate, if it has one, lets it."""
+    routes: tuple[str, ...] = ()
+    """Prefixes behind it that it may carry, where no certificate says so."""
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One of `routes:`; `to` is a prefix behind the member `via`, a name or a NodeID."""
+
+    via: str
+    to: str
+    metric: int
 
 
 class Paths(msgspec.Struct, frozen=True):
@@ -134,6 +150,7 @@ class ClientConfig(msgspec.Struct, frozen=True):
     network: NetworkSection | None = None
     firewall: FirewallSection | None = None
     """None lets everything pass."""
+    routes: tuple[Route, ...] = ()
     aead_library: Path | None = None
     """A BoringSSL-class libcrypto that seals and opens frame packets instead of OpenSSL's."""
     file: str = "the configuration"
@@ -155,12 +172,14 @@ def load_client_config(path: Path) -> ClientConfig:
         "session",
         "network",
         "firewall",
+        "routes",
         "aead_library",
     )
     top = document.section(keys)
     interface = top.section("interface", ("name", "addresses", "mtu"))
     relays = top.sections("relays", ("address", "id"))
-    peers = top.sections("peers", ("name", "id", "addresses", "endpoint", "groups", "rights"))
+    peers = top.sections("peers", ("name", "id", "addresses", "endpoint", "groups", "rights", "routes"))
+    routes = top.sections("routes", ("via", "to", "metric"))
     members = tuple(_peer(peer) for peer in peers)
     node = _node(top.section("node", ("name", "state_dir", "socket")))
     firewall = (
@@ -178,6 +197,7 @@ def load_client_config(path: Path) -> ClientConfig:
         firewall=read_firewall(firewall, _peer_parser(node.name, members, top.has("network")))
         if firewall
         else None,
+        routes=tuple(_route(route) for route in routes),
         aead_library=top.text("aead_library", parse_path, "/usr/lib/android/libcrypto.so.0", None),
         file=document.file,
     )
@@ -187,6 +207,7 @@ def load_client_config(path: Path) -> ClientConfig:
         top.refuse("relays", "at least one relay is needed to meet the peers", example)
     _refuse_small_mtu(config, interface)
     _refuse_repeats(config, relays, peers)
+    _check_routes(config, routes, peers)
     if firewall and config.firewall:
         check_rules(firewall, config.firewall)
     document.finish()
@@ -266,7 +287,20 @@ def _peer(section: Section) -> Peer:
         endpoint=section.text("endpoint", parse_endpoint, '"192.0.2.7:4400"', None),
         groups=section.words("groups", parse_group, "[admin]"),
         rights=section.words("rights", one_of("dhcp", "ra"), "[dhcp]"),
+        routes=section.texts("routes", parse_route, "192.168.5.0/24"),
     )
+
+
+def _route(section: Section) -> Route:
+    return Route(
+        via=section.text("via", _parse_via, "bob"),
+        to=section.text("to", parse_route, "192.168.5.0/24"),
+        metric=section.number("metric", 1, (1 << 32) - 1, default=DEFAULT_METRIC),
+    )
+
+
+def _parse_via(text: str) -> str:
+    return text.lower() if len(text) == 52 and parse_node_id(text) else parse_name(text)
 
 
 def _peer_parser(own: str, peers: tuple[Peer, ...], network: bool) -> Callable[[str], str]:
@@ -331,6 +365,32 @@ def _refuse_small_mtu(config: ClientConfig, section: Section) -> None:
     small = config.interface.mtu != "auto" and config.interface.mtu < MIN_IPV6_MTU
     if small and any(":" in address for address in config.interface.addresses):
         section.refuse("mtu", f"an IPv6 address needs at least {MIN_IPV6_MTU}", "1380")
+
+
+def _check_routes(config: ClientConfig, routes: list[Section], peers: list[Section]) -> None:
+    """Each once, of one metric per prefix, outside the overlay, by a gateway that there can be."""
+    seen: dict[tuple[str, str], str] = {}
+    metrics: dict[str, tuple[int, str]] = {}
+    own = [ipaddress.ip_interface(text).network for text in config.interface.addresses]
+    parse = _peer_parser(config.peers)
+    for section, route in zip(routes, config.routes, strict=True):
+        if not route.to or not route.via:
+            continue  # refused already
+        refuse_repeat(section, "to", (route.to, route.via), seen)
+        metric, where = metrics.setdefault(route.to, (route.metric, section.path("metric")))
+        if metric != route.metric:
+            section.refuse("metric", f"is not that of {where}; a prefix has one metric", str(metric))
+        prefix = ipaddress.ip_network(route.to)
+        if any(net.version == prefix.version and prefix.overlaps(net) for net in own):
+            section.refuse("to", f"{route.to} overlaps interface.addresses; the overlay needs no route")
+        if config.network is None:
+            try:
+                parse(route.via)
+            except ValueError as error:
+                section.refuse("via", str(error))
+    for section, peer in zip(peers, config.peers, strict=True):
+        if peer.routes and config.network is not None:
+            section.refuse("routes", "in a network, the peer's certificate says what it may carry; remove it")
 
 
 def _refuse_repeats(config: ClientConfig, relays: list[Section], peers: list[Section]) -> None:
@@ -428,6 +488,25 @@ def parse_overlay_address(text: str) -> str:
     if "/" in text:
         raise ValueError(f"{text}: peers' addresses have no prefix length")
     return str(_overlay_address(text))
+
+
+def parse_route(text: str) -> str:
+    """A prefix behind a member, in its canonical form; nothing that takes a large part of all addresses."""
+    try:
+        prefix = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{text!r} is not an IPv4 or IPv6 prefix") from None
+    if "/" not in text:
+        raise ValueError(f"{text} lacks its prefix length")
+    if str(prefix.network_address) != str(ipaddress.ip_address(text.partition("/")[0])):
+        raise ValueError(f"{text} is an address in {prefix}; name the prefix itself")
+    if prefix.prefixlen < MIN_ROUTE_PREFIX:
+        raise ValueError(
+            f"{text} takes too much; default routes and prefixes below /{MIN_ROUTE_PREFIX} are not taken"
+        )
+    if prefix.is_multicast or prefix.is_loopback or prefix.is_link_local:
+        raise ValueError(f"{text} is nothing that can be behind a member")
+    return str(prefix)
 
 
 def parse_host_port(text: str) -> tuple[str, int]:

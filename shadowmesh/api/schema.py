@@ -149,6 +149,16 @@ class FirewallStatus(msgspec.Struct, frozen=True, kw_only=True):
     rules: list[FirewallRule] = []
 
 
+class RouteStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One of `routes:`. `reason` says why it is not in use, if there is something to say."""
+
+    to: str
+    via: str
+    metric: int
+    state: Literal["installed", "standby", "waiting", "refused"]
+    reason: str | None = None
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Answer to GET /v1/status. `drops` has every reason of the data plane, also those at zero."""
 
@@ -159,6 +169,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     counters: dict[str, int]
     drops: dict[str, int]
     firewall: FirewallStatus | None = None
+    routes: list[RouteStatus] = []
 
 
 class PingRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

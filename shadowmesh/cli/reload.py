@@ -22,8 +22,9 @@ from shadowmesh.command import examples
 def reload(config: Path | None, socket: Path | None, as_json: bool) -> None:
     """Have the running client read its configuration again.
 
-    The firewall and the groups of peers change at once, and no session is dropped; what needs a restart is
-    named. A file with a mistake changes nothing: exit code 3. SIGHUP does the same and tells the log.
+    The firewall, the groups of peers and the routes change at once, and no session is dropped; what needs a
+    restart is named. A file with a mistake changes nothing: exit code 3. SIGHUP does the same and tells the
+    log.
     """
     reply = ask(socket_path(config, socket), lambda client: client.reload(), start_advice(socket))
     if as_json:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from shadowmesh.api.schema import NetworkStatus, PeerStatus, RelayStatus, Status
+from shadowmesh.api.schema import NetworkStatus, PeerStatus, RelayStatus, RouteStatus, Status
 from shadowmesh.cli.options import (
     ask,
     config_option,
@@ -57,6 +57,7 @@ def render(status: Status) -> list[str]:
         *(_peers(status.peers) if status.peers else ["No peers are configured."]),
         "",
         *_paths(status.peers),
+        *_routes(status.routes),
         *_relays(status.relays),
     ]
     drops = {reason: count for reason, count in status.drops.items() if count}
@@ -125,6 +126,16 @@ def _paths(peers: list[PeerStatus]) -> list[str]:
         if path.state != "failed"
     ]
     return [*table(head, rows, frozenset(["rtt", "jitter", "loss", "budget"])), ""] if rows else []
+
+
+def _routes(routes: list[RouteStatus]) -> list[str]:
+    rows = [(route.to, route.via, str(route.metric), route.state) for route in routes]
+    notes = [f"  {route.to} via {route.via}: {route.reason}" for route in routes if route.reason]
+    return (
+        [*table(("route to", "via", "metric", "state"), rows, frozenset(["metric"])), *notes, ""]
+        if rows
+        else []
+    )
 
 
 def _short_cipher(name: str | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from shadowmesh.core.members import Members
 from shadowmesh.core.relays import RelayClient
@@ -18,11 +19,21 @@ from shadowmesh.units import NodeId
 from shadowmesh.wire.messages import MAX_ASKED, CertificateAsked, CertificateShown
 
 ASK_TIMEOUT = 10.0
-"""Seconds after which an unanswered question is forgotten; the next PRESENT brings it up again."""
+"""Seconds after which an unanswered question is asked again: the member was away just then, or the relay is
+short of time."""
+MAX_TRIES = 6
+"""Times that a question is asked; then the next PRESENT brings it up."""
 KEEP_EVERY = 30.0
 """Seconds at least between two times that the known members are written down."""
 MARK_SIZE = 8
 """Bytes of a certificate's fingerprint that tell it from the member's one before."""
+
+
+@dataclass
+class _Question:
+    relay: RelayClient
+    at: float = 0.0
+    tries: int = 0
 
 
 class Acquaintances:
@@ -45,8 +56,8 @@ class Acquaintances:
         self._drops = drops
         self._learn = learn
         self._shown: OrderedDict[NodeId, tuple[bytes, Standing]] = OrderedDict()
-        self._waiting: OrderedDict[NodeId, RelayClient] = OrderedDict()
-        self._asked: dict[NodeId, tuple[RelayClient, float]] = {}
+        self._waiting: OrderedDict[NodeId, _Question] = OrderedDict()
+        self._asked: dict[NodeId, _Question] = {}
         self._changed = False
         self._keep_at = 0.0
         for node, shown in kept:
@@ -69,13 +80,13 @@ class Acquaintances:
         if len(mark) != MARK_SIZE or self._members.membership is None or node in self._asked:
             return
         if known is None or known.certificate.fingerprint[:MARK_SIZE] != mark:
-            self._waiting[node] = relay
+            self._waiting[node] = _Question(relay)
             self._ask(now)
 
     def handle_shown(self, relay: RelayClient, message: CertificateShown, now: float) -> None:
         """The answer to a question of ours."""
         asked = self._asked.get(message.node)
-        if asked is None or asked[0] is not relay:
+        if asked is None or asked.relay is not relay:
             self._drops["unasked_certificate"] += 1
             return
         del self._asked[message.node]
@@ -85,9 +96,11 @@ class Acquaintances:
 
     def handle_tick(self, now: float) -> list[tuple[NodeId, bytes]] | None:
         """Once a second; returns what is to be written down, if that has changed."""
-        late = [node for node, (_, at) in self._asked.items() if now - at > ASK_TIMEOUT]
+        late = [node for node, question in self._asked.items() if now - question.at > ASK_TIMEOUT]
         for node in late:
-            del self._asked[node]
+            question = self._asked.pop(node)
+            if question.tries < MAX_TRIES:
+                self._waiting.setdefault(node, question)
         self._ask(now)
         if not self._changed or now < self._keep_at:
             return None
@@ -102,9 +115,10 @@ class Acquaintances:
     def _ask(self, now: float) -> None:
         """What the answers to all open questions take must fit what a relay lets wait for us."""
         while self._waiting and len(self._asked) < MAX_ASKED:
-            node, relay = self._waiting.popitem(last=False)
-            self._asked[node] = (relay, now)
-            relay.send(CertificateAsked([node]), now)
+            node, question = self._waiting.popitem(last=False)
+            question.at, question.tries = now, question.tries + 1
+            self._asked[node] = question
+            question.relay.send(CertificateAsked([node]), now)
 
     def _take(self, node: NodeId, shown: bytes) -> bool:
         """Raises nothing: a member that does not count here is not known, and its session will say why."""

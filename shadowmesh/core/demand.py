@@ -12,7 +12,8 @@ from typing import Literal
 
 EAGER_MEMBERS = 32
 """Members of a network up to which `connect: auto` is eager: a full mesh of them costs each node 32 sessions,
-of which a quiet one is about 70 kB and 0.1 % of a core (bench/members.py)."""
+and as many handshakes at once when a relay returns (3 ms of CPU time at each end).  A quiet one is then about
+80 kB, and a hundredth of a percent of a core (bench/members.py)."""
 IDLE_AFTER = 300.0
 """Seconds without a frame from one to the other after which a session on demand ends: as long as connection
 trackers keep an idle UDP flow, and far longer than a person pauses."""
@@ -64,6 +65,11 @@ class Demand:
         if payload:
             self._held.append((now + HOLD, payload))
         self._drop(now)
+
+    def keep(self) -> bool:
+        """The peer is wanted always, from now on; whether that is news."""
+        news, self._always = not self._always, True
+        return news
 
     def sleep(self) -> None:
         """The session has ended because it was idle."""

@@ -24,6 +24,7 @@ from shadowmesh.errors import BadPacket, RemoteProtocolError
 from shadowmesh.membership.guard import Membership, Standing
 from shadowmesh.membership.roster import MIN_PREFIX, Member, Roster
 from shadowmesh.overlay.mac import mac_of
+from shadowmesh.path.candidates import Prefix
 from shadowmesh.path.health import TICK as BUSY_TICK
 from shadowmesh.path.mtu import LARGEST
 from shadowmesh.path.nat import Filtering, Mapping, NatReport, classify_mapping
@@ -86,6 +87,7 @@ class Core:
         overlay = [ipaddress.ip_interface(text).network for text in config.interface.addresses]
         overlay += [ipaddress.ip_network(text) for peer in config.peers for text in peer.addresses]
         overlay += membership.network.subnets if membership is not None else ()
+        self._overlay = overlay
         self.network = LocalNetwork(overlay)
         self._direct = config.paths.direct
         self._most_peers = most_peers
@@ -180,6 +182,12 @@ class Core:
         self.network.largest = largest
         self._tell_network(moved=True, now=now)
         self.hurry(now)
+
+    def handle_routed(self, prefixes: Sequence[Prefix], now: float) -> None:
+        """Packets to these go through our own device: no address in them leads to a peer."""
+        self.network.own_prefixes = (*self._overlay, *prefixes)
+        for peer in self.peers.values():
+            peer.routing.handle_prefixes(now)
 
     def handle_mapped(self, external: Address | None, now: float) -> None:
         """The router takes packets for us at `external`; None: no longer."""
@@ -402,7 +410,9 @@ class Core:
         self._shared.connect.met += 1
         for relay in self.relays:
             relay.send(Interest(add=[node]), now)
-        return self._add_peer(member, Demand(self._shared.connect, always=False), now)
+        peer = self._add_peer(member, Demand(self._shared.connect, always=False), now)
+        peer.standing = self.acquaintances.standing(node)
+        return peer
 
     def _add_peer(
         self, member: Member, demand: Demand, now: float, rights: Iterable[str] = ()
@@ -419,7 +429,7 @@ class Core:
         """A member is known by its certificate, before there is a session."""
         peer = self.peers.get(node)
         if peer is not None:
-            peer.member = self.members.learn(peer.member, standing)
+            peer.member, peer.standing = self.members.learn(peer.member, standing), standing
 
     def _enforce(self, now: float) -> None:
         """A newer revocation list counts from now on: act on it, and pass it on to everybody."""

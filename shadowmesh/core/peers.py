@@ -19,6 +19,7 @@ from shadowmesh.core.routing import Mode, Routing
 from shadowmesh.core.session import Session
 from shadowmesh.core.shared import Shared
 from shadowmesh.errors import NotMember, RemoteProtocolError
+from shadowmesh.membership.guard import Standing
 from shadowmesh.membership.roster import Member
 from shadowmesh.overlay.mac import mac_of
 from shadowmesh.path.backoff import Backoff
@@ -57,6 +58,8 @@ class PeerClient:
         self.demand = demand
         self.mac = mac_of(member.node_id)
         self.session: Session | None = None
+        self.standing: Standing | None = None
+        """Its membership as it was shown last, by itself or by a relay; None while that is not known."""
         self.last_error: str | None = None
         self.deadline: float | None = None
         self._shared = shared
@@ -176,6 +179,13 @@ class PeerClient:
             self._backoff.reset()
             self.schedule(now)
         self._send_held(now)
+
+    def keep(self, now: float) -> bool:
+        """Stay connected, also without frames; whether that is news."""
+        if not self.demand.keep():
+            return False
+        self.schedule(now)
+        return True
 
     def _send_held(self, now: float) -> None:
         session = self.session
@@ -323,6 +333,7 @@ class PeerClient:
     def _switch(self, session: Session, now: float) -> None:
         old, self.session = self.session, session
         self.member = self._shared.members.learn(self.member, session.standing)
+        self.standing = session.standing
         self.routing.start(old is None or old.instance != session.instance, now)
         self._note_path(now)
         self._backoff.reset()
@@ -376,6 +387,12 @@ class PeerClient:
     def path(self) -> str | None:
         """The path that frames take now, for people; None without one, or without a session."""
         return self.routing.name if self.session is not None else None
+
+    @property
+    def answers(self) -> bool:
+        """Whether frames have a path that, as far as we know, works."""
+        current = self.routing.paths.current
+        return self.path is not None and current is not None and current.usable
 
     def probe(self, now: float) -> bytes | None:
         """Send a probe beside the regular ones; returns its nonce, None without session or path."""

@@ -140,6 +140,11 @@ class Routing:
             self.paths.handle_network_change(now)
         self.synchronise(now)
 
+    def handle_prefixes(self, now: float) -> None:
+        """Other prefixes are our own: see which addresses of the peer are left."""
+        self._list(now)
+        self.synchronise(now)
+
     def check(self, now: float) -> None:
         """Show the peer a packet of a new epoch; if no answer comes, the path or the session is given up."""
         if self.paths.current is not None:

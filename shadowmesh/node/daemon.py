@@ -13,6 +13,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from msgspec import structs
+
 from shadowmesh._ext.engine import EVENT_LANE_MESSAGE, EVENT_SOURCE, EVENT_WANTED, Engine
 from shadowmesh.api.schema import Netcheck, PingReply, ReloadReply, RevocationsReply, Status, WhyReply
 from shadowmesh.config import ClientConfig
@@ -28,6 +30,7 @@ from shadowmesh.membership.roster import Member
 from shadowmesh.node import acquainted, tickets
 from shadowmesh.node.netcheck import check_network
 from shadowmesh.node.report import ON_DEMAND, is_idle, problem_of, report
+from shadowmesh.node.subnets import Subnets
 from shadowmesh.node.surroundings import Surroundings
 from shadowmesh.node.wall import Wall, read_again
 from shadowmesh.node.why import explain
@@ -74,6 +77,7 @@ class Daemon:
         self._surroundings = Surroundings(
             config, local_address(udp), self._handle_network, self._handle_mapped
         )
+        self._subnets = Subnets(config, core, self._drive)
         self._pings: dict[bytes, asyncio.Future[float]] = {}
         self._lookups: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -86,7 +90,8 @@ class Daemon:
         uptime = time.monotonic() - self._started_at
         unsent = self._unsent + self._surroundings.mapper.drops
         ports = self._surroundings.mapper
-        return report(self._config, self._core, self._engine, self._udp, self._mtu, uptime, unsent, ports)
+        made = report(self._config, self._core, self._engine, self._udp, self._mtu, uptime, unsent, ports)
+        return structs.replace(made, routes=self._subnets.status())
 
     async def netcheck(self) -> Netcheck:
         """Ask every relay how it sees us, wait for what is under way, and tell."""
@@ -142,9 +147,15 @@ class Daemon:
             raise LookupError(peer)
         state = self._core.peers[member.node_id]
         problem = ON_DEMAND if is_idle(state, time.monotonic()) else problem_of(state, self._core.relays)
-        return explain(
+        reply = explain(
             member, state.routing, self._config.paths.direct, self._core.network, problem, state.refusals
         )
+        refused = [
+            f"route to {route.to}: {route.reason}"
+            for route in self._subnets.status()
+            if route.state == "refused" and self._core.roster.find(route.via) is member
+        ]
+        return structs.replace(reply, findings=reply.findings + refused)
 
     def take_revocations(self, file: str) -> RevocationsReply:
         """Read a revocation list and act on it. Raises ConfigError."""
@@ -157,11 +168,12 @@ class Daemon:
         return RevocationsReply(number=membership.revocations.number, newer=newer)
 
     def reload(self) -> ReloadReply:
-        """Read the file again: rules and groups change at once. Raises ConfigError, changing nothing."""
+        """Read the file again: rules, groups, routes change at once. Raises ConfigError, changing nothing."""
         found = read_again(self._config, self._file, self._core.node_id)
         # By the names and NodeIDs of the file: a peer may be called otherwise there than when we started.
         self._firewall.install(found.wanted)
         self._config = found.config
+        self._subnets.set(found.config)
         log.info("%s was read again; changed: %s", self._file, ", ".join(found.reply.applied) or "nothing")
         if found.reply.restart:
             log.warning(
@@ -189,6 +201,7 @@ class Daemon:
         self._core.handle_timer(time.monotonic())
         self._drive()
         self._surroundings.start()
+        self._subnets.start()
 
     async def wait_stopped(self) -> None:
         """Returns when somebody asked to stop, or the core says that it must."""
@@ -196,6 +209,7 @@ class Daemon:
 
     async def finish(self) -> None:
         """Say goodbye to everybody and serve no more."""
+        await self._subnets.stop()
         await self._surroundings.stop()
         self._core.close(time.monotonic())
         self._transmit()

@@ -40,6 +40,7 @@ from shadowmesh.io.udp import local_address, open_udp
 from shadowmesh.membership.guard import Membership
 from shadowmesh.node import acquainted, tickets
 from shadowmesh.node.daemon import Daemon
+from shadowmesh.node.subnets import not_forwarded
 from shadowmesh.node.wall import Wall
 from shadowmesh.overlay.firewall import firewall_of
 from shadowmesh.overlay.mac import mac_of
@@ -139,6 +140,9 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
         stack.callback(os.close, event_fd)
         engine = Engine(udp.fileno(), tap.fileno(), event_fd, mac)
         core = new_core(config, identity, EngineTables(engine, udp.family), membership)
+        unready = not_forwarded(membership, config.interface.name)
+        if unready:
+            log.warning("%s; turn it on with sysctl", unready)
         # Before the first frame can come.
         firewall = Wall(engine, core)
         firewall.install(config)

@@ -28,6 +28,7 @@ from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.io.portmap import PortMapper
 from shadowmesh.io.udp import local_address
 from shadowmesh.membership.guard import Membership
+from shadowmesh.node.subnets import not_forwarded
 from shadowmesh.node.wall import firewall_status
 from shadowmesh.overlay.compilation import Party
 from shadowmesh.overlay.firewall import as_configured
@@ -63,7 +64,7 @@ def report(
             aead=aead.implementation(),
             features=engine.features(),
             nat=nat_status(core, ports),
-            network=network_status(core.members.membership),
+            network=network_status(core.members.membership, config.interface.name),
         ),
         relays=[_relay(relay) for relay in core.relays],
         peers=[
@@ -88,7 +89,7 @@ def nat_status(core: Core, ports: PortMapper) -> NatStatus:
     )
 
 
-def network_status(membership: Membership | None) -> NetworkStatus | None:
+def network_status(membership: Membership | None, interface: str) -> NetworkStatus | None:
     """This node's membership; None without a network."""
     if membership is None:
         return None
@@ -103,7 +104,7 @@ def network_status(membership: Membership | None) -> NetworkStatus | None:
         expires_in=left,
         revocation_list=membership.revocations.number,
         clock_behind=behind,
-        warning=_warning(membership, left, behind),
+        warning=_warning(membership, left, behind) or not_forwarded(membership, interface) or None,
     )
 
 

@@ -77,9 +77,10 @@ def read_again(running: ClientConfig, file: Path, own: NodeId) -> Reload:
     peers = tuple(
         msgspec.structs.replace(peer, groups=groups.get(peer.id, peer.groups)) for peer in running.peers
     )
-    config = msgspec.structs.replace(running, firewall=wanted.firewall, peers=peers)
+    config = msgspec.structs.replace(running, firewall=wanted.firewall, peers=peers, routes=wanted.routes)
     applied = ["firewall"] if config.firewall != running.firewall else []
     applied += ["peers[].groups"] if config.peers != running.peers else []
+    applied += ["routes"] if config.routes != running.routes else []
     filled = _filled(wanted, running)
     restart = [name for name in _SECTIONS if getattr(filled, name) != getattr(running, name)]
     restart += ["peers"] if wanted.peers != config.peers else []

@@ -14,6 +14,8 @@ from shadowmesh.testing.mesh import Mesh, command_path
 from shadowmesh.testing.process import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from shadowmesh.testing.lab import Lab
     from shadowmesh.testing.mesh import ClientNode
 
@@ -48,7 +50,7 @@ class Domain:
     def export(self) -> None:
         self.public.write_text(self.run("export"))
 
-    def member(self, name: str, signed: bool = True, **asked: Any) -> ClientNode:
+    def member(self, name: str, signed: bool = True, options: Sequence[str] = ()) -> ClientNode:
         """A client that knows its network and nobody else."""
         client = self.mesh.client(name)
         client.peers = []
@@ -59,7 +61,7 @@ class Domain:
         }
         if signed:
             path = client.directory / "certificate.pem"
-            made = self.run("sign", client.node_id, "--name", name, "-o", str(path), "--json")
+            made = self.run("sign", client.node_id, "--name", name, *options, "-o", str(path), "--json")
             client.ipv4 = json.loads(made)["addresses"][0].partition("/")[0]
             client.config["network"] = {"file": str(self.public), "certificate": str(path)}
             del client.config["relays"]

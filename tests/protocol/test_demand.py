@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
-from shadowmesh.core.acquaintances import ASK_TIMEOUT, KEEP_EVERY
+from shadowmesh.core.acquaintances import ASK_TIMEOUT, KEEP_EVERY, MAX_TRIES
 from shadowmesh.core.demand import EAGER_MEMBERS, HELD, HOLD, IDLE_AFTER, WANTED_FOR, Connect, Demand
 from shadowmesh.core.shared import Changed
 from shadowmesh.wire.messages import CertificateAsked, CertificateShown, Present
@@ -204,8 +206,11 @@ def test_few_questions_are_open_and_a_silent_relay_holds_nobody_up(home: Domain)
     for number in range(20):
         core._relay_message(core.relays[0], Present(number.to_bytes(32, "big"), bytes(8), bytes(8)), now)
     assert sum(isinstance(message, CertificateAsked) for message in asked) == 8
-    core.acquaintances.handle_tick(now + ASK_TIMEOUT + 0.1)
-    assert sum(isinstance(message, CertificateAsked) for message in asked) == 16
+    for number in range(1, 20):
+        core.acquaintances.handle_tick(now + number * (ASK_TIMEOUT + 0.1))
+    nodes = Counter(message.nodes[0] for message in asked if isinstance(message, CertificateAsked))
+    assert len(nodes) == 20
+    assert set(nodes.values()) == {MAX_TRIES}
 
 
 def test_the_relay_shows_certificates_to_members_of_the_same_network_only_and_within_a_budget(

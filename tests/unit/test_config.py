@@ -344,6 +344,7 @@ def test_documented_keys_are_the_keys_there_are(tmp_path: Path) -> None:
         ("admission", load_relay_config),
         ("relays[]", load_client_config),
         ("peers[]", load_client_config),
+        ("routes[]", load_client_config),
         ("firewall", load_client_config),
         ("firewall.rules[]", load_client_config),
         ("firewall.tests[]", load_client_config),
@@ -368,3 +369,46 @@ def test_the_examples_in_the_reference_load(tmp_path: Path) -> None:
     path = tmp_path / "relay.yaml"
     path.write_text(relay)
     assert load_relay_config(path).relay.port == 4433
+
+
+ROUTED = MINIMAL + "routes:\n  - {via: bob, to: 192.168.5.0/24}\n  - {via: carol, to: 192.168.5.0/24}\n"
+
+
+def test_routes_have_a_metric_behind_those_of_local_networks(tmp_path: Path) -> None:
+    text = ROUTED.replace("via: carol, to: 192.168.5.0/24", 'via: bob, to: "FD00:5::/64", metric: 7')
+    found = [(route.via, route.to, route.metric) for route in load(tmp_path, text).routes]
+    assert found == [("bob", "192.168.5.0/24", 1024), ("bob", "fd00:5::/64", 7)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("bob, to: 192.168.5.0/24", "bob, to: 0.0.0.0/0", "client.yaml:9: routes[0].to: 0.0.0.0/0 takes too"),
+        ("bob, to: 192.168.5.0/24", "bob, to: 128.0.0.0/1", "128.0.0.0/1 takes too much; default routes and"),
+        ("bob, to: 192.168.5.0/24", 'bob, to: "::/0"', "::/0 takes too much"),
+        ("bob, to: 192.168.5.0/24", "bob, to: 192.168.5.1/24", "is an address in 192.168.5.0/24;"),
+        ("bob, to: 192.168.5.0/24", "bob, to: 192.168.5.0", "routes[0].to: 192.168.5.0 lacks its"),
+        ("bob, to: 192.168.5.0/24", "bob, to: lan", "routes[0].to: 'lan' is not an IPv4 or IPv6 prefix"),
+        ("bob, to: 192.168.5.0/24", "bob, to: 224.0.0.0/8", "224.0.0.0/8 is nothing that can be"),
+        ("bob, to: 192.168.5.0/24", "bob, to: 10.0.0.0/8", "10.0.0.0/8 overlaps interface.addresses"),
+        ("via: bob", "via: bbo", "routes[0].via: no peer is called 'bbo'; did you mean bob?"),
+        ("via: bob", "via: carol", "client.yaml:10: routes[1].to:"),
+        ("via: carol, to", "metric: 5, via: carol, to", "routes[1].metric: is not that of routes[0]"),
+        ("via: bob", "metric: 0, via: bob", "routes[0].metric: 0 is not between 1 and 4294967295"),
+    ],
+)  # fmt: skip
+def test_wrong_routes_are_refused_by_key(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert expected in refusal(tmp_path, ROUTED.replace(old, new, 1))
+
+
+def test_in_a_network_any_member_may_be_named_and_certificates_allow(tmp_path: Path) -> None:
+    network = "network: {file: /a.pem, certificate: /b.pem, connect: demand}\n"
+    config = load(tmp_path, ROUTED.replace("via: bob", "via: dave") + network)
+    assert config.routes[0].via == "dave"
+    assert config.network is not None
+    assert config.network.connect == "demand"
+    told = refusal(tmp_path, ROUTED.replace("10.77.0.2]", "10.77.0.2], routes: [192.168.5.0/24]") + network)
+    assert "peers[0].routes: in a network, the peer's certificate says what it may carry; remove it" in told
+    assert "network.connect: 'lazy' is none of auto, eager, demand" in refusal(
+        tmp_path, MINIMAL + network.replace("demand", "lazy")
+    )

@@ -96,13 +96,13 @@ def test_a_session_is_ended_by_revocation_at_once_and_by_expiry_after_a_day() ->
 
 
 def warning(member: Membership) -> str:
-    status = network_status(member)
+    status = network_status(member, "smesh0")
     assert status is not None
     return status.warning or ""
 
 
 def test_status_warns_in_time_and_names_the_clock() -> None:
-    assert network_status(None) is None
+    assert network_status(None, "smesh0") is None
     assert warning(at()) == ""
     assert "expires in 9.0 days" in warning(at(CERTIFICATE.body.not_after - 9 * DAY))
     assert "has expired" in warning(at(CERTIFICATE.body.not_after + 1))

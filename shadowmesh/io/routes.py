@@ -1,0 +1,61 @@
+"""Routes into the TAP: put into the kernel's main table and taken out (rtnetlink by pyroute2).
+
+They go with the device, however the process ends.  Decides nothing, and touches no route of others.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+
+from shadowmesh.overlay.routes import Key
+
+
+def apply(interface: str, before: Mapping[Key, str], wanted: Mapping[Key, str]) -> dict[Key, str]:
+    """Make the routes `before` those that are `wanted`; returns why some could not be made.
+
+    Blocks for some milliseconds; call in a thread without an event loop. Raises OSError.
+    """
+    from pyroute2 import IPRoute, NetlinkError
+
+    failed: dict[Key, str] = {}
+    with IPRoute() as netlink:
+        found = netlink.link_lookup(ifname=interface)
+        if not found:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), interface)
+        for key in before.keys() - wanted.keys():
+            try:
+                netlink.route("del", dst=key.to, gateway=before[key], oif=found[0], priority=key.metric)
+            except NetlinkError as error:
+                if error.code not in (errno.ESRCH, errno.ENODEV):  # somebody was faster
+                    raise OSError(error.code, os.strerror(error.code)) from error
+        for key, via in wanted.items():
+            if before.get(key) == via:
+                continue
+            # "replace" takes any route with this prefix and metric: only where that is our own.
+            verb = "replace" if key in before else "add"
+            try:
+                netlink.route(verb, dst=key.to, gateway=via, oif=found[0], priority=key.metric)
+            except NetlinkError as error:
+                failed[key] = _problem(key, error.code)
+    return failed
+
+
+def _problem(key: Key, code: int) -> str:
+    if code == errno.EEXIST:
+        return f"there is a route to {key.to} with metric {key.metric} already; set another metric"
+    return f"the system refuses the route: {os.strerror(code)}"
+
+
+def forwards(interface: str, version: int) -> bool:
+    """Whether this machine passes packets on that come in by `interface`; reads sysctls, sets none."""
+    name = f"/proc/sys/net/ipv4/conf/{interface}/forwarding" if version == 4 else _FORWARDING6
+    try:
+        with open(name) as file:
+            return file.read().strip() not in ("0", "")
+    except OSError:
+        return False
+
+
+_FORWARDING6 = "/proc/sys/net/ipv6/conf/all/forwarding"
