@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import dataclass, field
 
 from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.membership.asking import AskBudget
 from shadowmesh.session.links import Driver
 from shadowmesh.units import Address, NodeId
 
@@ -13,10 +14,6 @@ from .admission import Belonging
 
 FLIP_WINDOW = 60.0
 """Seconds within which the return of a displaced instance shows that two machines hold one identity."""
-
-CERTIFICATES_PER_SECOND = 16
-CERTIFICATES_AT_ONCE = 1024
-"""Certificates (5 kB each) that a client is sent: all members when it comes for the first time, then few."""
 
 
 @dataclass(eq=False)
@@ -54,16 +51,7 @@ class Client:
     opened: list[float] = field(default_factory=list)
     """When it opened channels, within the last second."""
 
-    certificates: float = 0.0
-    """When it may ask for a certificate again, had it asked for them one by one (`may_ask`)."""
-
-    def may_ask(self, now: float) -> bool:
-        """Whether another member's certificate may be sent to it: 16 a second, 1,024 at once."""
-        due = max(self.certificates, now - CERTIFICATES_AT_ONCE / CERTIFICATES_PER_SECOND)
-        if due > now:
-            return False
-        self.certificates = due + 1 / CERTIFICATES_PER_SECOND
-        return True
+    asks: AskBudget = field(default_factory=AskBudget)
 
     def mark_for(self, other: Client) -> bytes:
         """What `other` may know of our certificate: how its fingerprint begins, in a common network."""

@@ -109,7 +109,7 @@ class Rendezvous:
             other = self._clients.get(node)
             if other is None or other.belonging is None or not client.shares_network_with(other):
                 continue
-            if client.may_ask(now):
+            if client.asks.take(now):
                 self._send(client, CertificateShown(node, other.belonging.shown), now)
 
     def handle_open(self, client: Client, message: Open, now: float) -> None:

@@ -1,8 +1,9 @@
-"""Members that are known before there is a session: what they have shown the relay, checked as in a session.
+"""Members that are known before there is a session: what they have shown others, checked as in a session.
 
-A relay of the network says with PRESENT which certificate a member has; those that are not known yet are
-asked for, a few at a time, and kept for the next start.  So names and addresses are known of whom nobody has
-talked to.  A certificate from here lets nobody in: a session shows it anew.
+A relay of the network says with PRESENT which certificate a member has, and a peer with ROSTER of those that
+no relay tells of; what is not known yet is asked for, a few at a time, and kept for the next start.  So names
+and addresses are known of whom nobody has talked to.  A certificate from here lets nobody in: a session shows
+it anew.
 """
 
 from __future__ import annotations
@@ -10,13 +11,22 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from shadowmesh.core.members import Members
-from shadowmesh.core.relays import RelayClient
 from shadowmesh.errors import BadPacket, NotMember
+from shadowmesh.membership.asking import AskBudget
 from shadowmesh.membership.guard import Standing
 from shadowmesh.units import NodeId
-from shadowmesh.wire.messages import MAX_ASKED, CertificateAsked, CertificateShown
+from shadowmesh.wire.messages import (
+    MAX_ASKED,
+    MAX_ROSTER,
+    Acquaintance,
+    CertificateAsked,
+    CertificateShown,
+    Message,
+    Roster,
+)
 
 ASK_TIMEOUT = 10.0
 """Seconds after which an unanswered question is asked again: the member was away just then, or the relay is
@@ -29,9 +39,16 @@ MARK_SIZE = 8
 """Bytes of a certificate's fingerprint that tell it from the member's one before."""
 
 
+class Source(Protocol):
+    """A relay, or a peer, that can be asked."""
+
+    def send(self, message: Message, now: float) -> None:
+        """Send a message; dropped when it can't be told anything just now."""
+
+
 @dataclass
 class _Question:
-    relay: RelayClient
+    source: Source
     at: float = 0.0
     tries: int = 0
 
@@ -40,7 +57,7 @@ class Acquaintances:
     """One per node.
 
     :param most: members whose certificates are kept.
-    :param learn: called with each member's node and checked certificate.
+    :param learn: called with each member's node and checked certificate, and `now`.
     """
 
     def __init__(
@@ -49,7 +66,7 @@ class Acquaintances:
         kept: Iterable[tuple[NodeId, bytes]],
         most: int,
         drops: Counter[str],
-        learn: Callable[[NodeId, Standing], None],
+        learn: Callable[[NodeId, Standing, float], None],
     ) -> None:
         self._members = members
         self._most = most
@@ -58,6 +75,10 @@ class Acquaintances:
         self._shown: OrderedDict[NodeId, tuple[bytes, Standing]] = OrderedDict()
         self._waiting: OrderedDict[NodeId, _Question] = OrderedDict()
         self._asked: dict[NodeId, _Question] = {}
+        self._from_relays: set[NodeId] = set()
+        """Members of which a relay tells whoever is in the network."""
+        self.version = 0
+        """Rises when there are more of the others."""
         self._changed = False
         self._keep_at = 0.0
         for node, shown in kept:
@@ -74,25 +95,67 @@ class Acquaintances:
         known = self._shown.get(node)
         return known[1] if known is not None else None
 
-    def handle_present(self, relay: RelayClient, node: NodeId, mark: bytes, now: float) -> None:
-        """A relay has named a member of ours and the beginning of its certificate's fingerprint."""
-        known = self.standing(node)
-        if len(mark) != MARK_SIZE or self._members.membership is None or node in self._asked:
-            return
-        if known is None or known.certificate.fingerprint[:MARK_SIZE] != mark:
-            self._waiting[node] = _Question(relay)
-            self._ask(now)
+    def roster(self, reader: NodeId) -> Roster:
+        """What `reader` is told: members of which it will not hear from a relay of the network."""
+        return Roster(
+            [
+                Acquaintance(node, standing.certificate.fingerprint[:MARK_SIZE])
+                for node, (_, standing) in self._shown.items()
+                if node != reader and node not in self._from_relays and not self._members.is_revoked(node)
+            ][-MAX_ROSTER:]
+        )
 
-    def handle_shown(self, relay: RelayClient, message: CertificateShown, now: float) -> None:
+    def handle_present(self, relay: Source, node: NodeId, mark: bytes, now: float) -> None:
+        """A relay has named a member of ours and the beginning of its certificate's fingerprint."""
+        if len(mark) == MARK_SIZE:
+            self._from_relays.add(node)
+            self._handle_named(relay, node, mark, now)
+
+    def handle_message(
+        self,
+        peer: Source,
+        budget: AskBudget,
+        message: Roster | CertificateAsked | CertificateShown,
+        now: float,
+    ) -> None:
+        """What a peer says; `budget` is what it may ask."""
+        if self._members.membership is None:
+            self._drops["unexpected_message"] += 1
+        elif isinstance(message, Roster):
+            for one in message.members:
+                if one.node != self._members.membership.certificate.body.node:
+                    self._handle_named(peer, one.node, one.certificate, now)
+        elif isinstance(message, CertificateShown):
+            self.handle_shown(peer, message, now)
+        else:
+            for node in message.nodes:
+                if node in self._shown and budget.take(now):
+                    peer.send(CertificateShown(node, self._shown[node][0]), now)
+
+    def handle_shown(self, source: Source, message: CertificateShown, now: float) -> None:
         """The answer to a question of ours."""
         asked = self._asked.get(message.node)
-        if asked is None or asked.relay is not relay:
+        if asked is None or asked.source is not source:
             self._drops["unasked_certificate"] += 1
             return
         del self._asked[message.node]
         if self._take(message.node, message.membership):
-            self._learn(message.node, self._shown[message.node][1])
+            self._learn(message.node, self._shown[message.node][1], now)
         self._ask(now)
+
+    def handle_session(self, node: NodeId, shown: bytes, standing: Standing) -> None:
+        """A member has shown us this itself."""
+        self._store(node, shown, standing)
+
+    def _handle_named(self, source: Source, node: NodeId, mark: bytes, now: float) -> None:
+        known = self.standing(node)
+        if self._members.membership is None or self._members.is_revoked(node) or node in self._asked:
+            return
+        if known is not None and known.certificate.fingerprint[:MARK_SIZE] == mark:
+            self._learn(node, known, now)
+        elif len(self._waiting) < self._most:
+            self._waiting[node] = _Question(source)
+            self._ask(now)
 
     def handle_tick(self, now: float) -> list[tuple[NodeId, bytes]] | None:
         """Once a second; returns what is to be written down, if that has changed."""
@@ -118,7 +181,7 @@ class Acquaintances:
             node, question = self._waiting.popitem(last=False)
             question.at, question.tries = now, question.tries + 1
             self._asked[node] = question
-            question.relay.send(CertificateAsked([node]), now)
+            question.source.send(CertificateAsked([node]), now)
 
     def _take(self, node: NodeId, shown: bytes) -> bool:
         """Raises nothing: a member that does not count here is not known, and its session will say why."""
@@ -127,11 +190,26 @@ class Acquaintances:
         except (NotMember, BadPacket):
             self._drops["bad_certificate"] += 1
             return False
+        known = self.standing(node)
         if standing is None:
             return False
-        self._shown.pop(node, None)
+        if known is not None and _age(standing) < _age(known):
+            self._drops["bad_certificate"] += 1  # valid still, but the member has a newer one
+            return False
+        self._store(node, shown, standing)
+        return True
+
+    def _store(self, node: NodeId, shown: bytes, standing: Standing) -> None:
+        known = self._shown.pop(node, None)
         self._shown[node] = (shown, standing)
         if len(self._shown) > self._most:
             self._shown.popitem(last=False)
-        self._changed = True
-        return True
+        if known is None or known[1].certificate.fingerprint != standing.certificate.fingerprint:
+            self._changed = True
+            self.version += node not in self._from_relays
+
+
+def _age(standing: Standing) -> tuple[int, int]:
+    """The later of two certificates of one member: serials rise, and what renews one keeps its serial."""
+    body = standing.certificate.body
+    return body.serial, body.not_after

@@ -101,6 +101,7 @@ class Core:
             tickets={ticket.relay: ticket for ticket in tickets},
             members=self.members,
             owners=Owners(tables, config.interface.addresses, mac_of(identity.node_id)),
+            acquaintances=self.acquaintances,
             connect=Connect(config.network.connect if config.network else "eager", drops=self.drops),
         )
         self.peers: dict[NodeId, PeerClient] = {}
@@ -410,9 +411,7 @@ class Core:
         self._shared.connect.met += 1
         for relay in self.relays:
             relay.send(Interest(add=[node]), now)
-        peer = self._add_peer(member, Demand(self._shared.connect, always=False), now)
-        peer.standing = self.acquaintances.standing(node)
-        return peer
+        return self._add_peer(member, Demand(self._shared.connect, always=False), now)
 
     def _add_peer(
         self, member: Member, demand: Demand, now: float, rights: Iterable[str] = ()
@@ -425,11 +424,11 @@ class Core:
         self.peers[member.node_id] = self._by_handle[handle] = peer
         return peer
 
-    def _learn(self, node: NodeId, standing: Standing) -> None:
-        """A member is known by its certificate, before there is a session."""
-        peer = self.peers.get(node)
-        if peer is not None:
-            peer.member, peer.standing = self.members.learn(peer.member, standing), standing
+    def _learn(self, node: NodeId, standing: Standing, now: float) -> None:
+        """A member is known by its certificate; what it has shown itself, in a session, goes before."""
+        peer = self._find_peer(node, now)
+        if peer is not None and peer.session is None:
+            peer.member = self.members.learn(peer.member, standing)
 
     def _enforce(self, now: float) -> None:
         """A newer revocation list counts from now on: act on it, and pass it on to everybody."""
@@ -438,7 +437,7 @@ class Core:
         self._shared.tell("network", f"revocation list {self.members.number} counts from now on")
         for peer in list(self.peers.values()):
             peer.enforce(now)
-            peer.send_revocations(news, now)
+            peer.send(news, now)
         for relay in self.relays:
             relay.send(news, now)
 

@@ -19,7 +19,6 @@ from shadowmesh.core.routing import Mode, Routing
 from shadowmesh.core.session import Session
 from shadowmesh.core.shared import Shared
 from shadowmesh.errors import NotMember, RemoteProtocolError
-from shadowmesh.membership.guard import Standing
 from shadowmesh.membership.roster import Member
 from shadowmesh.overlay.mac import mac_of
 from shadowmesh.path.backoff import Backoff
@@ -27,7 +26,13 @@ from shadowmesh.session.link import CloseCode, Confirmed, Ended, Link, LinkEvent
 from shadowmesh.session.links import Driver
 from shadowmesh.session.machine import Agreement
 from shadowmesh.units import Address, Whole
-from shadowmesh.wire.messages import RevocationNews
+from shadowmesh.wire.messages import (
+    CertificateAsked,
+    CertificateShown,
+    Message,
+    RevocationNews,
+    Roster,
+)
 
 GRACE = 10.0
 """Seconds that the receive lanes of a replaced session live on."""
@@ -58,8 +63,6 @@ class PeerClient:
         self.demand = demand
         self.mac = mac_of(member.node_id)
         self.session: Session | None = None
-        self.standing: Standing | None = None
-        """Its membership as it was shown last, by itself or by a relay; None while that is not known."""
         self.last_error: str | None = None
         self.deadline: float | None = None
         self._shared = shared
@@ -207,6 +210,8 @@ class PeerClient:
         if self.session is not None:
             self.session.handle_tick(counters["next_number"], counters["failed_opens"], now)
         if self.session is not None:
+            self._send_roster(self.session, now)
+        if self.session is not None:
             last_frame = max(counters["last_unicast"], self.session.established_at)
             if self.demand.is_idle(last_frame, now):
                 self.session.close(CloseCode.IDLE, "it carried no frames for some minutes", now)
@@ -285,11 +290,21 @@ class PeerClient:
             session.driver.link.send(news)
             self._shared.links.pump(session.driver, now)
 
-    def send_revocations(self, news: RevocationNews, now: float) -> None:
-        """Tell the peer of a newer list."""
+    def send(self, message: Message, now: float) -> None:
+        """Send a control message; dropped while there is no session."""
         if self.session is not None and self.session.driver.link.established:
-            self.session.driver.link.send(news)
+            self.session.driver.link.send(message)
             self._shared.links.pump(self.session.driver, now)
+
+    def _send_roster(self, session: Session, now: float) -> None:
+        """Members of which the peer does not hear elsewhere, if there are more of them than it knows."""
+        acquaintances = self._shared.acquaintances
+        ready = session.standing is not None and session.driver.link.established
+        if ready and session.roster_told != acquaintances.version:
+            first, session.roster_told = session.roster_told is None, acquaintances.version
+            roster = acquaintances.roster(self.member.node_id)
+            if roster.members or not first:
+                self.send(roster, now)
 
     def enforce(self, now: float) -> None:
         """End every session and handshake that this peer's certificate does not carry any more."""
@@ -313,6 +328,8 @@ class PeerClient:
         try:
             if isinstance(received.message, RevocationNews):
                 self._shared.members.handle_news(received.message, now)
+            elif isinstance(received.message, Roster | CertificateAsked | CertificateShown):
+                self._shared.acquaintances.handle_message(self, session.asks, received.message, now)
             elif session.handle_message(received, now):
                 self.routing.check(now)
         except RemoteProtocolError as error:
@@ -333,7 +350,8 @@ class PeerClient:
     def _switch(self, session: Session, now: float) -> None:
         old, self.session = self.session, session
         self.member = self._shared.members.learn(self.member, session.standing)
-        self.standing = session.standing
+        if session.standing is not None:
+            self._shared.acquaintances.handle_session(self.member.node_id, session.shown, session.standing)
         self.routing.start(old is None or old.instance != session.instance, now)
         self._note_path(now)
         self._backoff.reset()

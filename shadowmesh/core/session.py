@@ -14,6 +14,7 @@ from typing import Any
 from shadowmesh.core.shared import Shared
 from shadowmesh.crypto.keys import Direction
 from shadowmesh.errors import RemoteProtocolError
+from shadowmesh.membership.asking import AskBudget
 from shadowmesh.membership.guard import Standing
 from shadowmesh.session.epoch import EpochKeys
 from shadowmesh.session.lane import ControlLane
@@ -81,6 +82,12 @@ class Session:
         self.instance = agreement.instance
         self.standing: Standing | None = None
         """The peer's membership; None without a network."""
+        self.shown = agreement.membership
+        """What that stands on."""
+        self.asks = AskBudget()
+        """What the peer may ask of us about others."""
+        self.roster_told: int | None = None
+        """Version of our roster that the peer has."""
         self.established_at = now
         self._shared = shared
         self._peer = peer

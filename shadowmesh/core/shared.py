@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from shadowmesh.core.acquaintances import Acquaintances
 from shadowmesh.core.demand import Connect
 from shadowmesh.core.members import Members
 from shadowmesh.core.owners import Owners, OwnerTables
@@ -112,6 +113,7 @@ class Shared:
     members: Members
     owners: Owners
     connect: Connect
+    acquaintances: Acquaintances
     outbox: list[tuple[bytes, Address]] = field(default_factory=list)
     events: deque[CoreEvent] = field(default_factory=deque)
     receivers: dict[int, int] = field(default_factory=dict)

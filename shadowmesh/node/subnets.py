@@ -136,7 +136,9 @@ class Subnets:
     def _allowed_of(self, peer: PeerClient) -> list[str] | None:
         if self._core.members.membership is None:
             return list(self._allowed.get(peer.member.node_id, ()))
-        return list(peer.standing.certificate.body.routes) if peer.standing is not None else None
+        standing = peer.session.standing if peer.session is not None else None
+        shown = standing or self._core.acquaintances.standing(peer.member.node_id)
+        return list(shown.certificate.body.routes) if shown is not None else None
 
     def _guarded(self) -> list[Guarded]:
         core = self._core

@@ -28,6 +28,8 @@ MAX_NODES = 1024
 """NodeIDs in one Interest; a larger set takes several messages."""
 MAX_ASKED = 8
 """Certificates that a client may wait for: what a relay lets wait for it (session/link.py) holds them all."""
+MAX_ROSTER = 512
+"""Members in one Roster: as many as a client keeps."""
 MAX_CANDIDATES = 16
 """Addresses that a peer may be told of at once: more than a machine has, few enough to try all of them."""
 
@@ -71,8 +73,9 @@ class MessageType(enum.IntEnum):
     REKEY_OFFER = 0x49
     REKEY_ANSWER = 0x4A
     REVOCATION_NEWS = 0x50
-    CERTIFICATE_ASKED = 0x58
-    CERTIFICATE_SHOWN = 0x59
+    ROSTER = 0x5C
+    CERTIFICATE_ASKED = 0x5D
+    CERTIFICATE_SHOWN = 0x5E
 
 
 class Introduction(msgspec.Struct, kw_only=True, frozen=True):
@@ -258,14 +261,27 @@ class RevocationNews(msgspec.Struct, frozen=True):
     """As the authority signed it (`membership/revocation.py`)."""
 
 
+class Acquaintance(msgspec.Struct, frozen=True):
+    """A member that the sender knows, and the first 8 bytes of its certificate's fingerprint."""
+
+    node: Bytes32
+    certificate: Bytes8
+
+
+class Roster(msgspec.Struct, frozen=True):
+    """Peer -> peer of one network: members that I know, and of which no relay of the network tells you."""
+
+    members: Annotated[list[Acquaintance], msgspec.Meta(max_length=MAX_ROSTER)]
+
+
 class CertificateAsked(msgspec.Struct, frozen=True):
-    """Client -> relay: what have these members of my network shown you?"""
+    """Client -> relay or peer: what have these members of our network shown you?"""
 
     nodes: Annotated[list[Bytes32], msgspec.Meta(max_length=MAX_ASKED)]
 
 
 class CertificateShown(msgspec.Struct, frozen=True):
-    """Relay -> client: the membership field of this member's HELLO, as it came."""
+    """The answer: the membership field of this member's HELLO, as it came."""
 
     node: Bytes32
     membership: Annotated[bytes, msgspec.Meta(max_length=MAX_HANDSHAKE_MESSAGE)]
@@ -277,7 +293,7 @@ Message = (
     | NatTest | SecondPort | Ticket
     | Candidates | PathView
     | RekeyAsk | RekeyOffer | RekeyAnswer
-    | RevocationNews | CertificateAsked | CertificateShown
+    | RevocationNews | Roster | CertificateAsked | CertificateShown
 )  # fmt: skip
 
 REGISTRY: dict[MessageType, type[Any]] = {
@@ -302,6 +318,7 @@ REGISTRY: dict[MessageType, type[Any]] = {
     MessageType.REKEY_OFFER: RekeyOffer,
     MessageType.REKEY_ANSWER: RekeyAnswer,
     MessageType.REVOCATION_NEWS: RevocationNews,
+    MessageType.ROSTER: Roster,
     MessageType.CERTIFICATE_ASKED: CertificateAsked,
     MessageType.CERTIFICATE_SHOWN: CertificateShown,
 }

@@ -9,9 +9,17 @@ import pytest
 from shadowmesh.core.acquaintances import ASK_TIMEOUT, KEEP_EVERY, MAX_TRIES
 from shadowmesh.core.demand import EAGER_MEMBERS, HELD, HOLD, IDLE_AFTER, WANTED_FOR, Connect, Demand
 from shadowmesh.core.shared import Changed
-from shadowmesh.wire.messages import CertificateAsked, CertificateShown, Present
+from shadowmesh.membership.asking import AskBudget
+from shadowmesh.wire.messages import (
+    Acquaintance,
+    CertificateAsked,
+    CertificateShown,
+    Message,
+    Present,
+    Roster,
+)
 from tests.protocol.mesh import IDENTITIES, Mesh
-from tests.protocol.test_membership import Domain, served
+from tests.protocol.test_membership import Domain, served, start_relay
 
 
 @pytest.fixture
@@ -235,3 +243,109 @@ def test_the_relay_shows_certificates_to_members_of_the_same_network_only_and_wi
     assert len(sent) in (1024, 1025)
     rendezvous.handle_asked(asker, wanted, now + 1.0)
     assert len(sent) in (1025, 1026)
+
+
+# What members tell each other.
+
+
+def chain(home: Domain) -> Mesh:
+    """0 and 2 list 1 alone, at a relay that knows nothing of their network."""
+    mesh = Mesh()
+    start_relay(mesh, is_open=True)
+    for number, others in ((0, (1,)), (1, (0, 2)), (2, (1,))):
+        mesh.start_client(number, others, membership=home.member(number), connect="demand")
+    mesh.pair_up(0, 1)
+    mesh.pair_up(1, 2)
+    mesh.network.run_for(5.0)
+    return mesh
+
+
+def test_members_learn_of_each_other_from_one_that_knows_both(home: Domain) -> None:
+    mesh = chain(home)
+    for one, other in ((0, 2), (2, 0)):
+        found = mesh.clients[one].core.roster.find(f"member{other}")
+        assert found is mesh.peer(one, other).member
+        assert found.addresses == (f"10.77.0.{other + 1}",)
+        assert mesh.peer(one, other).present, "each has told the relay of its interest"
+        assert mesh.peer(one, other).session is None
+    mesh.exchange(0, 2)
+
+
+def test_who_comes_later_is_told_of_too(home: Domain) -> None:
+    mesh = Mesh()
+    start_relay(mesh, is_open=True)
+    for number, others in ((0, (1,)), (1, (0, 2))):
+        mesh.start_client(number, others, membership=home.member(number), connect="demand")
+    mesh.pair_up(0, 1)
+    mesh.network.run_for(5.0)
+    assert mesh.clients[0].core.roster.find("member2") is None
+    mesh.start_client(2, (1,), membership=home.member(2), connect="demand")
+    mesh.pair_up(1, 2)
+    mesh.network.run_for(5.0)
+    mesh.exchange(0, 2)
+
+
+def test_what_a_relay_of_the_network_tells_is_told_by_nobody_else(home: Domain) -> None:
+    mesh = met(home, "demand", "demand", "demand")
+    mesh.exchange(0, 1)
+    mesh.network.run_for(5.0)
+    for number in range(3):
+        core = mesh.clients[number].core
+        assert core.acquaintances.known == 2
+        assert core.acquaintances.roster(bytes(32)) == Roster([])
+
+
+def test_a_peer_can_make_nobody_a_member_and_ask_for_no_more_than_there_is(home: Domain) -> None:
+    mesh = chain(home)
+    mine, now = mesh.clients[0].core.acquaintances, mesh.network.now
+    sent: list[Message] = []
+
+    class Peer:
+        def send(self, message: Message, now: float) -> None:
+            sent.append(message)
+
+    peer, budget, node = Peer(), AskBudget(), bytes(31) + b"x"
+    mine.handle_message(peer, budget, Roster([Acquaintance(node, bytes(8))]), now)
+    assert sent == [CertificateAsked([node])]
+    mine.handle_message(peer, budget, CertificateShown(node, home.member(3).show()), now)
+    mine.handle_message(peer, budget, CertificateShown(IDENTITIES[3].node_id, home.member(3).show()), now)
+    assert node not in mesh.clients[0].core.peers
+    assert IDENTITIES[3].node_id not in mesh.clients[0].core.peers
+    drops = mesh.clients[0].core.drops
+    assert (drops["bad_certificate"], drops["unasked_certificate"]) == (1, 1)
+    sent.clear()
+    for _ in range(2000):
+        mine.handle_message(peer, budget, CertificateAsked([IDENTITIES[2].node_id, node]), now)
+    assert len(sent) in (1024, 1025)
+    assert all(isinstance(one, CertificateShown) and one.node == IDENTITIES[2].node_id for one in sent)
+
+
+def test_an_older_certificate_takes_no_newer_ones_place(home: Domain) -> None:
+    mesh = met(home, "demand", "demand")
+    old = home.member(1, name="old")
+    core, now = mesh.clients[0].core, mesh.network.now
+    mesh.network.detach(mesh.clients[1])
+    mesh.start_client(1, (), membership=home.member(1, name="new"), connect="demand")
+    mesh.network.run_for(10.0)
+    node = IDENTITIES[1].node_id
+    core._relay_message(core.relays[0], Present(node, bytes(8), old.certificate.fingerprint[:8]), now)
+    core._relay_message(core.relays[0], CertificateShown(node, old.show()), now)
+    assert core.roster.find("old") is None
+    assert core.roster.find("new") is not None
+    assert core.drops["bad_certificate"] == 1
+
+
+def test_a_revoked_member_is_named_to_nobody(home: Domain) -> None:
+    mesh = chain(home)
+    core = mesh.clients[1].core
+    assert [one.node for one in core.acquaintances.roster(IDENTITIES[0].node_id).members] == [
+        IDENTITIES[2].node_id
+    ]
+    core.handle_revocations(home.revoke(2).document, mesh.network.now)
+    assert core.acquaintances.roster(IDENTITIES[0].node_id).members == []
+    mesh.network.run_for(1.0)
+    core = mesh.clients[0].core
+    named = Roster([Acquaintance(IDENTITIES[2].node_id, b"another!")])
+    core.acquaintances.handle_message(mesh.peer(0, 1), AskBudget(), named, mesh.network.now)
+    assert core.members.is_revoked(IDENTITIES[2].node_id)
+    assert core.acquaintances._asked == {}

@@ -311,7 +311,7 @@ def test_lists_of_others_are_refused_and_the_session_with_who_sends_them_ends(ho
     news = RevocationNews(theirs.document)
     session = mesh.peer(0, 1).session
     core.relays[0].send(news, mesh.network.now)
-    mesh.peer(0, 1).send_revocations(news, mesh.network.now)
+    mesh.peer(0, 1).send(news, mesh.network.now)
     mesh.network.flush(mesh.clients[0])
     mesh.network.run_until(lambda: mesh.peer(0, 1).session is not session, 2.0)
     assert mesh.relay is not None

@@ -198,9 +198,9 @@ def test_presence_says_the_certificate_only_where_there_is_one() -> None:
         b"\xabcertificate\xc4\x08mark8888"
     )
     asked = messages.encode(messages.CertificateAsked([bytes(32)]))
-    assert asked == b"\x58\x00\x00\x2a\x81\xa5nodes\x91\xc4\x20" + bytes(32)
+    assert asked == b"\x5d\x00\x00\x2a\x81\xa5nodes\x91\xc4\x20" + bytes(32)
     shown = messages.encode(messages.CertificateShown(bytes(32), b"field"))
-    assert shown[:4] == b"\x59\x00\x00" + bytes([len(shown) - 4])
+    assert shown[:4] == b"\x5e\x00\x00" + bytes([len(shown) - 4])
     assert shown[4:] == b"\x82\xa4node\xc4\x20" + bytes(32) + b"\xaamembership\xc4\x05field"
 
 
