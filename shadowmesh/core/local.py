@@ -5,6 +5,7 @@ Filled from outside: netlink, relays, peers, port mappings.  One per node; says 
 
 from __future__ import annotations
 
+import ipaddress
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
@@ -34,6 +35,11 @@ class LocalNetwork:
         self._mapped: list[Address] = []
         self._by_relay: dict[str, Address] = {}
         self._by_peer: OrderedDict[Address, None] = OrderedDict()
+
+    def owns(self, address: Address) -> bool:
+        """Whether packets to this address would go through our own device."""
+        ip = ipaddress.ip_address(address.host.partition("%")[0])
+        return any(ip in prefix for prefix in self.own_prefixes)
 
     @property
     def hosts(self) -> frozenset[str]:

@@ -250,9 +250,12 @@ class Routing:
     # Inside.
 
     def _way_back(self, via: bytes, source: Address) -> Way | None:
-        """The way on which an answer to what came through `via` (empty: directly) from `source` goes."""
+        """The way on which an answer to what came through `via` (empty: directly) from `source` goes.
+
+        None if there is none, or if the answer would go through the tunnel that it is to be sealed for.
+        """
         if not via:
-            return Way(source)
+            return None if self._network.owns(source) else Way(source)
         relay = self.paths.relay
         return relay.way if relay is not None else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import itertools
 
 import pytest
@@ -203,3 +204,17 @@ def test_peer_that_allows_no_direct_path_is_reached_by_the_relay(mesh: Mesh) -> 
     assert "relay" in (mesh.peer(0, 1).path or "")
     assert "relay" in (mesh.peer(1, 0).path or "")
     mesh.exchange(0, 1)
+
+
+def test_addresses_behind_a_gateway_are_no_direct_paths(mesh: Mesh) -> None:
+    """Neither if we are told of them, nor if the peer sends from there: answers would run in circles."""
+    for number in (0, 1):
+        mesh.start_client(number, (1 - number,), direct="auto")
+    routed = ipaddress.ip_network("198.51.100.2/32")  # where the other one is
+    mesh.clients[0].core.handle_routed([routed], mesh.network.now)
+    mesh.pair_up()
+    mesh.network.run_for(20)
+    assert (mesh.peer(0, 1).path or "").startswith("relay")
+    assert not any(path.way.address.host == "198.51.100.2" for path in mesh.peer(0, 1).routing.paths.paths)
+    mesh.clients[0].core.handle_routed([], mesh.network.now)
+    mesh.network.run_until(lambda: direct(mesh), 120)
