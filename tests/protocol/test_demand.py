@@ -192,6 +192,18 @@ def test_what_does_not_count_makes_nobody_known(home: Domain) -> None:
     assert core.roster.find("member2") is not None
 
 
+def test_only_who_was_asked_may_answer(home: Domain) -> None:
+    mesh = chain(home)
+    core, now, node = mesh.clients[0].core, mesh.network.now, IDENTITIES[3].node_id
+    core._relay_message(core.relays[0], Present(node, bytes(8), bytes(8)), now)
+    shown = CertificateShown(node, home.member(3).show())
+    core.acquaintances.handle_message(mesh.peer(0, 1), AskBudget(), shown, now)
+    assert core.acquaintances.standing(node) is None
+    assert core.drops["unasked_certificate"] == 1
+    core._relay_message(core.relays[0], shown, now)
+    assert core.acquaintances.standing(node) is not None
+
+
 def test_a_revoked_or_expired_member_is_not_known(home: Domain) -> None:
     mesh = met(home, "demand")
     core, now = mesh.clients[0].core, mesh.network.now
@@ -219,6 +231,17 @@ def test_few_questions_are_open_and_a_silent_relay_holds_nobody_up(home: Domain)
     nodes = Counter(message.nodes[0] for message in asked if isinstance(message, CertificateAsked))
     assert len(nodes) == 20
     assert set(nodes.values()) == {MAX_TRIES}
+
+
+def test_who_lists_a_member_of_another_network_learns_nothing_of_its_certificate(home: Domain) -> None:
+    other = Domain()
+    mesh = served(home, other)
+    for number, peer, domain in ((0, 2, home), (2, 0, other)):
+        mesh.start_client(number, (peer,), membership=domain.member(number))
+    mesh.network.run_until(lambda: mesh.peer(0, 2).present, 5.0)
+    mesh.network.run_for(5.0)
+    assert mesh.clients[0].core.acquaintances._from_relays == set()
+    assert mesh.clients[0].core.drops["bad_certificate"] == 0
 
 
 def test_the_relay_shows_certificates_to_members_of_the_same_network_only_and_within_a_budget(
