@@ -372,7 +372,7 @@ def _check_routes(config: ClientConfig, routes: list[Section], peers: list[Secti
     seen: dict[tuple[str, str], str] = {}
     metrics: dict[str, tuple[int, str]] = {}
     own = [ipaddress.ip_interface(text).network for text in config.interface.addresses]
-    parse = _peer_parser(config.peers)
+    parse = _peer_parser(config.node.name, config.peers, False)
     for section, route in zip(routes, config.routes, strict=True):
         if not route.to or not route.via:
             continue  # refused already

@@ -180,6 +180,6 @@ class Engine:
         of the last authentic packet, 0.0 = never), path_received (of the last one that came from exactly
         where the route points, and as it says: directly or through a channel; 0.0 = none since it points
         there, or no route), failed_opens (largest of its live sessions; at 2^36 a session opens nothing any
-        more), refused (the sum of `peer_refusals`), last_unicast (CLOCK_MONOTONIC seconds of the last frame to
-        its MAC from the TAP, or from it to ours; 0.0 = never).
+        more), refused (the sum of `peer_refusals`), last_unicast (CLOCK_MONOTONIC seconds of the last frame
+        to its MAC from the TAP, or from it to ours; 0.0 = never).
         """

@@ -413,9 +413,7 @@ class Core:
             relay.send(Interest(add=[node]), now)
         return self._add_peer(member, Demand(self._shared.connect, always=False), now)
 
-    def _add_peer(
-        self, member: Member, demand: Demand, now: float, rights: Iterable[str] = ()
-    ) -> PeerClient:
+    def _add_peer(self, member: Member, demand: Demand, now: float, rights: Iterable[str] = ()) -> PeerClient:
         handle = len(self.peers) + 1
         peer = PeerClient(member, handle, self._direct, self.network, self._shared, demand, now)
         # What a certificate does not bind to addresses, the configuration does, if it names any.
