@@ -15,10 +15,12 @@ import re
 import resource
 import socket
 import statistics
+import struct
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,12 @@ from bench.handshake import handshake, primitives
 from bench.systems.shadowmesh import find_aead_library
 from shadowmesh._ext import aead
 from shadowmesh._ext.engine import Engine, SendKeys
-from shadowmesh._ext.microbench import Lookup, Packets, Task, window
+from shadowmesh._ext.microbench import Judging, Lookup, Packets, Task, window
 from shadowmesh.crypto.identity import Identity
 from shadowmesh.io.udp import to_sockaddr
+from shadowmesh.overlay.compilation import Party
+from shadowmesh.overlay.firewall import Firewall
+from shadowmesh.rules import FirewallSection, Ports, Rule, parse_network, parse_protocol
 from shadowmesh.units import LANES, Address
 
 SCHEMA = "shadowmesh.bench.micro/1"
@@ -44,6 +49,12 @@ TABLE_SIZES = (2, 1000, 20_000)
 LOOKUPS = 20_000
 NUMBERS = 50_000
 MEMORY_PEERS = 1000
+FRAME = 1414
+SYN, ACK = 2, 16
+HERE, THERE = "10.77.0.1", "10.77.0.2"
+CONNECTIONS = range(20_000, 30_000)
+"""Source ports of what the firewall knows."""
+JUDGED = 2000
 
 Step = Callable[[], float]
 
@@ -154,6 +165,56 @@ def lookup_figures() -> list[Figure]:
     return figures
 
 
+def _tcp(source: str, target: str, ports: tuple[int, int], flags: int) -> bytes:
+    """An Ethernet frame of a full segment, without checksums, which the firewall does not look at."""
+    size = FRAME - 14
+    head = struct.pack("!BBHHHBBH", 0x45, 0, size, 0, 0x4000, 64, 6, 0)
+    addresses = b"".join(ip_address(text).packed for text in (source, target))
+    transport = struct.pack("!HHIIBB", *ports, 0, 0, 0x50, flags)
+    return (bytes(12) + b"\x08\x00" + head + addresses + transport).ljust(FRAME, b"\0")
+
+
+def _judging() -> Judging:
+    """A firewall with 1,000 rules, the last of which lets port 5201 in, and 10,000 connections to that."""
+    kinds = ({"dst": (parse_network("192.0.2.0/24"),)}, {"vlans": (10,)}, {"dst_ports": (Ports(1, 1023),)})
+    tcp = (parse_protocol("tcp"),)
+    rules = [
+        Rule(line=1, action="deny", direction="in", protocols=tcp, **kinds[number % 3])
+        for number in range(999)
+    ]
+    rules.append(Rule(line=1, action="allow", direction="in", protocols=tcp, dst_ports=(Ports(5201, 5201),)))
+    section = FirewallSection(inbound="deny", outbound="allow", rules=tuple(rules))
+    judging = Judging(Firewall(section, [Party("bob", "", number=1)]).compiled())
+    opening = [_tcp(THERE, HERE, (port, 5201), SYN) for port in CONNECTIONS]
+    judging.run(False, b"".join(opening), FRAME, 1)
+    judging.run(True, _tcp(HERE, THERE, (5201, CONNECTIONS[0]), SYN | ACK), FRAME, 1)
+    return judging
+
+
+def firewall_figures() -> list[Figure]:
+    """A frame at such a firewall: of one connection each is like the one before, of 100 in turn most are not."""
+    judging, first = _judging(), CONNECTIONS[0]
+    in_turn = [_tcp(THERE, HERE, (port, 5201), ACK) for port in CONNECTIONS[:100]]
+    figures = []
+    for name, outbound, frames, passes in (
+        ("frame of a connection", False, in_turn[:1], True),
+        ("reply", True, [_tcp(HERE, THERE, (5201, first), ACK)], True),
+        ("100 connections in turn", False, in_turn, True),
+        ("denied", False, [_tcp(THERE, HERE, (first, 6000), SYN)], False),
+    ):
+        data, rounds = b"".join(frames), JUDGED // len(frames)
+
+        def run(
+            outbound: bool = outbound, data: bytes = data, rounds: int = rounds, passes: bool = passes
+        ) -> float:
+            taken, passed = judging.run(outbound, data, FRAME, rounds)
+            assert passed == JUDGED * passes
+            return taken / JUDGED
+
+        figures.append(Figure("firewall", f"firewall, {name}", "", run))
+    return figures
+
+
 def handshake_figures(rounds: int) -> dict[str, Any]:
     """Medians of whole session handshakes, and of the primitives that one consists of."""
     alice, bob = Identity.generate("alice"), Identity.generate("bob")
@@ -206,7 +267,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Everything: the document that `--json` prints."""
     memory = memory_per_peer()
     figures = packet_figures("OpenSSL", options.batches)
-    figures += mask_figures(options.batches) + window_figures() + lookup_figures()
+    figures += mask_figures(options.batches) + window_figures() + lookup_figures() + firewall_figures()
     if (library := options.aead_library) is not None:
         aead.use_library(str(library))
         figures += packet_figures(library.parent.name + "/" + library.name, options.batches)

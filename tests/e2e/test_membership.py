@@ -133,6 +133,34 @@ def test_members_that_list_nobody_meet_and_a_revoked_one_is_cut_off(home: Domain
     assert not pings(carol, "10.77.0.2")
 
 
+def test_rules_know_members_by_the_names_and_groups_of_their_certificates(home: Domain) -> None:
+    alice = home.member("alice")
+    bob = home.member("bob", options=["--group", "admin"])
+    carol = home.member("carol", options=["--group", "web"])
+    alice.config["firewall"] = {
+        "inbound": "deny",
+        "rules": [{"action": "allow", "direction": "in", "groups": ["admin"], "peers": ["zoe"]}],
+    }
+    home.relay.start()
+    for client in (alice, bob, carol):
+        client.launch()
+    wait_met(alice, bob, carol)
+    assert pings(bob, alice.ipv4, 3)
+    assert not pings(carol, alice.ipv4)
+    assert pings(alice, carol.ipv4, 3), "what alice opens is answered"
+    path = str(alice.config_path)
+    assert "Nobody called zoe is known now: rule 1\n" in alice.verb("firewall", "explain", "-c", path).stdout
+    for name, code in (("bob", 0), ("carol", 10)):
+        asked = ["firewall", "test", "-c", path, "--from", name]
+        assert alice.run(asked, check=False).returncode == code, name
+    before = alice.status()["firewall"]["rules"][0]["decided"]
+    home.run("sign", carol.node_id, "--name", "zoe", "-o", carol.config["network"]["certificate"])
+    carol.restart()
+    wait_until(lambda: met(alice, "zoe"), 15.0, lambda: f"zoe: {alice.status()['peers']}")
+    assert pings(carol, alice.ipv4, 3)
+    assert alice.status()["firewall"]["rules"][0]["decided"] > before > 0
+
+
 def test_what_does_not_count_is_told_before_anything_is_touched(home: Domain) -> None:
     """The certificate of another machine: exit code 3, and the reason names both."""
     alice, bob = home.member("alice"), home.member("bob")

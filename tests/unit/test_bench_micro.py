@@ -34,7 +34,14 @@ def test_it_runs_and_every_figure_is_there() -> None:
     assert document["schema"] == "shadowmesh.bench.micro/1"
     libraries = {row["library"] for row in document["figures"] if row["group"] in ("seal", "open")}
     assert len(libraries) == (2 if document["aead_library"] else 1)
-    for group, count in (("seal", 4), ("open", 4), ("masks", 3), ("window", 3), ("table", 6)):
+    for group, count in (
+        ("seal", 4),
+        ("open", 4),
+        ("masks", 3),
+        ("window", 3),
+        ("table", 6),
+        ("firewall", 4),
+    ):
         rows = [row for row in document["figures"] if row["group"] == group]
         assert len(rows) == count * (len(libraries) if group in ("seal", "open") else 1)
         assert all(row["ns"] > 0 for row in rows)

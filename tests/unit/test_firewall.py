@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from shadowmesh._ext.firewall import Firewall as Wall
+from shadowmesh.api.client import ApiClient
 from shadowmesh.cli.main import main as client
 from shadowmesh.command import ExitCode
 from shadowmesh.config import ClientConfig, load_client_config
 from shadowmesh.errors import ConfigError
 from shadowmesh.node.wall import read_again
+from shadowmesh.overlay.compilation import Compiler, Party
 from shadowmesh.overlay.firewall import Firewall, Incomplete, explain, firewall_of, parties_of
-from shadowmesh.rules import Question, alternatives, parse_protocol
+from shadowmesh.rules import FirewallSection, Ports, Question, Rule, alternatives, parse_protocol
+from tests.unit.test_api import make_status
 from tests.unit.test_config import MINIMAL, example_id
 
 ROOT = Path(__file__).parents[2]
@@ -213,6 +219,107 @@ def test_peers_that_the_same_rules_name_share_a_class(tmp_path: Path) -> None:
     assert compiled is not None
     assert len(compiled.spans) == 3 * 16, "bob, carol, everybody else"
     assert (compiled.classes[2], compiled.classes[4]) == (1, 2)
+
+
+NETWORK = "network: {file: /etc/home.pem, certificate: /etc/me.pem}\n"
+
+
+def test_in_a_network_rules_may_name_whom_nobody_has_met(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zoe = example_id("zoe")
+    rules = (
+        "firewall:\n  inbound: deny\n  rules:\n"
+        f"    - {{action: allow, direction: in, peers: [zoe, {zoe.upper()}, bob], groups: [ops]}}\n"
+        "  tests:\n"
+        "    - {expect: allow, direction: in, peer: zoe, src: 10.77.0.9, dst: 10.77.0.1}\n"
+        f"    - {{expect: allow, direction: in, peer: {zoe}, src: 10.77.0.9, dst: 10.77.0.1}}\n"
+        "    - {expect: deny, direction: in, peer: yan, src: 10.77.0.9, dst: 10.77.0.1}\n"
+        "    - {expect: allow, direction: in, peer: yan, groups: [ops], src: 10.77.0.9, dst: 10.77.0.1}\n"
+        "    - {expect: allow, direction: in, peer: carol, groups: ops}\n"
+    )
+    path = written(tmp_path, NETWORK + rules)
+    found = firewall_of(load_client_config(path))
+    assert found is not None
+    assert found.section.rules[0].peers == ("zoe", zoe, "bob")
+    assert client(["firewall", "explain", "-c", str(path)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-5:] == [
+        "Nobody called zoe is known now: rule 1",
+        f"Nobody called {zoe} is known now: rule 1",
+        "Nobody of group ops is known now: rule 1",
+        "No client of this file runs here, so only the peers in the file are known.",
+        "5 tests in the file passed.",
+    ]
+    ask = ["firewall", "test", "-c", str(path), "--from", "yan", "--src", "10.77.0.9", "--dst", "10.77.0.1"]
+    assert client(ask) == ExitCode.DENIED
+    assert "nobody called yan is known now; no rule matches" in capsys.readouterr().out
+    assert client([*ask, "--group", "ops"]) == 0
+
+
+@pytest.mark.parametrize("network", ["", NETWORK], ids=["alone", "network"])
+def test_own_name_and_what_is_no_name_are_mistakes(tmp_path: Path, network: str) -> None:
+    for name, problem in (("alice", "this machine itself"), ("Zoe!", "is not a name|no peer is called")):
+        rules = f"firewall: {{inbound: deny, rules: [{{action: allow, direction: in, peers: ['{name}']}}]}}\n"
+        with pytest.raises(ConfigError, match=problem):
+            load(tmp_path, network + rules)
+
+
+def test_members_of_the_running_client_are_asked_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = make_status()
+    zoe = msgspec.structs.replace(
+        status.peers[0], name="zoe", node_id=example_id("zoe"), groups=["ops"], addresses=["10.77.0.9"]
+    )
+    impostor = msgspec.structs.replace(zoe, name="bob", node_id=example_id("eve"))
+    status = msgspec.structs.replace(status, peers=[zoe, impostor])
+    monkeypatch.setattr(ApiClient, "status_json", lambda _: msgspec.json.encode(status))
+    rules = "firewall: {inbound: deny, rules: [{action: allow, direction: in, groups: ops, peers: bob}]}\n"
+    path = str(written(tmp_path, NETWORK + rules))
+    for whom, code in (("zoe", 0), ("bob", 0), ("carol", 10), (example_id("eve"), 0)):
+        assert client(["firewall", "test", "-c", path, "--from", whom]) == code, whom
+    assert client(["firewall", "explain", "-c", path]) == 0
+    assert "Nobody" not in capsys.readouterr().out
+
+
+def many(count: int) -> FirewallSection:
+    rules = tuple(
+        Rule(
+            line=1,
+            action="allow",
+            direction="in",
+            groups=(f"g{index % 20}",),
+            peers=(f"m{index}",),
+            protocols=(parse_protocol("tcp"),),
+            dst_ports=(Ports(index, index),),
+        )
+        for index in range(count)
+    )
+    return FirewallSection(inbound="deny", outbound="allow", rules=rules)
+
+
+def test_a_thousand_rules_and_all_members_compile_quickly() -> None:
+    compiler = Compiler(many(1000))
+    began = time.process_time()
+    for number in range(1, 513):
+        assert compiler.put(Party(f"m{number}", "", ("g1", "other"), number=number))
+    assert time.process_time() - began < 5.0
+    assert not compiler.put(Party("m7", "", ("g1",), number=7)), "a group that no rule names changes nothing"
+    assert compiler.put(Party("", "", ("g2",), number=7))
+    assert not compiler.put(Party("nobody", "", ("g2",), number=7))
+    Wall().install(compiler.compiled())
+
+
+def test_kinds_of_members_that_are_gone_do_not_pile_up() -> None:
+    compiler = Compiler(many(20))
+    assert compiler.put(Party("m1", "", number=1))
+    for life in range(1000):
+        compiler.put(Party("", "", tuple(f"g{bit}" for bit in range(10) if life >> bit & 1), number=2))
+        compiled = compiler.compiled()
+        assert len(compiled.spans) // 16 <= 2 * 2 + 64 + 1
+        assert compiled.classes[2] != 0, "a member of before is of its kind still"
+    Wall().install(compiled)
 
 
 # ---- the verbs ---------------------------------------------------------------------------------
