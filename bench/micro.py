@@ -192,7 +192,7 @@ def _judging() -> Judging:
 
 
 def firewall_figures() -> list[Figure]:
-    """A frame at such a firewall: of one connection each is like the one before, of 100 in turn most are not."""
+    """A frame at such a firewall; of 100 connections in turn, most are not of one of the frames before."""
     judging, first = _judging(), CONNECTIONS[0]
     in_turn = [_tcp(THERE, HERE, (port, 5201), ACK) for port in CONNECTIONS[:100]]
     figures = []
