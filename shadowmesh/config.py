@@ -39,6 +39,9 @@ MIN_IPV6_MTU = 1280
 MAX_MTU = 65500
 """An Ethernet header and an 802.1Q tag more must fit the 65535 bytes of a frame payload."""
 
+MAX_PEER_ROUTES = 32
+"""As in a certificate."""
+
 MAX_PEER_ADDRESSES = 64
 """Together with those of a certificate they fit the data plane's table of 128 prefixes a peer."""
 
@@ -280,6 +283,9 @@ def _peer(section: Section) -> Peer:
     addresses = section.texts("addresses", parse_overlay_address, '10.77.0.2, "fd77::2"')
     if len(addresses) > MAX_PEER_ADDRESSES:
         section.refuse("addresses", f"at most {MAX_PEER_ADDRESSES}, not {len(addresses)}")
+    routes = section.texts("routes", parse_route, "192.168.5.0/24")
+    if len(routes) > MAX_PEER_ROUTES:
+        section.refuse("routes", f"at most {MAX_PEER_ROUTES}, not {len(routes)}")
     return Peer(
         name=section.text("name", parse_name, "bob"),
         id=section.text("id", parse_node_id, EXAMPLE_NODE_ID),
@@ -287,7 +293,7 @@ def _peer(section: Section) -> Peer:
         endpoint=section.text("endpoint", parse_endpoint, '"192.0.2.7:4400"', None),
         groups=section.words("groups", parse_group, "[admin]"),
         rights=section.words("rights", one_of("dhcp", "ra"), "[dhcp]"),
-        routes=section.texts("routes", parse_route, "192.168.5.0/24"),
+        routes=routes,
     )
 
 

@@ -10,7 +10,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from shadowmesh.config import ClientConfig
+from shadowmesh.config import ClientConfig, Peer
 from shadowmesh.core.acquaintances import Acquaintances
 from shadowmesh.core.demand import Connect, Demand
 from shadowmesh.core.local import LocalNetwork
@@ -107,7 +107,7 @@ class Core:
         self.peers: dict[NodeId, PeerClient] = {}
         self._by_handle: dict[int, PeerClient] = {}
         for member, peer in zip(self.roster.members, config.peers, strict=True):
-            self._add_peer(member, Demand(self._shared.connect, always=True), now, peer.rights)
+            self._add_peer(member, Demand(self._shared.connect, always=True), now, peer)
         self.relays = [
             RelayClient(
                 index, relay, self._shared, self._relay_up, self._relay_message, self._relay_down, now
@@ -407,18 +407,22 @@ class Core:
             return None
         member = Member(node_id_text(node)[:MIN_PREFIX], node, ())
         self.roster.put(member)
-        member = self.members.learn(member, self.acquaintances.standing(node))
         self._shared.connect.met += 1
         for relay in self.relays:
             relay.send(Interest(add=[node]), now)
-        return self._add_peer(member, Demand(self._shared.connect, always=False), now)
+        peer = self._add_peer(member, Demand(self._shared.connect, always=False), now)
+        known = self.acquaintances.standing(node)
+        if known is not None:
+            peer.learn(known)
+        return peer
 
-    def _add_peer(self, member: Member, demand: Demand, now: float, rights: Iterable[str] = ()) -> PeerClient:
+    def _add_peer(self, member: Member, demand: Demand, now: float, listed: Peer | None = None) -> PeerClient:
         handle = len(self.peers) + 1
         peer = PeerClient(member, handle, self._direct, self.network, self._shared, demand, now)
         # What a certificate does not bind to addresses, the configuration does, if it names any.
         unchecked = self.members.membership is None and not member.addresses
-        self._shared.owners.add(handle, peer.mac, member.addresses, rights, unchecked)
+        rights, routes = (listed.rights, listed.routes) if listed is not None else ((), ())
+        self._shared.owners.add(handle, peer.mac, member.addresses, rights, unchecked, routes)
         self.peers[member.node_id] = self._by_handle[handle] = peer
         return peer
 
@@ -426,7 +430,7 @@ class Core:
         """A member is known by its certificate; what it has shown itself, in a session, goes before."""
         peer = self._find_peer(node, now)
         if peer is not None and peer.session is None:
-            peer.member = self.members.learn(peer.member, standing)
+            peer.learn(standing)
 
     def _enforce(self, now: float) -> None:
         """A newer revocation list counts from now on: act on it, and pass it on to everybody."""

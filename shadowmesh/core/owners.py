@@ -35,6 +35,8 @@ class _Owner:
     """By its MAC and the configuration."""
     rights: frozenset[str]
     unchecked: bool
+    routes: frozenset[str]
+    """Prefixes behind it, by the configuration."""
     certificate: Certificate | None = None
     gone: bool = False
     ranks: dict[str, float] = field(default_factory=dict)
@@ -68,15 +70,24 @@ class Owners:
         tables.set_own_addresses([packed_prefix(address) for address in sorted(addresses)])
 
     def add(
-        self, handle: int, mac: bytes, addresses: Iterable[str], rights: Iterable[str], unchecked: bool
+        self,
+        handle: int,
+        mac: bytes,
+        addresses: Iterable[str],
+        rights: Iterable[str],
+        unchecked: bool,
+        routes: Iterable[str] = (),
     ) -> None:
         """A peer, before anything is received from it.
 
         :param addresses: that the configuration gives it; they are its own as soon as it is known.
         :param unchecked: it may send from whatever nobody else owns.
+        :param routes: prefixes of hosts behind it, for which it sends too.
         """
         hosts = frozenset(str(ipaddress.ip_address(text)) for text in addresses)
-        self._peers[handle] = _Owner(hosts | {link_local(mac)}, frozenset(rights), unchecked)
+        self._peers[handle] = _Owner(
+            hosts | {link_local(mac)}, frozenset(rights), unchecked, frozenset(routes)
+        )
         self._claim(handle)
 
     def certify(self, handle: int, certificate: Certificate) -> list[str]:
@@ -123,10 +134,10 @@ class Owners:
         owner = self._peers[handle]
         granted = sorted(host for host in owner.ranks if self._owner_of(host) == handle)
         rights = set() if owner.gone else set(owner.rights)
-        routes: list[str] = []
+        routes = [] if owner.gone else sorted(owner.routes)
         if owner.certificate is not None and not owner.gone:
             rights |= set(owner.certificate.body.rights)
-            routes = [str(ipaddress.ip_network(text)) for text in owner.certificate.body.routes]
+            routes += [str(ipaddress.ip_network(text)) for text in owner.certificate.body.routes]
         self._tables.set_sources(
             handle,
             [packed_prefix(text) for text in granted + routes],

@@ -19,6 +19,7 @@ from shadowmesh.core.routing import Mode, Routing
 from shadowmesh.core.session import Session
 from shadowmesh.core.shared import Shared
 from shadowmesh.errors import NotMember, RemoteProtocolError
+from shadowmesh.membership.guard import Standing
 from shadowmesh.membership.roster import Member
 from shadowmesh.overlay.mac import mac_of
 from shadowmesh.path.backoff import Backoff
@@ -191,13 +192,19 @@ class PeerClient:
         return True
 
     def _send_held(self, now: float) -> None:
+        """Not right behind RESPONSE, as later frames go: the other end may still be installing its lanes."""
         session = self.session
-        if session is None or self.routing.paths.route is None:
+        if session is None or not self.is_confirmed or self.routing.paths.route is None:
             return
         for payload in self.demand.take_held(now):
             packet = session.seal(payload, now)
             if packet is not None:
                 self.routing.transmit(Whole(packet))
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether there is a session, and both ends have its keys."""
+        return self.session is not None and self.session.driver.link.established
 
     @property
     def is_awake(self) -> bool:
@@ -264,6 +271,7 @@ class PeerClient:
             self._switch(waiting, now)
         elif self.session is not None and self.session.driver is driver:
             self.routing.handle_confirmed(now)  # what was sent before may have been there before the keys
+        self._send_held(now)
 
     def _new_session(self, driver: Driver, agreement: Agreement, now: float) -> Session | None:
         """A session whose keys are agreed; None if its peer was revoked while they were."""
@@ -274,14 +282,22 @@ class PeerClient:
             driver.link.close(CloseCode.REFUSED, str(error))
             return None
         if standing is not None:
-            foreign = self._shared.owners.certify(self.handle, standing.certificate)
-            if foreign:
-                self.tell(f"{', '.join(foreign)} of its certificate belongs to somebody else now")
-        # Before its lanes are there: whoever judges its frames must know who sends them.
-        self.member = self._shared.members.learn(self.member, standing)
+            self._certify(standing)
+            # Before its lanes are there: whoever judges its frames must know who sends them.
+            self.member = self._shared.members.learn(self.member, standing)
         session = Session(self._shared, driver, self.handle, agreement, now)
         session.standing = standing
         return session
+
+    def learn(self, standing: Standing) -> None:
+        """What its certificate says counts, before it has shown that itself in a session."""
+        self.member = self._shared.members.learn(self.member, standing)
+        self._certify(standing)
+
+    def _certify(self, standing: Standing) -> None:
+        foreign = self._shared.owners.certify(self.handle, standing.certificate)
+        if foreign:
+            self.tell(f"{', '.join(foreign)} of its certificate belongs to somebody else now")
 
     def _send_news(self, session: Session, now: float) -> None:
         """Our revocation list, if the peer's is older."""

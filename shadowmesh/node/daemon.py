@@ -131,14 +131,14 @@ class Daemon:
 
     async def _probe(self, member: Member, end: float) -> bytes | None:
         """Send a probe, once there is a session if one is made on demand; None without."""
-        nonce = self._core.probe(member, time.monotonic())
-        if nonce is None and is_idle(self._core.peers[member.node_id], time.monotonic()):
+        state = self._core.peers[member.node_id]
+        if is_idle(state, time.monotonic()):
             self._core.want(member, time.monotonic())
             self._drive()
-            while nonce is None and time.monotonic() < end:
+            # The core tells of sessions in words for the log only; a person waits for this.
+            while not state.is_confirmed and time.monotonic() < end:  # noqa: ASYNC110
                 await asyncio.sleep(PING_LOOK)
-                nonce = self._core.probe(member, time.monotonic())
-        return nonce
+        return self._core.probe(member, time.monotonic())
 
     def why(self, peer: str) -> WhyReply:
         """The story of the path to `peer`, from both sides. Raises LookupError."""

@@ -16,7 +16,7 @@ from tests.e2e.test_membership import Domain, pings, wait_met
 
 if TYPE_CHECKING:
     from shadowmesh.testing.lab import Host, Lab
-    from shadowmesh.testing.mesh import ClientNode
+    from shadowmesh.testing.mesh import ClientNode, Mesh
 
 pytestmark = pytest.mark.root
 
@@ -185,6 +185,21 @@ def test_the_second_gateway_takes_over_under_traffic_and_the_first_returns(home:
     print("longest gap", max(gaps))
     assert max(gaps) < TOOK_OVER
     assert host.name == "behind"
+
+
+def test_without_a_network_the_configuration_says_who_carries_what(mesh: Mesh, lab: Lab) -> None:
+    mesh.relay()
+    alice, bob = mesh.client("alice"), mesh.client("bob")
+    mesh.configure()
+    alice.config["peers"][0]["routes"] = [LAN]
+    alice.config["routes"] = [{"via": "bob", "to": LAN}, {"via": "bob", "to": "192.168.6.0/24"}]
+    host = behind(lab, bob)
+    way_back(host, "10.77.0.0/24", "192.168.5.1")
+    mesh.start()
+    wait_route(alice, LAN, "bob", "installed")
+    wait_until(lambda: pings(alice, BEHIND), 10.0, "the host behind answers")
+    assert routes_of(alice)["192.168.6.0/24", "bob"][0] == "refused"
+    assert alice.status()["drops"]["spoofed_address"] == 0
 
 
 def test_a_gateway_that_does_not_forward_says_so(home: Domain) -> None:

@@ -412,3 +412,9 @@ def test_in_a_network_any_member_may_be_named_and_certificates_allow(tmp_path: P
     assert "network.connect: 'lazy' is none of auto, eager, demand" in refusal(
         tmp_path, MINIMAL + network.replace("demand", "lazy")
     )
+
+
+def test_a_peer_carries_as_many_prefixes_as_a_certificate_could_say(tmp_path: Path) -> None:
+    many = ", ".join(f"192.168.{number}.0/24" for number in range(33))
+    told = refusal(tmp_path, MINIMAL.replace("[10.77.0.2]", f"[10.77.0.2], routes: [{many}]"))
+    assert "peers[0].routes: at most 32, not 33" in told

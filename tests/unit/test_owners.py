@@ -120,3 +120,12 @@ def test_who_is_revoked_owns_nothing_and_another_has_it() -> None:
         made.withdraw(1)
         assert (tables.prefixes[1], tables.flags[1]) == (set(), set())
         assert tables.prefixes[2] == packed("10.77.0.2", own(2))
+
+
+def test_prefixes_behind_a_peer_of_the_configuration_are_its_own_until_it_is_revoked() -> None:
+    tables, made = owners()
+    made.add(4, MACS[4], ["10.77.0.4"], [], False, ["192.168.5.0/24"])
+    assert tables.prefixes[4] >= packed("10.77.0.4", "192.168.5.0/24")
+    assert tables.flags[4] == set()
+    made.withdraw(4)
+    assert tables.prefixes[4] == set()
