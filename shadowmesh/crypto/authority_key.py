@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from shadowmesh.crypto.identity import ED25519_KEY_SIZE, MLDSA87_KEY_SIZE, composite_verifies
+from shadowmesh.crypto.identity import ED25519_KEY_SIZE, MLDSA87_KEY_SIZE, CompositePublic
 from shadowmesh.errors import IdentityError
 
 NetworkId = bytes
@@ -33,11 +33,8 @@ _PEM_BLOCK = re.compile(r"-----BEGIN [A-Z ]+-----.+?-----END [A-Z ]+-----\n", re
 
 
 @dataclass(frozen=True)
-class AuthorityPublic:
-    """What everybody may know: the Ed25519 (32) and the ML-DSA-87 key (2592)."""
-
-    ed25519: bytes
-    mldsa: bytes
+class AuthorityPublic(CompositePublic):
+    """What everybody may know of an authority."""
 
     @property
     def network_id(self) -> NetworkId:
@@ -45,10 +42,6 @@ class AuthorityPublic:
         if len(self.ed25519) != ED25519_KEY_SIZE or len(self.mldsa) != MLDSA87_KEY_SIZE:
             raise ValueError("an authority has 32 bytes of Ed25519 and 2592 bytes of ML-DSA-87 key")
         return hashlib.sha256(b"shadowmesh network" + self.ed25519 + self.mldsa).digest()
-
-    def verifies(self, signature: bytes, data: bytes) -> bool:
-        """Whether both halves of a composite signature hold over `data`."""
-        return composite_verifies(self.ed25519, self.mldsa, signature, data)
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,7 +63,7 @@ class AuthorityKey:
             self.ed25519.public_key().public_bytes_raw(), self.mldsa.public_key().public_bytes_raw()
         )
 
-    def sign(self, data: bytes) -> bytes:
+    def sign_composite(self, data: bytes) -> bytes:
         """Ed25519 (64 bytes) and ML-DSA-87 signature (4627, empty context) over `data`, joined."""
         return self.ed25519.sign(data) + self.mldsa.sign(data)
 

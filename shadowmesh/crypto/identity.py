@@ -49,6 +49,23 @@ _MAX_FILE_SIZE = 65536
 _PEM_BLOCK = re.compile(r"-----BEGIN [A-Z ]+-----.+?-----END [A-Z ]+-----\n", re.DOTALL)
 
 
+@dataclass(frozen=True)
+class CompositePublic:
+    """What everybody may know of a composite key: the Ed25519 (32) and the ML-DSA-87 key (2592)."""
+
+    ed25519: bytes
+    mldsa: bytes
+
+    @property
+    def node_id(self) -> NodeId:
+        """Of the node whose identity this is."""
+        return node_id_of(self.ed25519, self.mldsa)
+
+    def verifies(self, signature: bytes, data: bytes) -> bool:
+        """Whether both halves of a composite signature hold over `data`."""
+        return composite_verifies(self.ed25519, self.mldsa, signature, data)
+
+
 @dataclass(frozen=True, repr=False)
 class Identity:
     """The private half of a node. Never logged: `repr` shows the NodeID alone."""
@@ -76,6 +93,11 @@ class Identity:
     def ed25519_public(self) -> bytes:
         """The Ed25519 public key, 32 bytes."""
         return self.ed25519.public_key().public_bytes_raw()
+
+    @property
+    def public(self) -> CompositePublic:
+        """Both public keys."""
+        return CompositePublic(self.ed25519_public, self.mldsa.public_key().public_bytes_raw())
 
     def sign(self, data: bytes) -> bytes:
         """Ed25519 signature (64 bytes) over `data`. Source: RFC 8032."""

@@ -7,10 +7,10 @@ import secrets
 from pathlib import Path
 
 from shadowmesh.errors import BadPacket, ConfigError, NotMember
-from shadowmesh.membership.certificate import Certificate
+from shadowmesh.membership.delegation import Credentials
 from shadowmesh.membership.network import Network
 from shadowmesh.membership.revocation import RevocationList
-from shadowmesh.membership.signed import Kind, from_text
+from shadowmesh.membership.signed import BASIS_TITLE, Kind, from_text, to_text
 
 MAX_FILE = 262_144
 """Bytes: a network and the largest revocation list, as text, take 90,000."""
@@ -36,12 +36,30 @@ def load_list(path: Path, network: Network) -> RevocationList:
         raise ConfigError(f"{path}: is no revocation list of {network.name}: {_why(error)}") from None
 
 
-def load_certificate(path: Path) -> Certificate:
-    """What `network sign` wrote; nobody has checked yet whether it counts. Raises ConfigError."""
+def load_credentials(path: Path) -> Credentials:
+    """What `network sign` or `credentials_text` wrote; nobody has checked it yet. Raises ConfigError."""
+    text = _read(path)
+    delegated, renewed = "SHADOWMESH DELEGATION" in text, BASIS_TITLE in text
     try:
-        return Certificate.parse_untrusted(from_text(_read(path), Kind.CERTIFICATE))
+        return Credentials.parse_untrusted(
+            from_text(text, Kind.CERTIFICATE),
+            from_text(text, Kind.DELEGATION) if delegated else b"",
+            from_text(text, Kind.CERTIFICATE, BASIS_TITLE) if renewed else b"",
+        )
     except (ValueError, BadPacket) as error:
         raise ConfigError(f"{path}: is no certificate: {_why(error)}") from None
+
+
+def credentials_text(credentials: Credentials, network: str) -> str:
+    """A certificate and what it rests on, for the file that `load_credentials` reads."""
+    certificate, delegation, basis = credentials.documents
+    heading = f"certificate of {credentials.certificate.body.name} in {network}"
+    text = to_text(certificate, Kind.CERTIFICATE, heading)
+    if delegation:
+        text += to_text(delegation, Kind.DELEGATION)
+    if basis:
+        text += to_text(basis, Kind.CERTIFICATE, title=BASIS_TITLE)
+    return text
 
 
 def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -17,17 +17,29 @@ from msgspec.structs import replace
 from shadowmesh.config import ClientConfig, RelayPeer, parse_host_port
 from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.errors import ConfigError, NotMember
-from shadowmesh.io.documents import load_certificate, load_list, load_network, replace_file
-from shadowmesh.membership.certificate import Certificate
+from shadowmesh.io.documents import load_credentials, load_list, load_network, replace_file
 from shadowmesh.membership.clock import SteadyClock
+from shadowmesh.membership.delegation import Credentials
 from shadowmesh.membership.guard import Guard, Membership
-from shadowmesh.membership.network import Network
 from shadowmesh.membership.revocation import Revocations
 from shadowmesh.membership.signed import Kind, to_text
 
 log = logging.getLogger("shadowmesh")
 
 CLOCK_FILE = "clock"
+_MENDED = frozenset(
+    {
+        "expired",
+        "not_yet_valid",
+        "delegation_expired",
+        "delegation_not_yet_valid",
+        "basis_expired",
+        "revoked",
+        "delegation_revoked",
+        "delegate_revoked",
+    }
+)
+"""Reasons that do not stop the start: clocks are set, certificates renewed, and the peers decide."""
 
 
 def open_guard(network_file: Path, state_dir: Path) -> Guard:
@@ -54,27 +66,28 @@ def open_clock(state_dir: Path) -> SteadyClock:
 def open_membership(config: ClientConfig, identity: Identity) -> Membership | None:
     """What the configuration says of a network, checked; None if it names none. Raises ConfigError.
 
-    A certificate that has expired, or whose time has not come, is told and taken: clocks are mended, and
-    the peers decide.
+    A certificate that has expired, or whose time has not come, or that is revoked, is told and taken: clocks
+    are mended, and the peers decide.
     """
     if config.network is None:
         return None
     guard = open_guard(config.network.file, config.node.state_dir)
-    certificate = load_certificate(config.network.certificate)
-    _require_own(certificate, guard.network, identity, guard.clock, config.network.certificate)
+    credentials = load_credentials(config.network.certificate)
+    _require_own(credentials, guard, identity, config.network.certificate)
     if guard.clock.behind:
         log.warning("the machine's clock is at least %d s behind", guard.clock.behind)
-    return Membership(guard.network, guard.revocations, guard.clock, certificate)
+    return Membership(guard.network, guard.revocations, guard.clock, credentials)
 
 
 def check_membership(config: ClientConfig, identity: Identity) -> None:
     """Raises ConfigError where `open_membership` or `with_network` would; writes nothing."""
     assert config.network is not None
     network, _ = load_network(config.network.file)
-    certificate = load_certificate(config.network.certificate)
+    credentials = load_credentials(config.network.certificate)
     clock = SteadyClock(time.time, 0.0, lambda _: None)
-    _require_own(certificate, network, identity, clock, config.network.certificate)
-    with_network(config, Membership(network, Revocations(network, b"", lambda _: None), clock, certificate))
+    membership = Membership(network, Revocations(network, b"", lambda _: None), clock, credentials)
+    _require_own(credentials, membership, identity, config.network.certificate)
+    with_network(config, membership)
 
 
 def with_network(config: ClientConfig, membership: Membership | None) -> ClientConfig:
@@ -92,13 +105,11 @@ def with_network(config: ClientConfig, membership: Membership | None) -> ClientC
     return config
 
 
-def _require_own(
-    certificate: Certificate, network: Network, identity: Identity, clock: SteadyClock, file: Path
-) -> None:
+def _require_own(credentials: Credentials, guard: Guard, identity: Identity, file: Path) -> None:
     try:
-        certificate.admit(network, identity.node_id, clock.now())
+        credentials.admit(guard.network, guard.revocations, identity.node_id, guard.clock.now())
     except NotMember as error:
-        if error.reason not in ("expired", "not_yet_valid"):
+        if error.reason not in _MENDED:
             raise ConfigError(f"{file}: {error}") from None
         log.warning("%s: %s; nobody will take it", file, error)
 

@@ -1,8 +1,8 @@
 """Membership certificates: the authority's word on who a NodeID is in its network, and until when.
 
-A certificate counts only with both signatures of the network's authority, for the NodeID that the session
-proved, within its dates, and while no revocation list names it.  `admit` checks the first three;
-`revocation.py` the last.
+A certificate counts only with both signatures of the network's authority (or of its delegate, see
+`delegation.py`), for the NodeID that the session proved, within its dates, and while no revocation list
+names it.  `admit` checks the first three; `revocation.py` the last.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated
 import msgspec
 
 from shadowmesh.config import parse_name
-from shadowmesh.crypto.authority_key import AuthorityKey
+from shadowmesh.crypto.identity import CompositePublic
 from shadowmesh.errors import BadPacket, NotMember
 from shadowmesh.membership.network import Network
 from shadowmesh.membership.signed import (
@@ -24,6 +24,7 @@ from shadowmesh.membership.signed import (
     Kind,
     Seconds,
     Signed,
+    Signer,
     Text,
     decode_body,
     refuse_critical,
@@ -64,7 +65,7 @@ class Certificate:
     signed: Signed
 
     @classmethod
-    def make(cls, body: CertificateBody, key: AuthorityKey) -> Certificate:
+    def make(cls, body: CertificateBody, key: Signer) -> Certificate:
         """Sign. Raises ValueError if it is too large, or not to be read back."""
         signed = Signed.make(Kind.CERTIFICATE, body, key)
         try:
@@ -105,14 +106,17 @@ class Certificate:
         """Overlay addresses without prefix length."""
         return tuple(text.partition("/")[0] for text in self.body.addresses)
 
-    def admit(self, network: Network, node: NodeId, now: float) -> None:
+    def admit(
+        self, network: Network, node: NodeId, now: float, signer: CompositePublic | None = None
+    ) -> None:
         """Raises NotMember unless this is a certificate of `network` for `node` that holds at `now`.
 
         :param now: seconds since 1970, of a clock that can't be set back (`clock.py`).
+        :param signer: a delegate that must have signed it in place of the authority.
         """
         if self.body.network != network.id:
             raise NotMember("wrong_network", f"the certificate is of another network than {network.name}")
-        self.signed.verify(network.authority)
+        self.signed.verify(signer or network.authority)
         refuse_critical(self.body.critical)
         if self.body.node != node:
             raise NotMember("wrong_node", f"the certificate of {self.body.name} is for another NodeID")
@@ -123,18 +127,19 @@ class Certificate:
     def _check_dates(self, now: float) -> None:
         # Dates, not seconds: a text that changes all the time would fill the log.
         if now < self.body.not_before:
-            text = f"the certificate of {self.body.name} begins at {_date(self.body.not_before)}"
+            text = f"the certificate of {self.body.name} begins at {date_text(self.body.not_before)}"
             raise NotMember("not_yet_valid", f"{text}; are the clocks right?")
         self.check_end(now)
 
     def check_end(self, now: float) -> None:
         """Raises NotMember("expired") if `now` is after its end."""
         if now > self.body.not_after:
-            text = f"the certificate of {self.body.name} expired at {_date(self.body.not_after)}"
+            text = f"the certificate of {self.body.name} expired at {date_text(self.body.not_after)}"
             raise NotMember("expired", f"{text}; have it signed again")
 
 
-def _date(seconds: int) -> str:
+def date_text(seconds: int) -> str:
+    """A time since 1970 for people, UTC."""
     try:
         return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (ValueError, OverflowError):

@@ -19,11 +19,11 @@ import enum
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
 import msgspec
 
-from shadowmesh.crypto.authority_key import AuthorityKey, AuthorityPublic
+from shadowmesh.crypto.identity import CompositePublic
 from shadowmesh.errors import BadPacket, NotMember
 
 VERSION = 1
@@ -39,15 +39,24 @@ class Kind(enum.IntEnum):
     NETWORK = 1
     CERTIFICATE = 2
     REVOCATIONS = 3
+    DELEGATION = 4
 
 
-MAX_BODY: dict[Kind, int] = {Kind.NETWORK: 8192, Kind.CERTIFICATE: 3072, Kind.REVOCATIONS: 49152}
-"""Bytes. A certificate has to fit HELLO (16,384) beside 700 bytes of it, a revocation list a message
-(65,536)."""
+MAX_BODY: dict[Kind, int] = {
+    Kind.NETWORK: 8192,
+    Kind.CERTIFICATE: 3072,
+    Kind.REVOCATIONS: 49152,
+    Kind.DELEGATION: 8192,
+}
+"""Bytes. A certificate with its delegation, and with its basis where that grants nothing, has to fit HELLO
+(24,576) beside 700 bytes of it, a revocation list a message (65,536)."""
+BASIS_TITLE = "SHADOWMESH BASIS"
+"""Of a certificate in the file of one that was renewed from it."""
 _TITLES = {
     Kind.NETWORK: "SHADOWMESH NETWORK",
     Kind.CERTIFICATE: "SHADOWMESH CERTIFICATE",
     Kind.REVOCATIONS: "SHADOWMESH REVOCATION LIST",
+    Kind.DELEGATION: "SHADOWMESH DELEGATION",
 }
 
 Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -64,6 +73,12 @@ def max_size(kind: Kind) -> int:
     return HEADER_SIZE + MAX_BODY[kind] + SIGNATURE_SIZE
 
 
+class Signer(Protocol):
+    """The private half of a composite key: of an authority, or of a node."""
+
+    def sign_composite(self, data: bytes) -> bytes: ...
+
+
 @dataclass(frozen=True)
 class Signed:
     """A document whose signatures nobody has checked yet."""
@@ -73,12 +88,12 @@ class Signed:
     signature: bytes
 
     @classmethod
-    def make(cls, kind: Kind, body: msgspec.Struct, key: AuthorityKey) -> Signed:
+    def make(cls, kind: Kind, body: msgspec.Struct, key: Signer) -> Signed:
         """Sign a body. Raises ValueError if it is larger than anybody would take."""
         encoded = msgspec.msgpack.encode(body)
         if len(encoded) > MAX_BODY[kind]:
             raise ValueError(f"it takes {len(encoded)} bytes, {MAX_BODY[kind]} is the limit")
-        return cls(kind, encoded, key.sign(_LABEL + _header(kind, encoded) + encoded))
+        return cls(kind, encoded, key.sign_composite(_LABEL + _header(kind, encoded) + encoded))
 
     @classmethod
     def parse_untrusted(cls, data: bytes, kind: Kind) -> Signed:
@@ -95,9 +110,9 @@ class Signed:
         """SHA-256 over what is signed, 32 bytes."""
         return hashlib.sha256(self._signed).digest()
 
-    def verify(self, authority: AuthorityPublic) -> None:
+    def verify(self, signer: CompositePublic) -> None:
         """Raises NotMember("forged") unless both signatures hold."""
-        if not authority.verifies(self.signature, self._signed):
+        if not signer.verifies(self.signature, self._signed):
             raise NotMember("forged", "the authority of this network has not signed it")
 
     def encode(self) -> bytes:
@@ -123,18 +138,18 @@ def refuse_critical(critical: list[str]) -> None:
         raise NotMember("unknown_critical", f"it demands what this release does not know: {sorted(critical)}")
 
 
-def to_text(data: bytes, kind: Kind, heading: str = "") -> str:
-    """The document as text; `heading` stands before it, for people."""
-    title, lines = _TITLES[kind], base64.encodebytes(data).decode()
+def to_text(data: bytes, kind: Kind, heading: str = "", title: str = "") -> str:
+    """The document as text; `heading` stands before it, for people. `title` replaces that of its kind."""
+    title, lines = title or _TITLES[kind], base64.encodebytes(data).decode()
     # encodebytes breaks at 76 characters, RFC 7468 wants 64.
     flat = lines.replace("\n", "")
     wrapped = "\n".join(flat[start : start + 64] for start in range(0, len(flat), 64))
     return f"{heading}\n-----BEGIN {title}-----\n{wrapped}\n-----END {title}-----\n".lstrip("\n")
 
 
-def from_text(text: str, kind: Kind) -> bytes:
-    """The bytes of the one document of this kind in a text. Raises ValueError."""
-    title = _TITLES[kind]
+def from_text(text: str, kind: Kind, title: str = "") -> bytes:
+    """The bytes of the one document of this kind, or with this `title`, in a text. Raises ValueError."""
+    title = title or _TITLES[kind]
     found = re.findall(f"-----BEGIN {title}-----\n(.+?)\n-----END {title}-----", text, re.DOTALL)
     if len(found) != 1:
         raise ValueError(f"it must hold one {title.lower()}, not {len(found)}")

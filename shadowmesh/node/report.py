@@ -25,6 +25,7 @@ from shadowmesh.core.node import Core
 from shadowmesh.core.peers import PeerClient
 from shadowmesh.core.relays import RelayClient, RelayState
 from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.errors import NotMember
 from shadowmesh.io.portmap import PortMapper
 from shadowmesh.io.udp import local_address
 from shadowmesh.membership.guard import Membership
@@ -113,6 +114,12 @@ def _warning(membership: Membership, left: float, behind: float) -> str | None:
     body, current = membership.certificate.body, membership.revocations.current
     if membership.revocations.revokes(membership.certificate):
         return "this machine is revoked; it needs a new identity to come back"
+    delegation = membership.credentials.delegation
+    if delegation is not None:
+        try:
+            delegation.refuse_revoked(membership.revocations)
+        except NotMember as error:
+            return f"{error}; have the certificate signed by the authority"
     if behind:
         return f"the machine's clock is at least {behind:.0f} s behind; set it right"
     if left < 0:

@@ -20,8 +20,9 @@ from shadowmesh.errors import BadPacket
 from shadowmesh.units import LANES
 
 HEADER_SIZE = 4
-MAX_HANDSHAKE_MESSAGE = 16384
-"""Room for a membership certificate with two signatures (ML-DSA-87: 4,627 bytes) three times over."""
+MAX_HANDSHAKE_MESSAGE = 24576
+"""Room for a membership certificate, its basis and a delegation, each with two signatures (ML-DSA-87: 4,627
+bytes), and one key of 2,592."""
 MAX_MESSAGE = 65536
 """Bound of a message after the handshake: 1,900 NodeIDs in one Interest."""
 MAX_NODES = 1024

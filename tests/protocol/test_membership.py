@@ -14,6 +14,7 @@ from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.errors import RemoteProtocolError
 from shadowmesh.membership.authority import DAY, Authority, Ledger, Request
 from shadowmesh.membership.clock import RELEASED, SteadyClock
+from shadowmesh.membership.delegation import Credentials
 from shadowmesh.membership.guard import EXPIRY_GRACE, Guard, Membership
 from shadowmesh.membership.network import Network
 from shadowmesh.membership.revocation import RevocationList, Revocations
@@ -47,7 +48,7 @@ class Domain:
 
     def member(self, number: int, **asked: Any) -> Membership:
         request = Request(node=IDENTITIES[number].node_id, **{"name": f"member{number}", **asked})
-        return Membership(*self.parts(), self.authority.sign(request, self.wall))
+        return Membership(*self.parts(), Credentials(self.authority.sign(request, self.wall)))
 
     def revoke(self, number: int) -> RevocationList:
         return self.authority.revoke(node_id_text(IDENTITIES[number].node_id), self.wall)
@@ -172,7 +173,7 @@ def test_the_relay_refuses_expired_early_foreign_forged_and_revoked_certificates
     assert "is for another NodeID" in attempt(stolen, home)
     signed = mine.certificate.signed
     bad = replace(signed, signature=signed.signature[:-1] + bytes((signed.signature[-1] ^ 1,)))
-    forged = Membership(*home.parts(), replace(mine.certificate, signed=bad))
+    forged = Membership(*home.parts(), Credentials(replace(mine.certificate, signed=bad)))
     assert "has not signed it" in attempt(forged, home)
     assert "is revoked (list 1 of home)" in attempt(mine, home, revoked=home.revoke(0))
 

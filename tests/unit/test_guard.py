@@ -24,6 +24,7 @@ from shadowmesh.io.membership import (
 )
 from shadowmesh.membership.authority import DAY, Authority, Ledger, Request
 from shadowmesh.membership.clock import KEEP_EVERY, RELEASED, SteadyClock
+from shadowmesh.membership.delegation import Credentials
 from shadowmesh.membership.guard import EXPIRY_GRACE, MAX_SHOWN, Guard, Membership, Standing
 from shadowmesh.membership.network import Network, NetworkRelay
 from shadowmesh.membership.revocation import Revocations
@@ -49,7 +50,7 @@ def at(now: float = NOW, revoked: bool = False) -> Membership:
     """Alice, by a clock that stands still."""
     clock = SteadyClock(lambda: now, 0.0, lambda _: None)
     kept = REVOKED.document if revoked else b""
-    return Membership(NETWORK, Revocations(NETWORK, kept, lambda _: None), clock, CERTIFICATE)
+    return Membership(NETWORK, Revocations(NETWORK, kept, lambda _: None), clock, Credentials(CERTIFICATE))
 
 
 def reason(guard: Guard, shown: bytes, node: bytes = ALICE.node_id) -> str:
@@ -87,7 +88,7 @@ def test_what_can_not_be_taken_apart_is_a_bad_packet(shown: bytes) -> None:
 
 
 def test_a_session_is_ended_by_revocation_at_once_and_by_expiry_after_a_day() -> None:
-    standing, end = Standing(CERTIFICATE, 0), CERTIFICATE.body.not_after + EXPIRY_GRACE
+    standing, end = Standing(Credentials(CERTIFICATE), 0), CERTIFICATE.body.not_after + EXPIRY_GRACE
     at(end - 1).recheck(standing)
     with pytest.raises(NotMember, match="expired at"):
         at(end + 1).recheck(standing)
@@ -157,7 +158,7 @@ def test_addresses_and_relays_come_from_the_network_where_the_file_has_none(conf
 def test_a_network_that_names_no_relay_needs_them_in_the_file(config: ClientConfig) -> None:
     bare = Network.make("home", NETWORK.subnets, [], KEY, int(NOW))
     member = opened(config)
-    lonely = Membership(bare, member.revocations, member.clock, CERTIFICATE)
+    lonely = Membership(bare, member.revocations, member.clock, Credentials(CERTIFICATE))
     with pytest.raises(ConfigError, match="the network names none"):
         with_network(config, lonely)
 

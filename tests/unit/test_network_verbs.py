@@ -15,7 +15,7 @@ from shadowmesh.cli.network import PASSPHRASE_VARIABLE
 from shadowmesh.command import ExitCode
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.errors import ConfigError
-from shadowmesh.io.documents import load_certificate, load_list, load_network
+from shadowmesh.io.documents import load_credentials, load_list, load_network
 
 BOB, CAROL = b"b" * 32, b"c" * 32
 PASSPHRASE = "correct horse battery"
@@ -57,7 +57,7 @@ def test_a_network_from_creation_to_revocation(folder: Folder, tmp_path: Path) -
     exported.write_text(folder.run("export"))
     network, revoked = load_network(exported)
     assert revoked is None
-    bob, carol = load_certificate(Path(signed["file"])), load_certificate(tmp_path / "c")
+    bob, carol = (load_credentials(path).certificate for path in (Path(signed["file"]), tmp_path / "c"))
     bob.admit(network, BOB, time.time())
     carol.admit(network, CAROL, time.time())
     assert bob.fingerprint.hex() == signed["fingerprint"]
@@ -153,7 +153,7 @@ def test_files_that_hold_no_document_are_named(tmp_path: Path, text: str, folder
     path = tmp_path / "file"
     path.write_text(text)
     network, _ = load_network(folder.path / "network.pem")
-    for load in (load_network, load_certificate, lambda path: load_list(path, network)):
+    for load in (load_network, load_credentials, lambda path: load_list(path, network)):
         with pytest.raises(ConfigError, match=str(path)):
             load(path)
 

@@ -23,6 +23,7 @@ from shadowmesh.crypto.keys import Direction, frame_keys, resumption_secret
 from shadowmesh.crypto.provider import AgreementKey, CryptographyProvider, KemKey, KemLevel
 from shadowmesh.membership.certificate import Certificate, CertificateBody
 from shadowmesh.membership.clock import SteadyClock
+from shadowmesh.membership.delegation import Credentials
 from shadowmesh.membership.guard import Membership
 from shadowmesh.membership.network import Network, NetworkRelay
 from shadowmesh.membership.revocation import RevocationList, Revocations
@@ -245,7 +246,7 @@ def test_documents_of_an_authority_byte_for_byte() -> None:
         network,
         Revocations(network, made.document, lambda data: None),
         SteadyClock(lambda: 1_800_000_000, 0.0, lambda now: None),
-        certificate,
+        Credentials(certificate),
     )
     shown = membership.show().replace(pack_bytes(certificate.document), pack_bytes(b""))
     assert shown == unhex(vector["shown_without_certificate"])
