@@ -39,6 +39,7 @@ from shadowmesh.crypto.authority_key import AuthorityKey
 from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.membership.authority import Authority, Ledger, Request
 from shadowmesh.membership.clock import SteadyClock
+from shadowmesh.membership.delegation import Credentials
 from shadowmesh.membership.guard import Membership
 from shadowmesh.membership.network import Network
 from shadowmesh.membership.revocation import Revocations
@@ -179,7 +180,7 @@ class Authorship:
         certificate = self._authority.sign(Request(node=node, name=name), time.time())
         clock = SteadyClock(time.time, 0.0, lambda _: None)
         revocations = Revocations(self.network, b"", lambda _: None)
-        return Membership(self.network, revocations, clock, certificate)
+        return Membership(self.network, revocations, clock, Credentials(certificate))
 
 
 def load(folder: Path, relay: str, relay_id: str, alice: str, count: int, host: str) -> None:
