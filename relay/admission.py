@@ -38,6 +38,10 @@ class Admission:
         self._nodes = nodes
         self._guards: dict[NetworkId, Guard] = {guard.network.id: guard for guard in guards}
 
+    def may_invite(self, belonging: Belonging | None) -> bool:
+        """Whether a client may bring guests: they must have a reason to be let in again as members."""
+        return self._open or belonging is not None
+
     def allows(self, node: NodeId) -> bool:
         """Whether this node may have a session with the relay without being a member of anything."""
         return self._open or node in self._nodes

@@ -16,6 +16,16 @@ FLIP_WINDOW = 60.0
 """Seconds within which the return of a displaced instance shows that two machines hold one identity."""
 
 
+@dataclass(frozen=True)
+class Visit:
+    """The stay of a guest: a node that showed an invitation of one of our clients."""
+
+    invitation: bytes
+    host: NodeId
+    """Who invited it, and all that it may see."""
+    leaves_at: float
+
+
 @dataclass(eq=False)
 class Knock:
     """A handshake under way."""
@@ -23,6 +33,7 @@ class Knock:
     source: Address
     greeting: int = 0
     belonging: Belonging | None = None
+    visit: Visit | None = None
 
     @property
     def network(self) -> str:
@@ -47,6 +58,8 @@ class Client:
     """Number of its HELLO among all; the newest handshake of a NodeID wins."""
     belonging: Belonging | None = None
     """Its network, if the relay serves it."""
+    visit: Visit | None = None
+    """Of a guest; None of everybody else."""
     interests: set[NodeId] = field(default_factory=set)
     opened: list[float] = field(default_factory=list)
     """When it opened channels, within the last second."""

@@ -20,7 +20,7 @@ from shadowmesh.crypto.keys import resumption_secret
 from shadowmesh.crypto.retry import TICKET_SIZE, Admit, Drop, Reply, TokenGate
 from shadowmesh.crypto.tls import PeerTicket
 from shadowmesh.errors import BadPacket, NotMember
-from shadowmesh.membership.guard import Guard
+from shadowmesh.membership.guard import Guard, invitation_untrusted
 from shadowmesh.session.link import CloseCode, Ended, LinkEvent, Ready, Received, accept
 from shadowmesh.session.links import Driver, LinkSet
 from shadowmesh.session.machine import Agreement, Opening, Refused
@@ -32,6 +32,8 @@ from shadowmesh.wire.messages import (
     Close,
     Interest,
     Introduction,
+    Invite,
+    Invited,
     Message,
     NatTest,
     Open,
@@ -42,6 +44,7 @@ from shadowmesh.wire.messages import (
 
 from .admission import Admission, Belonging
 from .clients import Client, Duplicates, Knock
+from .guests import Guests
 from .notes import Notes
 from .observer import Observer
 from .rendezvous import Rendezvous
@@ -98,6 +101,7 @@ class RelayCore:
         self._tickets = Tickets()
         self._gate = TokenGate(random(32), self._tickets.prove_address)
         self._links = LinkSet(tables.install_control, tables.remove)
+        self._guests = Guests(self.clients)
         self._rendezvous = Rendezvous(self.clients, tables, random, self._send)
         self._duplicates = Duplicates()
         self._half_open: dict[Driver, Knock] = {}
@@ -218,8 +222,13 @@ class RelayCore:
     def _admit(self, node: NodeId, shown: Introduction, knock: Knock, now: float) -> None:
         reason = f"this relay does not admit your NodeID {node_id_text(node)}"
         try:
-            knock.belonging = self._admission.belonging_untrusted(node, shown.membership)
-            admitted = knock.belonging is not None or self._admission.allows(node)
+            invitation = invitation_untrusted(shown.membership)
+            if invitation is None:
+                knock.belonging = self._admission.belonging_untrusted(node, shown.membership)
+            else:
+                knock.visit = self._guests.visit(invitation, now)
+            guest_or_member = knock.belonging is not None or knock.visit is not None
+            admitted = guest_or_member or self._admission.allows(node)
         except NotMember as error:
             admitted, reason = False, str(error)
         if not admitted:
@@ -236,7 +245,10 @@ class RelayCore:
         if isinstance(event, Ready):
             self._welcome(driver, event, now)
         elif isinstance(event, Received) and client is not None:
-            self._handle_message(client, event.message, now)
+            if client.visit is None or isinstance(event.message, Open | Close):
+                self._handle_message(client, event.message, now)
+            else:
+                self.drops["unexpected_message"] += 1
         elif isinstance(event, Ended):
             knock = self._half_open.pop(driver, None)
             if knock is not None and self._strangers.due(knock.network, now):
@@ -253,6 +265,13 @@ class RelayCore:
         if holder is not None and not self._displace(holder, driver, agreement, knock, now):
             agreement.wipe()
             return
+        try:
+            # Many may have been admitted at once; they are counted when they are here.
+            visit = self._guests.visit(knock.visit.invitation, now) if knock.visit is not None else None
+        except NotMember as error:
+            agreement.wipe()
+            self._close(driver, CloseCode.REFUSED, str(error), now)
+            return
         client = Client(
             handle=next(self._handles),
             node=agreement.peer,
@@ -262,6 +281,7 @@ class RelayCore:
             heard_at=now,
             greeting=knock.greeting,
             belonging=knock.belonging,
+            visit=visit,
         )
         self.clients[client.node] = self._by_handle[client.handle] = client
         driver.send = partial(self._transmit_to, client)
@@ -270,14 +290,20 @@ class RelayCore:
         self._tables.install_receive(client.handle, agreement.receive_lanes[:1], agreement.receive_keys)
         keys = self._tables.new_send_keys(agreement.send_keys)
         self._tables.set_lane(client.handle, keys, 1, agreement.send_lanes[1])
+        if client.visit is None:
+            self._equip(client, agreement, now)
+        agreement.wipe()
+        guest = f" as a guest of {node_id_text(client.visit.host)[:10]}" if client.visit else ""
+        self._events.append(f"{client} joined from {client.address}{guest}")
+        if client.belonging is not None:
+            self._welcome_member(client, client.belonging, now)
+
+    def _equip(self, client: Client, agreement: Agreement, now: float) -> None:
+        """What everybody but a guest gets: the second port, and a ticket."""
         if self.observer is not None:
             self.observer.add(client.handle, agreement, now)
             self._send(client, SecondPort(self.observer.port), now)
         self._give_ticket(client, agreement, now)
-        agreement.wipe()
-        self._events.append(f"{client} joined from {client.address}")
-        if client.belonging is not None:
-            self._welcome_member(client, client.belonging, now)
 
     def _welcome_member(self, client: Client, belonging: Belonging, now: float) -> None:
         """Tell it of the others, and of a revocation list that it has not seen."""
@@ -333,12 +359,29 @@ class RelayCore:
                     self._events.append(f"{opened.caller} and {opened.callee} have a channel")
         elif isinstance(message, Close):
             rendezvous.handle_close(client, message, now)
-        elif isinstance(message, RevocationNews) and client.belonging is not None:
-            self._take_list(client.belonging.guard, message, now)
+        elif isinstance(message, Invite | RevocationNews):
+            self._handle_member_message(client, message, now)
         elif isinstance(message, NatTest) and self.observer is not None:
             self._serve_test(self.observer, client, message, now)
         else:
             self.drops["unexpected_message"] += 1
+
+    def _handle_member_message(self, client: Client, message: Invite | RevocationNews, now: float) -> None:
+        if isinstance(message, Invite):
+            self._serve_invite(client, message, now)
+        elif client.belonging is not None:
+            self._take_list(client.belonging.guard, message, now)
+        else:
+            self.drops["unexpected_message"] += 1
+
+    def _serve_invite(self, client: Client, message: Invite, now: float) -> None:
+        if self._admission.may_invite(client.belonging):
+            answer = self._guests.handle_invite(client, message, now)
+        else:
+            ids = [one.id for one in message.add]
+            answer = Invited(ids, "this relay serves no network of yours") if ids else None
+        if answer is not None:
+            self._send(client, answer, now)
 
     def _take_list(self, guard: Guard, news: RevocationNews, now: float) -> None:
         """A newer list of a network counts at once, and goes to all its members here."""
@@ -373,6 +416,7 @@ class RelayCore:
     def _sweep(self, now: float) -> None:
         self._rendezvous.expire(now)
         self._tickets.expire(now)
+        self._guests.expire(now)
         for client in list(self.clients.values()):
             bound_at = self._tables.last_bind(client.handle)
             if bound_at > client.heard_at:
@@ -380,14 +424,17 @@ class RelayCore:
                 client.driver.link.renew(now)
             elif now - client.heard_at > CLIENT_SILENCE:
                 self._close(client.driver, CloseCode.TIMEOUT, "nothing was heard of you", now)
+            if client.visit is not None and now >= client.visit.leaves_at:
+                self._close(client.driver, CloseCode.TIMEOUT, "your time as a guest is over", now)
             self._enforce(client, now)
 
     def _forget(self, client: Client, now: float) -> None:
         del self.clients[client.node], self._by_handle[client.handle]
         self._rendezvous.forget(client, now)
+        self._guests.forget(client)
         self._tickets.leave(client.node, now)
         self._tables.remove_client(client.handle)
-        if self.observer is not None:
+        if self.observer is not None and client.visit is None:
             self.observer.remove(client.handle)
 
     def _close(self, driver: Driver, code: CloseCode, reason: str, now: float) -> None:

@@ -1,6 +1,7 @@
 """Presence and channels, by mutual interest or by a common network.
 
 Nobody learns of a node that neither lists it nor is a member of the same network, as both have proved.
+A guest may call the client that invited it, and nobody else.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ MAX_INTERESTS = 4096
 MAX_INTRODUCED = 1024
 """Members of its network that a client is told of: a quarter of what may wait for it to be read."""
 MAX_CHANNELS_PER_CLIENT = 4096
+MAX_CHANNELS_PER_GUEST = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +130,9 @@ class Rendezvous:
             expires_at=now + CALL_TIMEOUT,
         )
         self._calls[call.callee_send] = call
-        self._send(callee, Call(client.node, call.callee_send), now)
+        visit = client.visit
+        guest = (visit.invitation, str(client.address)) if visit is not None else (b"", "")
+        self._send(callee, Call(client.node, call.callee_send, *guest), now)
 
     def handle_answer(self, client: Client, message: Answer, now: float) -> Channel | None:
         """The callee accepts under an id of its own, or refuses with none; returns what is open now."""
@@ -180,6 +184,8 @@ class Rendezvous:
         other = self._clients.get(node)
         if other is None or other is client:
             return None
+        if client.visit is not None:
+            return other if node == client.visit.host else None
         mutual = node in client.interests and client.node in other.interests
         return other if mutual or client.shares_network_with(other) else None
 
@@ -193,7 +199,8 @@ class Rendezvous:
             return "the node is not here"
         if sum(call.callee is callee for call in self._calls.values()) >= MAX_CALLS_PER_CALLEE:
             return "the node is busy"
-        if len(self._of_client[client]) >= MAX_CHANNELS_PER_CLIENT:
+        most = MAX_CHANNELS_PER_CLIENT if client.visit is None else MAX_CHANNELS_PER_GUEST
+        if len(self._of_client[client]) >= most:
             return "too many channels"
         return ""
 

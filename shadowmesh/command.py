@@ -42,6 +42,8 @@ class ExitCode(enum.IntEnum):
     """Frames to the peer go through a relay, where a direct path was asked for."""
     DENIED = 10
     """The firewall denies the packet that was described."""
+    NOT_JOINED = 11
+    """`join`: the invitation is of no use, or nobody could be asked."""
     INTERRUPTED = 130
     """128 + SIGINT, as shells count."""
 

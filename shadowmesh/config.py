@@ -233,7 +233,8 @@ def doubts(config: ClientConfig, identity_name: str | None = None) -> list[str]:
     :param identity_name: the name that the identity was made with, None if that isn't known.
     """
     found = []
-    if identity_name not in (None, config.node.name):
+    # In a network the certificate says what a member is called.
+    if config.network is None and identity_name not in (None, config.node.name):
         found.append(
             f"{config.file}: node.name: is {config.node.name}, but the identity in "
             f"{config.node.state_dir} was made for {identity_name}; is it the right one?"

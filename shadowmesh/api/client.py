@@ -17,6 +17,10 @@ from pathlib import Path
 import msgspec
 
 from shadowmesh.api.schema import (
+    DelegateReply,
+    InvitationReply,
+    InvitationRequest,
+    InvitationVerdict,
     Netcheck,
     PingReply,
     PingRequest,
@@ -24,6 +28,7 @@ from shadowmesh.api.schema import (
     ReloadReply,
     RevocationsReply,
     RevocationsRequest,
+    VerdictReply,
     WhyRequest,
 )
 from shadowmesh.errors import ConfigError, ShadowMeshError
@@ -86,6 +91,24 @@ class ApiClient:
     def reload(self) -> ReloadReply:
         """Have the client read its configuration again. Raises ConfigError if it refuses the file."""
         return msgspec.json.decode(self._request("POST", "/v1/reload"), type=ReloadReply)
+
+    def invitations_json(self) -> bytes:
+        """All invitations (struct InvitationsReply). Raises ConfigError if the client is in no network."""
+        return self._request("GET", "/v1/invitations")
+
+    def delegate(self) -> DelegateReply:
+        """Who signs for joining nodes. Raises ConfigError as the two below do."""
+        return msgspec.json.decode(self._request("GET", "/v1/invitations/delegate"), type=DelegateReply)
+
+    def invite(self, wanted: InvitationRequest) -> InvitationReply:
+        """Open an invitation."""
+        data = self._request("POST", "/v1/invitations", msgspec.json.encode(wanted))
+        return msgspec.json.decode(data, type=InvitationReply)
+
+    def judge(self, wanted: InvitationVerdict) -> VerdictReply:
+        """A person's word on a node that waits, or on an invitation."""
+        data = self._request("POST", "/v1/invitations/verdict", msgspec.json.encode(wanted))
+        return msgspec.json.decode(data, type=VerdictReply)
 
     def down(self, timeout: float) -> None:
         """Stop the client and wait until socket and process are gone (with it the interface).

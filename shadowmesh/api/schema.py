@@ -17,6 +17,7 @@ REVOCATIONS_SCHEMA = "shadowmesh.revocations/1"
 WHY_SCHEMA = "shadowmesh.why/1"
 NETCHECK_SCHEMA = "shadowmesh.netcheck/1"
 RELOAD_SCHEMA = "shadowmesh.reload/1"
+INVITATIONS_SCHEMA = "shadowmesh.invitations/1"
 
 MAX_PING_TIMEOUT = 60.0
 """Seconds that one ping may wait: far above any path, and short enough for a person."""
@@ -269,6 +270,91 @@ class ReloadReply(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = RELOAD_SCHEMA
     applied: list[str] = []
     restart: list[str] = []
+
+
+class DelegateReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to GET /v1/invitations/delegate: who signs for joining nodes; keys in base64."""
+
+    network_id: str
+    ed25519: bytes
+    mldsa: bytes
+
+
+class InvitationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of POST /v1/invitations. `delegation` in base64, `ttl` in seconds."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+    delegation: bytes
+    ttl: int
+    by_hand: bool = False
+
+
+class InvitationReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to it. `token` is as secret as what it opens; `expires` in seconds since 1970."""
+
+    token: str
+    relay: str
+    expires: int
+
+
+class InvitationUse(msgspec.Struct, frozen=True, kw_only=True):
+    """A node that joined. `at` in seconds since 1970, `source` where its relay saw it."""
+
+    node_id: str
+    name: str
+    serial: int
+    at: int
+    source: str
+
+
+class WaitingNode(msgspec.Struct, frozen=True, kw_only=True):
+    """A node that waits for a person's word, or has had it."""
+
+    node_id: str
+    at: int
+    source: str
+    verdict: Literal["", "approved", "refused"] = ""
+
+
+class InvitationStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One invitation; never its token."""
+
+    name: str
+    state: Literal["open", "used", "expired", "revoked"]
+    created: int
+    expires: int
+    by_hand: bool
+    grants: int
+    turned_away: int
+    uses: list[InvitationUse] = []
+    waiting: list[WaitingNode] = []
+
+
+class InvitationsReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to GET /v1/invitations. `refused`: relays that do not take them, and why."""
+
+    schema: str = INVITATIONS_SCHEMA
+    network: str
+    network_id: str
+    invitations: list[InvitationStatus] = []
+    refused: dict[str, str] = {}
+
+
+class InvitationVerdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of POST /v1/invitations/verdict. `label`: name of an invitation, or how a NodeID begins.
+
+    "revoked" closes the open invitations of that name; the others are about a node that waits.
+    """
+
+    label: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+    verdict: Literal["approved", "refused", "revoked"]
+
+
+class VerdictReply(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to it. `node_id` is null for "revoked"."""
+
+    name: str
+    node_id: str | None = None
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 import uvicorn
@@ -28,7 +28,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from shadowmesh.api.schema import (
+    DelegateReply,
     ErrorKind,
+    InvitationReply,
+    InvitationRequest,
+    InvitationsReply,
+    InvitationVerdict,
     Netcheck,
     PingReply,
     PingRequest,
@@ -37,6 +42,7 @@ from shadowmesh.api.schema import (
     RevocationsReply,
     RevocationsRequest,
     Status,
+    VerdictReply,
     WhyReply,
     WhyRequest,
 )
@@ -44,12 +50,13 @@ from shadowmesh.errors import ConfigError, ShadowMeshError
 
 log = logging.getLogger(__name__)
 
-MAX_BODY = 4096
-"""Bytes of a request body; the largest that makes sense has 300."""
+MAX_BODY = 32_768
+"""Bytes of a request body; the largest that makes sense has 17,500: a delegation in base64."""
 
 SHUTDOWN_TIMEOUT = 2
 """Seconds that running requests (a ping, the `down` itself) get to finish when the daemon stops."""
 
+Asked = TypeVar("Asked")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -77,6 +84,18 @@ class Control(Protocol):
 
     def reload(self) -> ReloadReply:
         """Read the configuration again and use what can be changed. Raises ConfigError, changing nothing."""
+
+    def invitations(self) -> InvitationsReply:
+        """All invitations of this node. Raises ConfigError if it is in no network, as the next three do."""
+
+    def delegate(self) -> DelegateReply:
+        """The keys that a delegation must name."""
+
+    def invite(self, wanted: InvitationRequest) -> InvitationReply:
+        """Open an invitation. Raises ConfigError."""
+
+    def judge(self, wanted: InvitationVerdict) -> VerdictReply:
+        """A person's word on a waiting node, or on an invitation. Raises ConfigError."""
 
     def request_stop(self) -> None:
         """Begin to stop; returns at once."""
@@ -138,9 +157,6 @@ def create_app(control: Control) -> Starlette:
     async def netcheck(_request: Request) -> Response:
         return _json(200, await control.netcheck())
 
-    async def reload(_request: Request) -> Response:
-        return _reloaded(control)
-
     async def down(_request: Request) -> Response:
         control.request_stop()
         return _json(202, {})
@@ -152,7 +168,11 @@ def create_app(control: Control) -> Starlette:
             Route("/v1/why", _guarded(why), methods=["POST"]),
             Route("/v1/revocations", _guarded(_revocations(control)), methods=["POST"]),
             Route("/v1/netcheck", _guarded(netcheck), methods=["POST"]),
-            Route("/v1/reload", _guarded(reload), methods=["POST"]),
+            Route("/v1/reload", _told(control.reload), methods=["POST"]),
+            Route("/v1/invitations", _told(control.invitations), methods=["GET"]),
+            Route("/v1/invitations", _asked(InvitationRequest, control.invite), methods=["POST"]),
+            Route("/v1/invitations/delegate", _told(control.delegate), methods=["GET"]),
+            Route("/v1/invitations/verdict", _asked(InvitationVerdict, control.judge), methods=["POST"]),
             Route("/v1/down", _guarded(down), methods=["POST"]),
         ],
         exception_handlers={HTTPException: _http_error},
@@ -170,11 +190,29 @@ def _revocations(control: Control) -> Handler:
     return revocations
 
 
-def _reloaded(control: Control) -> Response:
-    try:
-        return _json(200, control.reload())
-    except ConfigError as error:
-        return _problem(422, "refused", str(error))
+def _told(question: Callable[[], object]) -> Handler:
+    """Answers without a body; ConfigError says why not."""
+
+    async def answer(_request: Request) -> Response:
+        try:
+            return _json(200, question())
+        except ConfigError as error:
+            return _problem(422, "refused", str(error))
+
+    return _guarded(answer)
+
+
+def _asked(kind: type[Asked], question: Callable[[Asked], object]) -> Handler:
+    """The same, with a body."""
+
+    async def answer(request: Request) -> Response:
+        wanted = msgspec.json.decode(await _body(request), type=kind)
+        try:
+            return _json(200, question(wanted))
+        except ConfigError as error:
+            return _problem(422, "refused", str(error))
+
+    return _guarded(answer)
 
 
 def bind_socket(path: Path) -> socket.socket:

@@ -23,6 +23,8 @@ NAME = "shadowmesh-client"
         "ping": "shadowmesh.cli.ping:ping",
         "why": "shadowmesh.cli.why:why",
         "netcheck": "shadowmesh.cli.netcheck:netcheck",
+        "join": "shadowmesh.cli.join:join",
+        "invite": "shadowmesh.cli.invite:invite",
         "network": "shadowmesh.cli.network:network",
         "firewall": "shadowmesh.cli.firewall:firewall",
         "reload": "shadowmesh.cli.reload:reload",
@@ -31,7 +33,8 @@ NAME = "shadowmesh-client"
     },
     epilog=examples(
         "shadowmesh-client init --name alice       make this machine's identity",
-        "shadowmesh-client up -c client.yaml       join, Ctrl+C leaves",
+        "shadowmesh-client join smesh1…            become a member by a token, and run",
+        "shadowmesh-client up -c client.yaml       run, Ctrl+C leaves",
         "shadowmesh-client status                  who is reachable, and how",
         "shadowmesh-client ping bob -c 3           measure through the overlay",
         "shadowmesh-client why bob                 why this path and no better one",

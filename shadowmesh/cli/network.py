@@ -39,7 +39,7 @@ authority_option = click.option(
     metavar="DIR",
     help="Folder of the authority.",
 )
-_passphrase_file = click.option(
+passphrase_option = click.option(
     "--passphrase-file",
     type=click.Path(path_type=Path, readable=False),
     metavar="FILE",
@@ -47,7 +47,7 @@ _passphrase_file = click.option(
 )
 
 
-def _parsed(parse: Callable[[str], T]) -> Callable[[click.Context, click.Parameter, str], T]:
+def parsed(parse: Callable[[str], T]) -> Callable[[click.Context, click.Parameter, str], T]:
     """A click callback that turns ValueError into a usage error."""
 
     def callback(_context: click.Context, _parameter: click.Parameter, value: str) -> T:
@@ -59,8 +59,8 @@ def _parsed(parse: Callable[[str], T]) -> Callable[[click.Context, click.Paramet
     return callback
 
 
-def _each(parse: Callable[[str], T]) -> Callable[..., tuple[T, ...]]:
-    one = _parsed(parse)
+def each(parse: Callable[[str], T]) -> Callable[..., tuple[T, ...]]:
+    one = parsed(parse)
     return lambda context, parameter, values: tuple(one(context, parameter, value) for value in values)
 
 
@@ -108,20 +108,20 @@ def network() -> None:
         "shadowmesh-client network create home --subnet 10.77.0.0/16 --relay relay.example.net:4433,NODE_ID",
     )
 )
-@click.argument("name", callback=_parsed(parse_name))
+@click.argument("name", callback=parsed(parse_name))
 @click.option(
     "--subnet",
     required=True,
     multiple=True,
     metavar="PREFIX",
-    callback=_each(ipaddress.IPv4Network),
+    callback=each(ipaddress.IPv4Network),
     help="IPv4 addresses that members get; may be given again.",
 )
 @click.option(
     "--subnet6",
     multiple=True,
     metavar="PREFIX",
-    callback=_each(ipaddress.IPv6Network),
+    callback=each(ipaddress.IPv6Network),
     help="IPv6 addresses, as well.",
 )
 @click.option(
@@ -129,11 +129,11 @@ def network() -> None:
     "relays",
     multiple=True,
     metavar="HOST:PORT,NODE_ID",
-    callback=_each(_parse_relay),
+    callback=each(_parse_relay),
     help="A relay of the network.",
 )
 @authority_option
-@_passphrase_file
+@passphrase_option
 @json_option
 def create(
     name: str,
@@ -151,7 +151,7 @@ def create(
     from shadowmesh.crypto.identity import node_id_text
 
     folder = open_folder(state_dir)
-    passphrase = _passphrase(passphrase_file, twice=True)
+    passphrase = read_passphrase(passphrase_file, twice=True)
     try:
         made = folder.create(name, (*subnet, *subnet6), relays, passphrase, time.time())
     except ValueError as error:
@@ -175,22 +175,22 @@ def create(
         "shadowmesh-client network sign NODE_ID --name bob --group admin --address 10.77.0.9 --days 365",
     )
 )
-@click.argument("node_id", callback=_parsed(parse_node_id))
+@click.argument("node_id", callback=parsed(parse_node_id))
 @click.option(
-    "--name", required=True, metavar="NAME", callback=_parsed(parse_name), help="How others call it."
+    "--name", required=True, metavar="NAME", callback=parsed(parse_name), help="How others call it."
 )
 @click.option(
-    "--group", "groups", multiple=True, metavar="NAME", callback=_each(parse_name), help="In this group."
+    "--group", "groups", multiple=True, metavar="NAME", callback=each(parse_name), help="In this group."
 )
 @click.option(
-    "--right", "rights", multiple=True, metavar="NAME", callback=_each(parse_name), help="With this right."
+    "--right", "rights", multiple=True, metavar="NAME", callback=each(parse_name), help="With this right."
 )
 @click.option(
     "--address",
     "addresses",
     multiple=True,
     metavar="IP",
-    callback=_each(lambda text: str(ipaddress.ip_address(text))),
+    callback=each(lambda text: str(ipaddress.ip_address(text))),
     help="This overlay address instead of the next free one.",
 )
 @click.option(
@@ -198,7 +198,7 @@ def create(
     "routes",
     multiple=True,
     metavar="PREFIX",
-    callback=_each(lambda text: str(ipaddress.ip_network(text))),
+    callback=each(lambda text: str(ipaddress.ip_network(text))),
     help="May carry frames for this prefix behind it.",
 )
 @click.option(
@@ -208,7 +208,7 @@ def create(
     "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the certificate there."
 )
 @authority_option
-@_passphrase_file
+@passphrase_option
 @json_option
 def sign(
     node_id: bytes,
@@ -235,7 +235,7 @@ def sign(
         node=node_id, name=name, addresses=addresses, routes=routes, groups=groups, rights=rights, days=days
     )
     folder = open_folder(state_dir)
-    with folder.opened(_passphrase(passphrase_file)) as authority:
+    with folder.opened(read_passphrase(passphrase_file)) as authority:
         try:
             certificate = authority.sign(request, time.time())
         except ValueError as error:
@@ -271,7 +271,7 @@ def sign(
     "--serial", type=click.IntRange(min=1), help="Take this one certificate out, not a whole member."
 )
 @authority_option
-@_passphrase_file
+@passphrase_option
 @json_option
 def revoke(
     node: str | None, serial: int | None, state_dir: Path, passphrase_file: Path | None, as_json: bool
@@ -283,7 +283,7 @@ def revoke(
     if (node is None) == (serial is None):
         raise click.UsageError("name a member, or a certificate with --serial")
     folder = open_folder(state_dir)
-    with folder.opened(_passphrase(passphrase_file)) as authority:
+    with folder.opened(read_passphrase(passphrase_file)) as authority:
         try:
             if serial is not None:
                 made = authority.revoke_serial(serial, time.time())
@@ -307,7 +307,7 @@ def open_folder(state_dir: Path) -> AuthorityFolder:
     return AuthorityFolder(state_dir)
 
 
-def _passphrase(file: Path | None, twice: bool = False) -> bytes:
+def read_passphrase(file: Path | None, twice: bool = False) -> bytes:
     """From the file, the environment or the terminal; never from the command line, where all can read it."""
     if file is not None:
         try:

@@ -29,15 +29,19 @@ def list_members(state_dir: Path, as_json: bool) -> None:
     """Show who was signed for; needs no passphrase."""
     import msgspec
 
+    from shadowmesh.membership.authority import Entry, Reserved
+
     folder = open_folder(state_dir)
     ledger, name = folder.ledger(), folder.network().name
     now = time.time()
-    rows = []
+    rows: list[tuple[Entry | Reserved, str]] = []
     for entry in ledger.entries:
         state = "revoked" if entry.revoked is not None else "expired" if entry.not_after < now else "valid"
         rows.append((entry, state))
+    rows += [(one, "invited") for one in ledger.reserved if one.revoked is None and one.not_after >= now]
     if as_json:
-        members = [{**msgspec.to_builtins(entry), "state": state} for entry, state in rows]
+        absent: dict[str, object] = {"node": None, "routes": []}
+        members = [{**absent, **msgspec.to_builtins(entry), "state": state} for entry, state in rows]
         shown = {"schema": "shadowmesh.members/1", "network": name, "network_id": ledger.network}
         print_json({**shown, "list_number": ledger.list_number, "members": members})
         return
@@ -45,7 +49,7 @@ def list_members(state_dir: Path, as_json: bool) -> None:
     cells = [
         (
             entry.name,
-            f"{entry.node[:10]}…",
+            f"{entry.node[:10]}…" if isinstance(entry, Entry) else "-",
             " ".join(entry.addresses),
             " ".join(entry.groups) or "-",
             str(entry.serial),

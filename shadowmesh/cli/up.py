@@ -39,7 +39,7 @@ def up(config: Path, detach: bool, check: bool) -> int:
         for doubt in doubts(settings, identity_name):
             click.echo(f"warning: {doubt}", err=True)
         return 0
-    _require_net_admin(config)
+    require_net_admin(f"run sudo shadowmesh-client up -c {config}")
     from shadowmesh import node
 
     return node.run(settings, detach=detach)
@@ -86,10 +86,9 @@ def _summary(config: ClientConfig) -> str:
     )
 
 
-def _require_net_admin(config: Path) -> None:
+def require_net_admin(remedy: str) -> None:
     """Say it before any work is done, and in words, rather than as EPERM from a system call."""
     for line in Path("/proc/self/status").read_text().splitlines():
         key, _, value = line.partition(":")
         if key == "CapEff" and not int(value, 16) >> _CAP_NET_ADMIN & 1:
-            remedy = f"run sudo shadowmesh-client up -c {config}"
             raise CommandFailed(f"making a network interface needs root (CAP_NET_ADMIN); {remedy}")

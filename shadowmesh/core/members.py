@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from shadowmesh.errors import BadPacket, NotMember, RemoteProtocolError
-from shadowmesh.membership.guard import Membership, Standing
+from shadowmesh.membership.guard import Membership, Standing, show_invitation
 from shadowmesh.membership.roster import Member, Roster
 from shadowmesh.session.link import CloseCode
 from shadowmesh.session.machine import Refused
@@ -25,6 +25,7 @@ class Members:
     :param membership: None without a network.
     :param roster: the members that the configuration names; `learn` adds to it.
     :param handle_news: called when a newer revocation list counts, with `now`.
+    :param invitation: the id of the invitation by which this node is about to join, if it is.
     """
 
     def __init__(
@@ -33,8 +34,10 @@ class Members:
         roster: Roster,
         drops: Counter[str],
         handle_news: Callable[[float], None],
+        invitation: bytes = b"",
     ) -> None:
         self.membership = membership
+        self._invitation = invitation
         self.roster = roster
         self._configured = frozenset(member.node_id for member in roster.members)
         self.on_learned: Callable[[Member], None] = lambda _: None
@@ -44,6 +47,8 @@ class Members:
 
     def show(self) -> bytes:
         """Our membership field of HELLO and CHALLENGE."""
+        if self._invitation:
+            return show_invitation(self._invitation)
         return self.membership.show() if self.membership is not None else b""
 
     def admit(self, node: NodeId, shown: Introduction) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from shadowmesh.config import ClientConfig, Peer
 from shadowmesh.core.acquaintances import Acquaintances
 from shadowmesh.core.demand import Connect, Demand
+from shadowmesh.core.guests import Guests
+from shadowmesh.core.joiner import Joiner
 from shadowmesh.core.local import LocalNetwork
 from shadowmesh.core.members import Members
 from shadowmesh.core.owners import Owners
@@ -21,8 +23,11 @@ from shadowmesh.core.relays import RelayClient, RelayState
 from shadowmesh.core.shared import LEG, CoreEvent, MembersChanged, ProbeAnswered, Shared, Tables
 from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.errors import BadPacket, RemoteProtocolError
+from shadowmesh.membership.clock import SteadyClock
 from shadowmesh.membership.guard import Membership, Standing
+from shadowmesh.membership.invitations import Invitations
 from shadowmesh.membership.roster import MIN_PREFIX, Member, Roster
+from shadowmesh.membership.token import Token
 from shadowmesh.overlay.mac import mac_of
 from shadowmesh.path.candidates import Prefix
 from shadowmesh.path.health import TICK as BUSY_TICK
@@ -39,6 +44,7 @@ from shadowmesh.wire.messages import (
     CertificateShown,
     Close,
     Interest,
+    Invited,
     Message,
     Opened,
     Present,
@@ -61,6 +67,8 @@ class Core:
     :param random: returns n random bytes.
     :param tickets: those that were kept when the process before this one ended.
     :param membership: of the network that the configuration names.
+    :param invitations: those that this node has open, in its network.
+    :param token: by which this node is to join a network; it then does nothing else.
     :param most_peers: no more members are met than make this number with the peers of the configuration.
     :param known: members that were known when the process before this one ended, and what they had shown.
     """
@@ -76,13 +84,17 @@ class Core:
         membership: Membership | None = None,
         most_peers: int = MAX_PEERS,
         known: Iterable[tuple[NodeId, bytes]] = (),
+        invitations: Invitations | None = None,
+        token: Token | None = None,
+        clock: SteadyClock | None = None,
     ) -> None:
         self.node_id = identity.node_id
         self.roster = Roster(
             Member(peer.name, peer.id, peer.addresses, peer.endpoint) for peer in config.peers
         )
         self.drops: Counter[str] = Counter()
-        self.members = Members(membership, self.roster, self.drops, self._enforce)
+        shown = token.id if token is not None else b""
+        self.members = Members(membership, self.roster, self.drops, self._enforce, shown)
         self.acquaintances = Acquaintances(self.members, known, most_peers, self.drops, self._learn)
         overlay = [ipaddress.ip_interface(text).network for text in config.interface.addresses]
         overlay += [ipaddress.ip_network(text) for peer in config.peers for text in peer.addresses]
@@ -104,6 +116,8 @@ class Core:
             acquaintances=self.acquaintances,
             connect=Connect(config.network.connect if config.network else "eager", drops=self.drops),
         )
+        self.guests = Guests(invitations, self._shared, self.drops)
+        self.joiner = Joiner(token, self._shared, clock) if token is not None and clock is not None else None
         self.peers: dict[NodeId, PeerClient] = {}
         self._by_handle: dict[int, PeerClient] = {}
         for member, peer in zip(self.roster.members, config.peers, strict=True):
@@ -128,7 +142,8 @@ class Core:
         """When `handle_timer` wants to be called."""
         times = [relay.deadline for relay in self.relays]
         times += [peer.deadline for peer in self.peers.values()]
-        times += [self._shared.links.deadline, self._tick_at, self._busy_tick_at]
+        times += [self._shared.links.deadline, self._tick_at, self._busy_tick_at, self.guests.deadline]
+        times += [self.joiner.deadline] if self.joiner is not None else []
         return min(time for time in times if time is not None)
 
     # Input.
@@ -140,7 +155,7 @@ class Core:
             if driver is not None:
                 self._shared.links.handle_datagram(driver, data, now)
             elif channel:
-                self._channel_owner(channel, source).handshakes.handle_initial_untrusted(data, now)
+                self._handle_initial_untrusted(data, channel, source, now)
             else:
                 raise BadPacket("unknown_connection")
         except BadPacket as error:
@@ -209,6 +224,9 @@ class Core:
         for peer in list(self.peers.values()):  # a relay may name a new one meanwhile
             if peer.deadline is not None and peer.deadline <= now:
                 peer.handle_timer(now)
+        self.guests.handle_timer(now)
+        if self.joiner is not None:
+            self.joiner.handle_timer(now)
         if now >= self._tick_at:
             self._tick(now)
         elif self._busy_tick_at is not None and now >= self._busy_tick_at:
@@ -238,6 +256,7 @@ class Core:
         """Say goodbye to everybody; take `poll_transmit` once more, then stop."""
         for peer in self.peers.values():
             peer.close(now)
+        self.guests.close(now)
         for relay in self.relays:
             relay.close(now)
         known = self.acquaintances.take_changes()
@@ -303,11 +322,16 @@ class Core:
         if before is not None and before != after:
             self.hurry(now)  # what the others saw may be as old, and would pass for another mapping
 
-    def _channel_owner(self, channel: bytes, source: Address) -> PeerClient:
-        """Who a new connection in this channel is from, if it was the channel's relay that sent it."""
+    def _handle_initial_untrusted(self, data: bytes, channel: bytes, source: Address, now: float) -> None:
+        """A new connection in this channel, if it was the channel's relay that sent it. Raises BadPacket."""
+        guest = self.guests.find(channel, source)
+        if guest is not None:
+            self.guests.handle_initial_untrusted(guest, data, now)
+            return
         for peer in self.peers.values():
             if peer.rendezvous.owns_channel(channel, source):
-                return peer
+                peer.handshakes.handle_initial_untrusted(data, now)
+                return
         raise BadPacket("unknown_channel")
 
     def _tick(self, now: float) -> None:
@@ -349,6 +373,9 @@ class Core:
             self._tell_network(moved=False, now=now)
 
     def _relay_up(self, relay: RelayClient, now: float) -> None:
+        if self.joiner is not None:
+            self.joiner.handle_relay_up(relay, now)
+            return
         nodes = list(self.peers)
         for start in range(0, len(nodes), MAX_NODES):
             relay.send(Interest(add=nodes[start : start + MAX_NODES]), now)
@@ -360,17 +387,22 @@ class Core:
         news = self.members.news_for(0)
         if news is not None:
             relay.send(news, now)
+        self.guests.handle_relay_up(relay, now)
 
     def _relay_down(self, relay: RelayClient, now: float) -> None:
+        self.guests.handle_relay_down(relay, now)
+        if self.joiner is not None:
+            self.joiner.handle_relay_down(now)
         for peer in list(self.peers.values()):
             peer.rendezvous.handle_absent(relay, now)
 
     def _relay_message(self, relay: RelayClient, message: Message, now: float) -> None:
         if isinstance(message, Opened):
             self._handle_opened(relay, message, now)
+        elif isinstance(message, Invited):
+            self.guests.handle_invited(relay, message)
         elif isinstance(message, Close):
-            for peer in self.peers.values():
-                peer.rendezvous.handle_close(relay, message.send, now)
+            self._handle_close(relay, message.send, now)
         elif isinstance(message, CertificateShown):
             self.acquaintances.handle_shown(relay, message, now)
         elif isinstance(message, Present | Absent | Call):
@@ -384,6 +416,9 @@ class Core:
             self.drops["unexpected_message"] += 1
 
     def _handle_presence(self, relay: RelayClient, message: Present | Absent | Call, now: float) -> None:
+        if isinstance(message, Call) and message.invitation:
+            self.guests.handle_call(relay, message, now)
+            return
         subject = self._find_peer(message.node, now)
         if subject is None:
             self.drops["unknown_node"] += 1
@@ -443,7 +478,17 @@ class Core:
         for relay in self.relays:
             relay.send(news, now)
 
+    def _handle_close(self, relay: RelayClient, send: bytes, now: float) -> None:
+        self.guests.handle_close(relay, send, now)
+        if self.joiner is not None:
+            self.joiner.handle_close(send, now)
+        for peer in self.peers.values():
+            peer.rendezvous.handle_close(relay, send, now)
+
     def _handle_opened(self, relay: RelayClient, opened: Opened, now: float) -> None:
+        if self.joiner is not None:
+            self.joiner.handle_opened(opened, now)
+            return
         for peer in self.peers.values():
             if peer.rendezvous.awaits(relay, opened.receive):
                 peer.rendezvous.handle_opened(relay, opened, now)

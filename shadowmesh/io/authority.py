@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,7 +24,7 @@ from shadowmesh.crypto.authority_key import AuthorityKey
 from shadowmesh.crypto.identity import check_private, node_id_text, write_once
 from shadowmesh.errors import IdentityError
 from shadowmesh.io.documents import load_network, replace_file
-from shadowmesh.membership.authority import Authority, Ledger
+from shadowmesh.membership.authority import Authority, Ledger, adopt
 from shadowmesh.membership.certificate import Certificate
 from shadowmesh.membership.network import Network, NetworkRelay, Subnet
 from shadowmesh.membership.revocation import RevocationList
@@ -90,17 +90,36 @@ class AuthorityFolder:
             check_private(self.folder, 0o022, "changed by others", "700")
             check_private(self.folder / KEY_FILE, 0o077, "read by others", "600")
             data = (self.folder / KEY_FILE).read_bytes()
-            lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._locked():
             key = AuthorityKey.decode(data, passphrase)
             try:
                 authority = Authority(key, self.network(), self.ledger())
             except ValueError as error:
                 raise IdentityError(f"{self.folder}: {error}; restore it from a backup") from None
             yield authority
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._said():
+            lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
         finally:
             os.close(lock)
+
+    def adopt(self, uses: Mapping[int, str]) -> None:
+        """Enter the nodes that invitations were given to; needs no key."""
+        with self._locked():
+            ledger = self.ledger()
+            if adopt(ledger, uses):
+                with self._said():
+                    self._write_ledger(ledger)
+
+    def keep_ledger(self, authority: Authority) -> None:
+        """Write the ledger, before what it remembers leaves the machine."""
+        with self._said():
+            self._write_ledger(authority.ledger)
 
     def keep_certificate(self, authority: Authority, certificate: Certificate, where: Path | None) -> Path:
         """Write ledger and certificate; returns the certificate's file."""

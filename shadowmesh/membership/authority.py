@@ -6,16 +6,18 @@ ledger beside it, and writes it down before a certificate or list leaves the mac
 
 from __future__ import annotations
 
+import copy
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from shadowmesh.config import parse_node_id
 from shadowmesh.crypto.authority_key import AuthorityKey
-from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.crypto.identity import CompositePublic, node_id_text
 from shadowmesh.membership.certificate import Certificate, CertificateBody
+from shadowmesh.membership.delegation import MAX_GRANTS, Delegation, DelegationBody, Grant, Scope
 from shadowmesh.membership.network import Network, Subnet
 from shadowmesh.membership.revocation import RevocationList
 from shadowmesh.units import NodeId
@@ -44,6 +46,22 @@ class Entry(msgspec.Struct, kw_only=True):
     """When; seconds since 1970."""
 
 
+class Reserved(msgspec.Struct, kw_only=True):
+    """What an invitation grants, while nobody has told the ledger which node took it."""
+
+    name: str
+    addresses: list[str]
+    groups: list[str] = []
+    rights: list[str] = []
+    serial: int
+    not_after: int
+    """End of the certificate that may be out there; name and addresses are free again then."""
+    revoked: int | None = None
+    """When; seconds since 1970. The name is free from then on, the addresses rest until `not_after`."""
+    ephemeral: bool = False
+    """Whether whoever joins is no lasting member: the ledger never learns which node it is."""
+
+
 class Ledger(msgspec.Struct, kw_only=True):
     """What the authority remembers."""
 
@@ -54,6 +72,7 @@ class Ledger(msgspec.Struct, kw_only=True):
     list_number: int = 0
     entries: list[Entry] = []
     revoked_serials: list[int] = []
+    reserved: list[Reserved] = []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +87,26 @@ class Request:
     groups: Sequence[str] = ()
     rights: Sequence[str] = ()
     days: int = 90
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invitee:
+    """What an invitation is to grant, `uses` times: to `name`, `name-2`, `name-3` and so on."""
+
+    name: str
+    groups: Sequence[str] = ()
+    rights: Sequence[str] = ()
+    uses: int = 1
+    days: int = 90
+    ephemeral: bool = False
+    """Whether name and addresses are free again when the certificate has ended."""
+    replace: bool = False
+    """Whether what was reserved under these names before is to be revoked."""
+
+    @property
+    def names(self) -> list[str]:
+        """One for each use."""
+        return [self.name, *(f"{self.name}-{number}" for number in range(2, self.uses + 1))]
 
 
 class Authority:
@@ -86,8 +125,9 @@ class Authority:
     def sign(self, request: Request, now: float) -> Certificate:
         """A certificate from an hour ago until `request.days` from now; of a known node, its next one."""
         known = self._entry_of(request.node)
+        self._expire(now)
         self._check(request, known)
-        addresses = self._addresses(request, known, now)
+        addresses = self._addresses(request.addresses, known, now)
         body = CertificateBody(
             network=self._network.id,
             node=request.node,
@@ -116,8 +156,83 @@ class Authority:
         self.ledger.next_serial += 1
         return certificate
 
+    def invite(
+        self, invitee: Invitee, delegate: CompositePublic, now: float
+    ) -> tuple[Delegation, RevocationList | None]:
+        """Let `delegate` sign one certificate for each use; reserves names, addresses and serials.
+
+        Also returns the new revocation list, if `invitee.replace` revoked what was reserved before.
+        """
+        if not 1 <= invitee.uses <= MAX_GRANTS:
+            raise ValueError(f"an invitation is for 1 to {MAX_GRANTS} uses, not {invitee.uses}")
+        self._check_days(invitee.days)
+        before = copy.deepcopy(self.ledger)
+        try:
+            made = self._replace(invitee, now) if invitee.replace else None
+            return self._delegate(invitee, delegate, now), made
+        except ValueError:
+            for field in before.__struct_fields__:
+                setattr(self.ledger, field, getattr(before, field))
+            raise
+
+    def _replace(self, invitee: Invitee, now: float) -> RevocationList | None:
+        """Revoke what is reserved under the names of `invitee`."""
+        self._expire(now)
+        gone = [one for one in self._invited if one.name in invitee.names]
+        return self._revoke_invited(gone, now) if gone else None
+
+    def _delegate(self, invitee: Invitee, delegate: CompositePublic, now: float) -> Delegation:
+        self._expire(now)
+        serial, end = self.ledger.next_serial, int(now) + invitee.days * DAY
+        grants = []
+        for offset, name in enumerate(invitee.names, 1):
+            self._check_name(name, None)
+            grant = Grant(
+                name=name,
+                addresses=self._addresses((), None, now),
+                groups=sorted(set(invitee.groups)),
+                rights=sorted(set(invitee.rights)),
+                serial=serial + offset,
+            )
+            grants.append(grant)
+            self.ledger.reserved.append(
+                Reserved(**msgspec.structs.asdict(grant), not_after=end, ephemeral=invitee.ephemeral)
+            )
+        body = DelegationBody(
+            network=self._network.id,
+            ed25519=delegate.ed25519,
+            mldsa=delegate.mldsa,
+            scope=Scope.JOIN,
+            not_before=int(now) - BACKDATE,
+            not_after=end,
+            serial=serial,
+            grants=grants,
+        )
+        self.ledger.next_serial += 1 + len(grants)
+        return Delegation.make(body, self._key)
+
+    @property
+    def _invited(self) -> list[Reserved]:
+        return [one for one in self.ledger.reserved if one.revoked is None]
+
+    def _revoke_invited(self, gone: list[Reserved], now: float) -> RevocationList:
+        """Put what these invitations grant on the next list, whether anybody took it or not."""
+        nodes = {one.node for one in self.ledger.entries if one.revoked is not None}
+        serials = {one.serial for one in gone} | set(self.ledger.revoked_serials)
+        made = self._list(nodes, serials, now)
+        for one in gone:
+            one.revoked = int(now)
+        self.ledger.revoked_serials = sorted(serials)
+        return made
+
     def revoke(self, label: str, now: float) -> RevocationList:
-        """Take a node out, by its NodeID or by the name of one that is not revoked; returns the new list."""
+        """Take a node out, by its NodeID or by the name of one that is not revoked; returns the new list.
+
+        A name that is reserved by an invitation takes out whoever has joined by it.
+        """
+        invited = [one for one in self._invited if one.name == label]
+        if invited:
+            return self._revoke_invited(invited, now)
         entry = self.find(label)
         nodes = {one.node for one in self.ledger.entries if one.revoked is not None} | {entry.node}
         made = self._list(nodes, set(self.ledger.revoked_serials), now)
@@ -160,13 +275,27 @@ class Authority:
     def _check(self, request: Request, known: Entry | None) -> None:
         if known is not None and known.revoked is not None:
             raise ValueError(f"{known.name} is revoked for good; it needs a new identity to come back")
-        if not 1 <= request.days <= MAX_DAYS:
-            raise ValueError(f"a certificate holds 1 to {MAX_DAYS} days, not {request.days}")
-        for entry in self.ledger.entries:
-            if entry.name == request.name and entry is not known and entry.revoked is None:
-                raise ValueError(f"the name {request.name} is that of {entry.node}; take another")
+        self._check_days(request.days)
+        self._check_name(request.name, known)
 
-    def _addresses(self, request: Request, known: Entry | None, now: float) -> list[str]:
+    @staticmethod
+    def _check_days(days: int) -> None:
+        if not 1 <= days <= MAX_DAYS:
+            raise ValueError(f"a certificate holds 1 to {MAX_DAYS} days, not {days}")
+
+    def _check_name(self, name: str, known: Entry | None) -> None:
+        for entry in self.ledger.entries:
+            if entry.name == name and entry is not known and entry.revoked is None:
+                raise ValueError(f"the name {name} is that of {entry.node}; take another")
+        if any(one.name == name for one in self._invited):
+            text = f"the name {name} is reserved by an invitation; `invite list` tells the ledger who joined"
+            raise ValueError(f"{text}, `invite create --replace` or `network revoke {name}` takes it back")
+
+    def _expire(self, now: float) -> None:
+        """Free what invitations have reserved for certificates that have ended."""
+        self.ledger.reserved = [one for one in self.ledger.reserved if one.not_after >= now]
+
+    def _addresses(self, asked_for: Sequence[str], known: Entry | None, now: float) -> list[str]:
         """One in each subnet at least: as asked, as before, or the next free one."""
         # A revoked member's addresses are given out again when its certificate could not be used any more.
         taken = {
@@ -175,7 +304,8 @@ class Authority:
             if entry is not known and (entry.revoked is None or entry.not_after >= now)
             for text in entry.addresses
         }
-        wanted = [ipaddress.ip_address(text) for text in request.addresses]
+        taken |= {text.partition("/")[0] for one in self.ledger.reserved for text in one.addresses}
+        wanted = [ipaddress.ip_address(text) for text in asked_for]
         for address in wanted:
             subnet = self._network.subnet_of(address)
             if subnet is None:
@@ -194,6 +324,35 @@ class Authority:
                 for address in dict.fromkeys(asked or kept or [next(_free(subnet, taken))])
             ]
         return found
+
+
+def adopt(ledger: Ledger, uses: Mapping[int, str]) -> bool:
+    """Enter the nodes that took what invitations had reserved; returns whether the ledger changed.
+
+    :param uses: the NodeID (52 characters) that each serial was given to.
+    """
+    out = {entry.node for entry in ledger.entries if entry.revoked is not None}
+    taken = [
+        one
+        for one in ledger.reserved
+        if one.serial in uses and one.revoked is None and not one.ephemeral and uses[one.serial] not in out
+    ]
+    for one in taken:
+        node = uses[one.serial]
+        ledger.entries = [entry for entry in ledger.entries if entry.node != node]
+        ledger.entries.append(
+            Entry(
+                node=node,
+                name=one.name,
+                addresses=one.addresses,
+                groups=one.groups,
+                rights=one.rights,
+                serial=one.serial,
+                not_after=one.not_after,
+            )
+        )
+    ledger.reserved = [one for one in ledger.reserved if one not in taken]
+    return bool(taken)
 
 
 def _reserved(subnet: Subnet) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:

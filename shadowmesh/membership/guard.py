@@ -21,12 +21,14 @@ from shadowmesh.membership.clock import SteadyClock
 from shadowmesh.membership.delegation import Credentials
 from shadowmesh.membership.network import Network
 from shadowmesh.membership.revocation import Revocations
-from shadowmesh.membership.signed import Kind, max_size
+from shadowmesh.membership.signed import Bytes32, Kind, max_size
 from shadowmesh.units import NodeId
 
 MAX_SHOWN = 23_600
 """Bytes: HELLO has 24,576, and takes 700 for the rest. Certificate, basis and a delegation without grants
 take 23,200."""
+MAX_INVITED = 64
+"""Bytes of a membership field that shows an invitation: 46, and a margin."""
 EXPIRY_GRACE = 86_400.0
 """Seconds that a session lives on after the certificate of its peer has expired: an authority that is away
 must not stop traffic that runs, and whoever watches has a day. New sessions get none of it."""
@@ -62,6 +64,23 @@ class Standing:
             raise BadPacket("malformed_document") from None
         credentials = Credentials.parse_untrusted(fields.certificate, fields.delegation, fields.basis)
         return cls(credentials, fields.revocations)
+
+
+class _Invited(msgspec.Struct, frozen=True):
+    invitation: Bytes32
+
+
+def show_invitation(invitation_id: bytes) -> bytes:
+    """The membership field of a node that has an invitation, and no certificate yet."""
+    return msgspec.msgpack.encode(_Invited(invitation_id))
+
+
+def invitation_untrusted(shown: bytes) -> bytes | None:
+    """The id (32 bytes) that such a field shows; None if it is another field."""
+    try:
+        return msgspec.msgpack.decode(shown, type=_Invited).invitation if len(shown) <= MAX_INVITED else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 class Guard:

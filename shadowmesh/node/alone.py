@@ -1,4 +1,4 @@
-"""A node that lives for one netcheck: no interface, no peers, no local API.
+"""A node that lives for one matter: no interface, no peers, no local API.
 
 It has the identity of this machine, since a relay admits nobody else, and so it holds the same lock.
 """
@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import os
 import socket
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 import uvloop
@@ -16,7 +18,10 @@ import uvloop
 from shadowmesh._ext.engine import Engine
 from shadowmesh.api.schema import Netcheck
 from shadowmesh.config import ClientConfig
+from shadowmesh.core.node import Core
+from shadowmesh.core.shared import Tables
 from shadowmesh.crypto import identity as identities
+from shadowmesh.crypto.identity import Identity
 from shadowmesh.io.dataplane import EngineTables
 from shadowmesh.io.membership import open_membership, with_network
 from shadowmesh.io.udp import open_udp
@@ -25,12 +30,28 @@ from shadowmesh.node.lifecycle import new_core, only_one
 from shadowmesh.node.wall import Wall
 from shadowmesh.overlay.mac import mac_of
 
+T = TypeVar("T")
+
 
 def netcheck_alone(config: ClientConfig) -> Netcheck:
     """Connect to the relays, ask, and leave. Raises CommandFailed and ShadowMeshError."""
     identity = identities.load(config.node.state_dir)
     membership = open_membership(config, identity)
     config = msgspec.structs.replace(with_network(config, membership), peers=())
+
+    def make(tables: Tables) -> Core:
+        return new_core(config, identity, tables, membership, most_peers=0)
+
+    return run_alone(config, identity, make, lambda _core, daemon: daemon.netcheck())
+
+
+def run_alone(
+    config: ClientConfig,
+    identity: Identity,
+    make: Callable[[Tables], Core],
+    serve: Callable[[Core, Daemon], Awaitable[T]],
+) -> T:
+    """Run the core that `make` gives until `serve` is done. Raises CommandFailed and ShadowMeshError."""
     mac = mac_of(identity.node_id)
     with contextlib.ExitStack() as stack:
         stack.enter_context(only_one(config.node.state_dir))
@@ -42,16 +63,17 @@ def netcheck_alone(config: ClientConfig) -> Netcheck:
         event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         stack.callback(os.close, event_fd)
         engine = Engine(udp.fileno(), device.fileno(), event_fd, mac, features=())
-        core = new_core(config, identity, EngineTables(engine, udp.family), membership, most_peers=0)
+        core = make(EngineTables(engine, udp.family))
         engine.start()
         stack.callback(engine.stop)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(Daemon(config, core, engine, Wall(engine, core), udp, 0)))
+            daemon = Daemon(config, core, engine, Wall(engine, core), udp, 0, identity)
+            return runner.run(_serve(daemon, core, serve))
 
 
-async def _serve(daemon: Daemon) -> Netcheck:
+async def _serve(daemon: Daemon, core: Core, serve: Callable[[Core, Daemon], Awaitable[T]]) -> T:
     daemon.start()
     try:
-        return await daemon.netcheck()
+        return await serve(core, daemon)
     finally:
         await daemon.finish()

@@ -16,11 +16,24 @@ from pathlib import Path
 from msgspec import structs
 
 from shadowmesh._ext.engine import EVENT_LANE_MESSAGE, EVENT_SOURCE, EVENT_WANTED, Engine
-from shadowmesh.api.schema import Netcheck, PingReply, ReloadReply, RevocationsReply, Status, WhyReply
+from shadowmesh.api.schema import (
+    DelegateReply,
+    InvitationReply,
+    InvitationRequest,
+    InvitationsReply,
+    InvitationVerdict,
+    Netcheck,
+    PingReply,
+    ReloadReply,
+    RevocationsReply,
+    Status,
+    VerdictReply,
+    WhyReply,
+)
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
 from shadowmesh.core.shared import Changed, Fatal, MembersChanged, ProbeAnswered, ResolveRelay, TicketsChanged
-from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.errors import ConfigError
 from shadowmesh.io import notify
 from shadowmesh.io.documents import load_list
@@ -28,6 +41,7 @@ from shadowmesh.io.shield import PAUSE, survives
 from shadowmesh.io.udp import from_sockaddr, local_address, send
 from shadowmesh.membership.roster import Member
 from shadowmesh.node import acquainted, tickets
+from shadowmesh.node.inviting import Inviting
 from shadowmesh.node.netcheck import check_network
 from shadowmesh.node.report import ON_DEMAND, is_idle, problem_of, report
 from shadowmesh.node.subnets import Subnets
@@ -62,6 +76,7 @@ class Daemon:
         firewall: Wall,
         udp: socket.socket,
         mtu: int,
+        identity: Identity,
     ) -> None:
         self.fatal: str | None = None
         self._config = config
@@ -72,6 +87,7 @@ class Daemon:
         self._udp = udp
         self._mtu = mtu
         self._largest = max(LARGEST, mtu + FRAME_OVERHEAD)
+        self._inviting = Inviting(core, identity)
         self._started_at = time.monotonic()
         self._stop = asyncio.Event()
         self._surroundings = Surroundings(
@@ -180,6 +196,26 @@ class Daemon:
                 "%s: a restart is needed for what changed in %s", self._file, ", ".join(found.reply.restart)
             )
         return found.reply
+
+    def invitations(self) -> InvitationsReply:
+        """All invitations of this node. Raises ConfigError, as the next three do."""
+        return self._inviting.show()
+
+    def delegate(self) -> DelegateReply:
+        """Who signs for joining nodes."""
+        return self._inviting.delegate()
+
+    def invite(self, wanted: InvitationRequest) -> InvitationReply:
+        """Open an invitation."""
+        made = self._inviting.invite(wanted)
+        self._drive()
+        return made
+
+    def judge(self, wanted: InvitationVerdict) -> VerdictReply:
+        """A person's word on a waiting node, or on an invitation."""
+        judged = self._inviting.judge(wanted)
+        self._drive()
+        return judged
 
     def handle_hangup(self) -> None:
         """SIGHUP: as `reload`, told to the log."""

@@ -33,11 +33,13 @@ from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.errors import ConfigError, DeviceError
 from shadowmesh.io import notify
 from shadowmesh.io.dataplane import EngineTables
+from shadowmesh.io.invitations import open_invitations
 from shadowmesh.io.logs import log_to
 from shadowmesh.io.membership import open_membership, with_network
 from shadowmesh.io.tap import Tap
 from shadowmesh.io.udp import local_address, open_udp
 from shadowmesh.membership.guard import Membership
+from shadowmesh.membership.invitations import Invitations
 from shadowmesh.node import acquainted, tickets
 from shadowmesh.node.daemon import Daemon
 from shadowmesh.node.subnets import not_forwarded
@@ -124,6 +126,7 @@ def _run_logged(config: ClientConfig, identity: Identity, ready: Callable[[], No
 def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) -> int:
     membership = open_membership(config, identity)
     config = with_network(config, membership)
+    invitations = open_invitations(membership, identity, config.node.state_dir) if membership else None
     for doubt in doubts(config, identity.name):
         log.warning("%s", doubt)
     if config.aead_library is not None:
@@ -139,7 +142,9 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
         event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         stack.callback(os.close, event_fd)
         engine = Engine(udp.fileno(), tap.fileno(), event_fd, mac)
-        core = new_core(config, identity, EngineTables(engine, udp.family), membership)
+        core = new_core(
+            config, identity, EngineTables(engine, udp.family), membership, invitations=invitations
+        )
         unready = not_forwarded(membership, config.interface.name)
         if unready:
             log.warning("%s; turn it on with sysctl", unready)
@@ -149,7 +154,7 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
         engine.start()
         stack.callback(engine.stop)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            daemon = Daemon(config, core, engine, firewall, udp, mtu)
+            daemon = Daemon(config, core, engine, firewall, udp, mtu, identity)
             up = (
                 f"{config.node.name} ({node_id_text(identity.node_id)}) is up on {config.interface.name}, "
                 f"{', '.join(config.interface.addresses) or 'no address'}, UDP {local_address(udp)}, "
@@ -167,6 +172,7 @@ def new_core(
     tables: Tables,
     membership: Membership | None,
     most_peers: int = MAX_PEERS,
+    invitations: Invitations | None = None,
 ) -> Core:
     """The protocol side of a node, with the tickets and members that it kept; see `Core`."""
     kept = tickets.load(
@@ -178,7 +184,18 @@ def new_core(
         else []
     )
     now = time.monotonic()
-    return Core(config, identity, tables, secrets.token_bytes, now, kept, membership, most_peers, known)
+    return Core(
+        config,
+        identity,
+        tables,
+        secrets.token_bytes,
+        now,
+        kept,
+        membership,
+        most_peers,
+        known,
+        invitations,
+    )
 
 
 async def _serve(config: ClientConfig, daemon: Daemon, up: str, ready: Callable[[], None]) -> None:

@@ -184,6 +184,7 @@ def _is_host(prefix: bytes) -> bool:
 class MemoryClient:
     """A station on a `Network` that runs a client.
 
+    :param more: further arguments of `Core`.
     :param resolve: gives the addresses of a relay's host; empty when the name is not known.
     """
 
@@ -198,6 +199,7 @@ class MemoryClient:
         tickets: tuple[RelayTicket, ...] = (),
         membership: Membership | None = None,
         known: tuple[tuple[NodeId, bytes], ...] = (),
+        **more: Any,
     ) -> None:
         self.address = address
         self.identity = identity
@@ -219,6 +221,7 @@ class MemoryClient:
             tickets,
             membership,
             known=known,
+            **more,
         )
         self.core.handle_network([address], now)
         self._sources: dict[int, tuple[bytes, Address]] = {}

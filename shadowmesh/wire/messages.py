@@ -33,6 +33,12 @@ MAX_ROSTER = 512
 """Members in one Roster: as many as a client keeps."""
 MAX_CANDIDATES = 16
 """Addresses that a peer may be told of at once: more than a machine has, few enough to try all of them."""
+MAX_INVITATIONS = 64
+"""Invitations of one client that a relay knows."""
+MAX_INVITATION_SECONDS = 8 * 86_400
+"""Seconds that a relay knows one at most: seven days open, and one day in which the reason is told."""
+MAX_DOCUMENT = 16_384
+"""Bytes of a document in JOINED: no network, certificate or delegation is larger than 12,900."""
 
 Bytes8 = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
 Bytes16 = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
@@ -68,12 +74,18 @@ class MessageType(enum.IntEnum):
     NAT_TEST = 0x28
     SECOND_PORT = 0x29
     TICKET = 0x2A
+    INVITE = 0x2B
+    INVITED = 0x2C
     CANDIDATES = 0x40
     PATH_VIEW = 0x41
     REKEY_ASK = 0x48
     REKEY_OFFER = 0x49
     REKEY_ANSWER = 0x4A
     REVOCATION_NEWS = 0x50
+    JOIN = 0x51
+    JOIN_WAIT = 0x52
+    JOINED = 0x53
+    JOIN_REFUSED = 0x54
     ROSTER = 0x5C
     CERTIFICATE_ASKED = 0x5D
     CERTIFICATE_SHOWN = 0x5E
@@ -150,11 +162,15 @@ class Open(msgspec.Struct, frozen=True):
     receive: Bytes8
 
 
-class Call(msgspec.Struct, frozen=True):
+class Call(msgspec.Struct, frozen=True, omit_defaults=True):
     """Relay -> callee: `node` (authenticated) wants a channel; answer it under `send`."""
 
     node: Bytes32
     send: Bytes8
+    invitation: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
+    """By which a guest of the callee came to the relay; empty if it is no guest."""
+    source: Text = ""
+    """Where the relay sees that guest."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -194,6 +210,27 @@ class Ticket(msgspec.Struct, frozen=True):
     """Relay -> client: by this name you may resume our session, once. The key to it is not sent."""
 
     ticket: Bytes32
+
+
+class Registration(msgspec.Struct, frozen=True):
+    """An invitation that a relay is to know: its id, and for how many seconds from now."""
+
+    id: Bytes32
+    seconds: Annotated[int, msgspec.Meta(ge=1, le=MAX_INVITATION_SECONDS)]
+
+
+class Invite(msgspec.Struct, kw_only=True, frozen=True):
+    """Client -> relay: let whoever shows one of these ids in as my guest, and those of `remove` no more."""
+
+    add: Annotated[list[Registration], msgspec.Meta(max_length=MAX_INVITATIONS)] = []
+    remove: Annotated[list[Bytes32], msgspec.Meta(max_length=MAX_INVITATIONS)] = []
+
+
+class Invited(msgspec.Struct, frozen=True):
+    """Relay -> client: these ids of an Invite are not known here, for the reason `refused`."""
+
+    ids: Annotated[list[Bytes32], msgspec.Meta(max_length=MAX_INVITATIONS)]
+    refused: Text
 
 
 class CandidateAddress(msgspec.Struct, kw_only=True, frozen=True):
@@ -288,13 +325,41 @@ class CertificateShown(msgspec.Struct, frozen=True):
     membership: Annotated[bytes, msgspec.Meta(max_length=MAX_HANDSHAKE_MESSAGE)]
 
 
+class Join(msgspec.Struct, frozen=True):
+    """Joiner -> inviter: I know the secret (`membership/token.py`), in this very session; let me in."""
+
+    proof: Bytes32
+
+
+class JoinWait(msgspec.Struct, frozen=True):
+    """Inviter -> joiner: I know it too; a person has to say yes, so stay, or come again."""
+
+    proof: Bytes32
+
+
+class Joined(msgspec.Struct, kw_only=True, frozen=True):
+    """Inviter -> joiner: I know it too; you are a member. Documents as `membership` has them."""
+
+    proof: Bytes32
+    network: Annotated[bytes, msgspec.Meta(max_length=MAX_DOCUMENT)]
+    certificate: Annotated[bytes, msgspec.Meta(max_length=MAX_DOCUMENT)]
+    delegation: Annotated[bytes, msgspec.Meta(max_length=MAX_DOCUMENT)]
+
+
+class JoinRefused(msgspec.Struct, frozen=True):
+    """Inviter -> joiner: no; `reason` is for programs, `text` for people."""
+
+    reason: Text
+    text: Text
+
+
 Message = (
     Hello | Challenge | Response | Established
     | Interest | Present | Absent | Open | Call | Answer | Opened | Close
-    | NatTest | SecondPort | Ticket
+    | NatTest | SecondPort | Ticket | Invite | Invited
     | Candidates | PathView
     | RekeyAsk | RekeyOffer | RekeyAnswer
-    | RevocationNews | Roster | CertificateAsked | CertificateShown
+    | RevocationNews | Join | JoinWait | Joined | JoinRefused | Roster | CertificateAsked | CertificateShown
 )  # fmt: skip
 
 REGISTRY: dict[MessageType, type[Any]] = {
@@ -313,12 +378,18 @@ REGISTRY: dict[MessageType, type[Any]] = {
     MessageType.NAT_TEST: NatTest,
     MessageType.SECOND_PORT: SecondPort,
     MessageType.TICKET: Ticket,
+    MessageType.INVITE: Invite,
+    MessageType.INVITED: Invited,
     MessageType.CANDIDATES: Candidates,
     MessageType.PATH_VIEW: PathView,
     MessageType.REKEY_ASK: RekeyAsk,
     MessageType.REKEY_OFFER: RekeyOffer,
     MessageType.REKEY_ANSWER: RekeyAnswer,
     MessageType.REVOCATION_NEWS: RevocationNews,
+    MessageType.JOIN: Join,
+    MessageType.JOIN_WAIT: JoinWait,
+    MessageType.JOINED: Joined,
+    MessageType.JOIN_REFUSED: JoinRefused,
     MessageType.ROSTER: Roster,
     MessageType.CERTIFICATE_ASKED: CertificateAsked,
     MessageType.CERTIFICATE_SHOWN: CertificateShown,

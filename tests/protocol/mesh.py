@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -81,6 +81,7 @@ class Mesh:
         membership: Membership | None = None,
         connect: Literal["auto", "eager", "demand"] = "auto",
         known: tuple[tuple[bytes, bytes], ...] = (),
+        **more: Any,
     ) -> MemoryClient:
         self._seed += 1
         client = MemoryClient(
@@ -96,6 +97,7 @@ class Mesh:
             tickets,
             membership,
             known,
+            **more,
         )
         self.clients[number] = client
         self.network.attach(client)

@@ -14,6 +14,11 @@ import pytest
 
 from shadowmesh.api.client import ApiClient, ApiFailed, NoReply, NotRunning, UnknownPeer
 from shadowmesh.api.schema import (
+    DelegateReply,
+    InvitationReply,
+    InvitationRequest,
+    InvitationsReply,
+    InvitationVerdict,
     NatStatus,
     Netcheck,
     NodeStatus,
@@ -27,6 +32,7 @@ from shadowmesh.api.schema import (
     Side,
     Status,
     TriedAddress,
+    VerdictReply,
     WhyReply,
 )
 from shadowmesh.api.server import MAX_BODY, SocketInUse, bind_socket, serve_api
@@ -174,6 +180,22 @@ class FakeControl:
             raise ConfigError("client.yaml:3: firewall: wrong\nclient.yaml:4: too")
         return ReloadReply(applied=["firewall"])
 
+    def invitations(self) -> InvitationsReply:
+        if self.stopped.is_set():
+            raise ConfigError("this client is in no network")
+        return InvitationsReply(network="home", network_id="h" * 52)
+
+    def delegate(self) -> DelegateReply:
+        return DelegateReply(network_id="h" * 52, ed25519=b"e" * 32, mldsa=b"m" * 2592)
+
+    def invite(self, wanted: InvitationRequest) -> InvitationReply:
+        if len(wanted.delegation) < 12_000:
+            raise ConfigError("the delegation is damaged")
+        return InvitationReply(token="smesh1x", relay="192.0.2.1:4433", expires=wanted.ttl)
+
+    def judge(self, wanted: InvitationVerdict) -> VerdictReply:
+        return VerdictReply(name=wanted.label, node_id="b" * 52)
+
     def request_stop(self) -> None:
         self.stopped.set()
 
@@ -313,8 +335,8 @@ def test_down_gives_up_on_a_client_that_stays(tmp_path: Path, monkeypatch: pytes
             b"400",
         ),
         (
-            b"POST /v1/ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5000\r\n\r\n"
-            + b" " * (MAX_BODY + 904),
+            b"POST /v1/ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 40000\r\n\r\n"
+            + b" " * max(40_000, MAX_BODY + 1),
             b"413",
         ),
     ],
@@ -388,3 +410,21 @@ def test_what_answers_may_be_no_client_of_ours(tmp_path: Path) -> None:
             connection.close()
             with pytest.raises(ApiFailed, match="does not answer"):
                 asked.result(5)
+
+
+async def test_invitations_go_both_ways_and_refusals_are_told(tmp_path: Path) -> None:
+    path, control = tmp_path / "api.sock", FakeControl()
+    async with serve_api(path, control):
+        client = ApiClient(path)
+        assert (await asyncio.to_thread(client.delegate)).mldsa == b"m" * 2592
+        wanted = InvitationRequest(name="bob", delegation=bytes(12_900), ttl=60)
+        assert (await asyncio.to_thread(client.invite, wanted)).expires == 60
+        with pytest.raises(ConfigError, match="damaged"):
+            await asyncio.to_thread(client.invite, InvitationRequest(name="bob", delegation=b"", ttl=60))
+        verdict = InvitationVerdict(label="bob", verdict="approved")
+        assert (await asyncio.to_thread(client.judge, verdict)).name == "bob"
+        data = await asyncio.to_thread(client.invitations_json)
+        assert msgspec.json.decode(data, type=InvitationsReply).network == "home"
+        control.stopped.set()
+        with pytest.raises(ConfigError, match="in no network"):
+            await asyncio.to_thread(client.invitations_json)

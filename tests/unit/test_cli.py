@@ -57,6 +57,8 @@ VERBS: dict[Command, list[str]] = {
         "ping",
         "why",
         "netcheck",
+        "join",
+        "invite",
         "network",
         "firewall",
         "reload",

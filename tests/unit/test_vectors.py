@@ -18,16 +18,17 @@ from shadowmesh._ext.aead import PacketKeys
 from shadowmesh._ext.fragment import Reassembler
 from shadowmesh.crypto import hybrid
 from shadowmesh.crypto.authority_key import AuthorityKey
-from shadowmesh.crypto.identity import Identity, _self_signed, node_id_text
+from shadowmesh.crypto.identity import CompositePublic, Identity, _self_signed, node_id_text
 from shadowmesh.crypto.keys import Direction, frame_keys, resumption_secret
 from shadowmesh.crypto.provider import AgreementKey, CryptographyProvider, KemKey, KemLevel
 from shadowmesh.membership.certificate import Certificate, CertificateBody
 from shadowmesh.membership.clock import SteadyClock
-from shadowmesh.membership.delegation import Credentials
+from shadowmesh.membership.delegation import Credentials, Delegation, DelegationBody, Grant, Scope
 from shadowmesh.membership.guard import Membership
 from shadowmesh.membership.network import Network, NetworkRelay
 from shadowmesh.membership.revocation import RevocationList, Revocations
 from shadowmesh.membership.signed import Kind, Signed
+from shadowmesh.membership.token import Token, proof
 from shadowmesh.overlay.mac import mac_of
 from shadowmesh.session.machine import Agreement, Machine, Opening, Secrets
 from shadowmesh.session.rekey import Rekey
@@ -250,6 +251,43 @@ def test_documents_of_an_authority_byte_for_byte() -> None:
     )
     shown = membership.show().replace(pack_bytes(certificate.document), pack_bytes(b""))
     assert shown == unhex(vector["shown_without_certificate"])
+
+
+def test_a_delegation_and_an_invitation_byte_for_byte() -> None:
+    authority, vector = VECTORS["membership"], VECTORS["delegation"]
+    inviter = CompositePublic(
+        Ed25519PrivateKey.from_private_bytes(hashlib.shake_128(b"inviter ed25519").digest(32))
+        .public_key()
+        .public_bytes_raw(),
+        MLDSA87PrivateKey.from_seed_bytes(hashlib.shake_128(b"inviter mldsa").digest(32))
+        .public_key()
+        .public_bytes_raw(),
+    )
+    key = AuthorityKey(
+        Ed25519PrivateKey.from_private_bytes(unhex(authority["ed25519_seed"])),
+        MLDSA87PrivateKey.from_seed_bytes(unhex(authority["mldsa_seed"])),
+    )
+    body = DelegationBody(
+        network=unhex(authority["network_id"]),
+        ed25519=inviter.ed25519,
+        mldsa=inviter.mldsa,
+        scope=Scope.JOIN,
+        not_before=1_800_000_000,
+        not_after=1_807_776_000,
+        serial=8,
+        grants=[Grant(name="bob", addresses=["10.77.0.2/16"], groups=["admin"], serial=9)],
+    )
+    made = Delegation.make(body, key)
+    assert made.document[:-4627] == unhex(vector["document_without_mldsa"])
+    assert made.signed.fingerprint == unhex(vector["fingerprint"])
+    invitation = VECTORS["invitation"]
+    names = ("inviter", "relay", "secret", "binding")
+    node, relay, secret, binding = (unhex(invitation[name]) for name in names)
+    token = Token(body.network, node, relay, "192.0.2.1:4433", secret)
+    assert token.encode() == invitation["token"]
+    assert (token.id, token.key) == (unhex(invitation["id"]), unhex(invitation["key"]))
+    for role in ("joiner", "inviter"):
+        assert proof(token.key, role.encode(), binding) == unhex(invitation[f"proof_of_{role}"])
 
 
 def pack_bytes(data: bytes) -> bytes:

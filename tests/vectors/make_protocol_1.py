@@ -10,6 +10,7 @@ import base64
 import hashlib
 import hmac
 import json
+import zlib
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -281,10 +282,46 @@ def membership(member: bytes) -> dict[str, object]:
     }
 
 
+def delegation(network_id: bytes) -> dict[str, object]:
+    """By which a node may sign one certificate, and the bytes of an invitation to take it."""
+    authority = Ed25519PrivateKey.from_private_bytes(stretch("authority ed25519", 32))
+    ed25519 = Ed25519PrivateKey.from_private_bytes(stretch("inviter ed25519", 32)).public_key()
+    mldsa = MLDSA87PrivateKey.from_seed_bytes(stretch("inviter mldsa", 32)).public_key()
+    grant = [("name", "bob"), ("addresses", ["10.77.0.2/16"]), ("groups", ["admin"]), ("rights", [])]
+    body: list[tuple[str, object]] = [
+        ("network", network_id), ("ed25519", ed25519.public_bytes_raw()), ("mldsa", mldsa.public_bytes_raw()),
+        ("scope", "join"), ("not_before", 1_800_000_000), ("not_after", 1_807_776_000), ("serial", 8),
+        ("grants", [{**dict(grant), "serial": 9}]), ("critical", []),
+    ]  # fmt: skip
+    return document(4, text_map(body), authority)
+
+
+def invitation(network_id: bytes, inviter: bytes) -> dict[str, object]:
+    """A token, what comes from its secret, and both proofs for a session."""
+    secret, relay, address = stretch("invitation", 32), stretch("relay", 32), b"192.0.2.1:4433"
+    binding = stretch("binding", 32)
+    body = (2 + 128 + len(address) + 4).to_bytes(2, "big") + network_id + inviter + relay + secret + address
+    token = base64.b32encode(body + zlib.crc32(body).to_bytes(4, "big")).decode().rstrip("=").lower()
+    key = expand(secret, b"shadowmesh/1 invitation key", 32)
+    return {
+        "inviter": inviter,
+        "secret": secret,
+        "relay": relay,
+        "token": f"smesh1{token}",
+        "id": expand(secret, b"shadowmesh/1 invitation id", 32),
+        "key": key,
+        "binding": binding,
+        "proof_of_joiner": hmac.digest(key, b"shadowmesh/1 join joiner" + binding, "sha256"),
+        "proof_of_inviter": hmac.digest(key, b"shadowmesh/1 join inviter" + binding, "sha256"),
+    }
+
+
 def main() -> None:
     """Write protocol-1.json beside this file."""
     alice, bob = node("alice"), node("bob")
     session = handshake(alice, bob)
+    network = membership(alice["node_id"])  # type: ignore[arg-type]
+    network_id: bytes = network["network_id"]  # type: ignore[assignment]
     material = session["keys_epoch_0"]["initiator"]  # type: ignore[index]
     vectors = {
         "description": "ShadowMesh protocol 1; bytes in hexadecimal; alice is the initiator",
@@ -293,7 +330,9 @@ def main() -> None:
         "handshake": session,
         "rekey": rekey(alice, bob, session),
         "packets_of_alice": packets(material, bob["lanes"]),  # type: ignore[arg-type]
-        "membership": membership(alice["node_id"]),  # type: ignore[arg-type]
+        "membership": network,
+        "delegation": delegation(network_id),
+        "invitation": invitation(network_id, alice["node_id"]),  # type: ignore[arg-type]
         "fragments": fragments(b"\x01" + stretch("fragmented frame", 100), 0x01020304, [34, 34, 33]),
         "channel": {
             "id": stretch("channel", 8),
