@@ -16,8 +16,9 @@ import os
 import socket
 import statistics
 import sys
+from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,32 @@ FIRST_FLOW = 10_000
 """Lowest port of the connections that fill the table."""
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, list[Iperf]]:
+@dataclass(frozen=True)
+class Run(Iperf):
+    """`cpu_seconds`: of both clients meanwhile."""
+
+    cpu_seconds: float = 0.0
+
+    @property
+    def cpu_per_gigabyte(self) -> float:
+        """Seconds; tells more than the rate where others use the machine."""
+        return self.cpu_seconds / self.received_bytes * 1e9
+
+
+def cpu_seconds(clients: list[ClientNode]) -> float:
+    """User and system time that the clients have used."""
+    total = 0
+    for client in clients:
+        # After the name in parentheses: field 3 and on (proc(5)); utime and stime are 14 and 15.
+        fields = Path(f"/proc/{client.running_process.pid}/stat").read_text().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, list[Run]]:
     """`rounds` runs of each, in turns, so that a slow minute of the machine meets both."""
     kinds = [RAW, OVERLAY, *([FIREWALL] if arguments.firewall else [])]
-    results: dict[str, list[Iperf]] = {kind: [] for kind in kinds}
+    results: dict[str, list[Run]] = {kind: [] for kind in kinds}
     with Lab(mtu=arguments.mtu) as lab:
         mesh = Mesh(lab)
         mesh.relay()
@@ -47,12 +70,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, list[Iperf]]:
         addresses = {RAW: bob.host.address, OVERLAY: bob.ipv4, FIREWALL: bob.ipv4}
         with iperf_server(bob.host, addresses[RAW]), iperf_server(bob.host, addresses[OVERLAY]):
             for number in range(arguments.rounds):
-                for kind in kinds:
+                # To and fro, so that none of them always has the other's aftermath.
+                for kind in kinds if number % 2 == 0 else reversed(kinds):
                     if arguments.firewall:
                         set_firewall(
                             [alice, bob], arguments.firewall if kind == FIREWALL else 0, arguments.flows
                         )
-                    result = iperf(alice.host, addresses[kind], arguments.seconds, arguments.congestion)
+                    used = cpu_seconds([alice, bob])
+                    found = iperf(alice.host, addresses[kind], arguments.seconds, arguments.congestion)
+                    result = Run(**asdict(found), cpu_seconds=cpu_seconds([alice, bob]) - used)
                     results[kind].append(result)
                     print(f"round {number + 1} {kind:<8} {result}", file=sys.stderr)
     lab.check_leaks()
@@ -89,14 +115,21 @@ def firewall(rules: int) -> dict[str, Any]:
     return {"inbound": "deny", "rules": [*found, allow]}
 
 
-def summary(results: dict[str, list[Iperf]], arguments: argparse.Namespace) -> dict[str, object]:
+def paired(results: dict[str, list[Run]], value: Callable[[Run], float]) -> float:
+    """Median over the rounds of the value with a firewall by that without."""
+    both = zip(results[FIREWALL], results[OVERLAY], strict=True)
+    return statistics.median(value(one) / value(other) for one, other in both)
+
+
+def summary(results: dict[str, list[Run]], arguments: argparse.Namespace) -> dict[str, object]:
     """Medians, ratio, spread and the conditions, as `--json` prints them."""
     rates = {kind: [run.gbit_per_second for run in runs] for kind, runs in results.items()}
     medians = {kind: statistics.median(values) for kind, values in rates.items()}
     with_rules = {}
     if FIREWALL in medians:
         with_rules = {
-            "firewall_ratio": medians[FIREWALL] / medians[OVERLAY],
+            "firewall_ratio": paired(results, lambda run: run.gbit_per_second),
+            "firewall_cpu_ratio": paired(results, lambda run: run.cpu_per_gigabyte),
             "firewall_rules": arguments.firewall,
             "firewall_flows": arguments.flows,
         }
@@ -114,7 +147,7 @@ def summary(results: dict[str, list[Iperf]], arguments: argparse.Namespace) -> d
     }
 
 
-def print_table(results: dict[str, list[Iperf]], arguments: argparse.Namespace) -> None:
+def print_table(results: dict[str, list[Run]], arguments: argparse.Namespace) -> None:
     """The summary for people."""
     print(
         f"{'':<10} {'median':>9} {'min':>9} {'max':>9}   Gbit/s, TCP, one stream, "
@@ -127,8 +160,10 @@ def print_table(results: dict[str, list[Iperf]], arguments: argparse.Namespace) 
     if FIREWALL in results:
         print(
             f"{'ratio':<10} {found['firewall_ratio']:>9.4f}   with {arguments.firewall} rules and "
-            f"{arguments.flows} known connections / without a firewall"
+            f"{arguments.flows} known connections / without a firewall, "
+            "round by round"
         )
+        print(f"{'ratio':<10} {found['firewall_cpu_ratio']:>9.4f}   of the clients' CPU seconds per byte")
     print(
         f"{'ratio':<10} {found['ratio']:>9.4f}   overlay / raw link; iperf3, both clients and the relay on "
         f"{os.cpu_count()} cores"

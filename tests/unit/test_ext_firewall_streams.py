@@ -112,3 +112,15 @@ def test_streams_are_judged_as_by_the_twin(
         serial = stream.peer + 10 * stream.life
         assert fast.judge(outgoing, stream.peer, frame, now, serial=serial) == expected, frame.hex()
     assert counted(fast) == slow.counters()
+
+
+def test_another_life_of_the_peer_is_another_peer() -> None:
+    """Among so many there are some that are looked for in the same place."""
+    made = Wall(buckets=64)
+    made.install(Firewall(MODES[0], PARTIES).compiled())
+    stream = Stream(0, (5000, 80), 6, 1, 0, 0)
+    opening, going_on = stream.frame(True, 2, 0), stream.frame(False, 16, 0)
+    made.judge(True, 1, opening, 1, serial=1)
+    for _ in range(2):
+        assert made.judge(False, 1, going_on, 1, serial=1) == "pass"
+    assert {made.judge(False, 1, going_on, 1, serial=serial) for serial in range(2, 500)} == {"deny"}
