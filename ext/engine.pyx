@@ -59,9 +59,11 @@ from shadowmesh._ext.receive cimport Receiver
 from shadowmesh._ext.records cimport (
     RECORD_CHANNEL,
     RECORD_CONTROL,
+    Allowance,
     Record,
     RecordKind,
     Session,
+    allowance_of,
     lane_ids_of,
     record_prepare,
     record_remove,
@@ -119,8 +121,9 @@ cdef class Engine:
     cdef bint started
     cdef bint stopped
 
-    def __cinit__(self, udp_fd, tap_fd, event_fd, mac, *, features=None):
+    def __cinit__(self, udp_fd, tap_fd, event_fd, mac, *, features=None, broadcast=None):
         cdef const uint8_t[::1] address
+        cdef Allowance allowance = Allowance(0, 0)
         # First of all: __dealloc__ closes these after any failure below, and 0 is somebody's descriptor.
         self.udp_fd = self.tap_fd = self.event_fd = -1
         address = sized(mac, 6, "MAC address")
@@ -132,11 +135,15 @@ cdef class Engine:
         self.callers_event_fd = event_fd
         self.family = socket_family(self.udp_fd)
         features_choose(features, self.udp_fd, self.tap_fd, &self.chosen)
+        if broadcast is not None:
+            rate, burst = broadcast
+            allowance = allowance_of(rate, burst)
         self.plane = plane_new()
         if self.plane == NULL:
             raise MemoryError("no memory for the data plane")
         plane_wire(self.plane, self.udp_fd, self.tap_fd, self.event_fd, load48(&address[0]))
         plane_use(self.plane, &self.chosen)
+        self.plane.inbound.allowance = self.plane.outbound.allowance = allowance
 
     def __dealloc__(self):
         # Without the GIL, because in a build with line tracing the threads take it for every line.

@@ -54,9 +54,11 @@ from shadowmesh._ext.receive cimport (
 from shadowmesh._ext.records cimport (
     RECORD_CONTROL,
     RECORD_LANE,
+    Allowance,
     Record,
     Session,
     bucket_at_ease,
+    bucket_spend,
     bucket_take,
 )
 from shadowmesh._ext.refusals cimport Claim, refuse
@@ -208,17 +210,16 @@ cdef bint _accepts(Inbound *inbound, Peer *peer, const uint8_t *frame, size_t si
     And only what the guards and the firewall, if there is one, let pass.
     """
     cdef Counters *counters = &inbound.receiver.counters
-    cdef Claim claim
     if peer.number == 0:
         drop(counters, DropReason.UNKNOWN_KIND)
     elif size < ETHERNET_HEADER_SIZE:
         drop(counters, DropReason.FRAME_SIZE)
     elif load48(frame + 6) != peer.mac:
-        claim.mac = load48(frame + 6)
-        claim.address[0] = claim.address[1] = 0
-        refuse(counters, &peer.refusals, DropReason.SPOOFED_SOURCE, &claim)
+        _refuse(inbound, peer, frame, DropReason.SPOOFED_SOURCE)
     elif not frame[0] & 1 and load48(frame) != inbound.mac:
         drop(counters, DropReason.NOT_FOR_US)
+    elif frame[0] & 1 and not _within(inbound, peer):
+        _refuse(inbound, peer, frame, DropReason.BROADCAST_BUDGET)
     else:
         add_relaxed(&peer.received.packets, 1)
         add_relaxed(&peer.received.bytes, size)
@@ -226,6 +227,21 @@ cdef bint _accepts(Inbound *inbound, Peer *peer, const uint8_t *frame, size_t si
             store_relaxed(&peer.last_hailed, inbound.receiver.now)
         return _guarded(inbound, peer, frame, size) and _passes(inbound, peer, frame, size)
     return False
+
+
+cdef inline bint _within(Inbound *inbound, Peer *peer) noexcept nogil:
+    """Before anything is looked at: a storm of one peer must not cost more than its opening."""
+    cdef const Allowance *allowance = &inbound.allowance
+    return allowance.step == 0 or bucket_spend(&peer.groups, inbound.receiver.now, allowance.step,
+                                               allowance.depth)
+
+
+cdef void _refuse(Inbound *inbound, Peer *peer, const uint8_t *frame, DropReason reason) noexcept nogil:
+    """For what the Ethernet header says."""
+    cdef Claim claim
+    claim.mac = load48(frame + 6)
+    claim.address[0] = claim.address[1] = 0
+    refuse(&inbound.receiver.counters, &peer.refusals, reason, &claim)
 
 
 cdef bint _guarded(Inbound *inbound, Peer *peer, const uint8_t *frame, size_t size) noexcept nogil:

@@ -30,6 +30,7 @@ from shadowmesh._ext.dissect cimport (
 from shadowmesh._ext.drops cimport DropReason
 from shadowmesh._ext.ownership cimport IPV4_MAPPED, neighbours_nobody, owned_set, owns4, owns6
 from shadowmesh._ext.packets cimport ETHERNET_HEADER_SIZE
+from shadowmesh._ext.resolve cimport REPLY_ROOM, resolve
 from shadowmesh._ext.tables cimport Grace, grace_free, grace_new, grace_reclaim, table_free, table_init
 
 from shadowmesh._ext.drops import DropReason as REASONS
@@ -278,3 +279,13 @@ cdef class Origins:
             return "pass"
         verdict = origin_judge(<Owned *>self.owned[number], &self.neighbours, &view[0], view.shape[0], &claim)
         return "pass" if verdict == ORIGIN_FINE else REASONS(verdict).name.lower()
+
+    def resolve(self, mac, frame):
+        cdef const uint8_t[::1] view = buffer_of(frame, "frame")
+        cdef const uint8_t[::1] address = sized(mac, 6, "MAC address")
+        cdef uint8_t reply[REPLY_ROOM]
+        cdef size_t size
+        if view.shape[0] < ETHERNET_HEADER_SIZE:
+            raise ValueError("a frame has 14 bytes at least")
+        size = resolve(&self.neighbours, load48(&address[0]), &view[0], view.shape[0], reply)
+        return reply[:size] if size else None

@@ -4,9 +4,10 @@ Does NOT learn addresses or choose paths: peers, routes and the flood set are in
 can't be sent is counted.  The first frames to a peer without a route go to Python, which may want one then.
 
 Stages, in the order of the functions: `outbound_serve` -> `_read_batch` -> `_classify`
-(our source MAC? one peer or all?) -> `_passed` (by the firewall, once for a super-frame) -> `_frame` (whole,
-checksum partial, or a super-frame to be cut) -> `_to_peers` -> `_fragments`, where the route carries less ->
-`_seal` -> send_flush (udp.pyx), which protects the headers of the batch and sends it.
+(our source MAC? one peer or all?) -> for all: `_answered` (a question that we can answer), `_within` (the
+broadcast budget) -> `_passed` (by the firewall, once for a super-frame) -> `_frame` (whole, checksum
+partial, or a super-frame to be cut) -> `_to_peers` -> `_fragments`, where the route carries less -> `_seal` ->
+send_flush (udp.pyx), which protects the headers of the batch and sends it.
 """
 
 from libc.stdlib cimport calloc, free
@@ -28,6 +29,8 @@ from shadowmesh._ext.packets cimport (
     KIND_FRAME,
 )
 from shadowmesh._ext.peers cimport BUDGET_LARGEST, Peer, PeerList, Route
+from shadowmesh._ext.records cimport bucket_spend
+from shadowmesh._ext.resolve cimport REPLY_ROOM, resolve
 from shadowmesh._ext.ring cimport EVENT_WANTED, Arrival, ring_free, ring_init, ring_push
 from shadowmesh._ext.segment cimport (
     SEGMENT_HEADER_SIZE,
@@ -36,9 +39,9 @@ from shadowmesh._ext.segment cimport (
     cut_next,
     segment_write,
 )
-from shadowmesh._ext.system cimport monotonic_ns, write
+from shadowmesh._ext.system cimport iovec, monotonic_ns, write
 from shadowmesh._ext.tables cimport grace_step, table_find
-from shadowmesh._ext.tap cimport TAP_NOTHING, TAP_TROUBLE, tap_read
+from shadowmesh._ext.tap cimport TAP_NOTHING, TAP_TROUBLE, tap_read, tap_refused, tap_write
 from shadowmesh._ext.udp cimport (
     Outgoing,
     Traffic,
@@ -138,8 +141,9 @@ cdef void _classify(Outbound *outbound, uint8_t *frame, size_t size) noexcept no
     elif load48(frame + 6) != outbound.mac:
         drop(&outbound.counters, DropReason.FOREIGN_SOURCE)
     elif frame[0] & 1:
-        peers = <PeerList *>load_pointer(outbound.flood)
-        _passed(outbound, peers.peers, peers.count, frame, size)
+        if not _answered(outbound, frame, size) and _within(outbound, size):
+            peers = <PeerList *>load_pointer(outbound.flood)
+            _passed(outbound, peers.peers, peers.count, frame, size)
     else:
         peer = <Peer *>table_find(outbound.macs, load48(frame))
         if peer == NULL:
@@ -147,6 +151,40 @@ cdef void _classify(Outbound *outbound, uint8_t *frame, size_t size) noexcept no
         else:
             store_relaxed(&peer.last_addressed, outbound.now)
             _passed(outbound, &peer, 1, frame, size)
+
+
+cdef bint _answered(Outbound *outbound, const uint8_t *frame, size_t size) noexcept nogil:
+    """Does our host ask for the MAC address of a peer?  Then it has the answer."""
+    cdef uint8_t reply[VNET_SIZE + REPLY_ROOM]
+    cdef size_t head = VNET_SIZE if outbound.vnet else 0
+    cdef size_t length = resolve(outbound.neighbours, outbound.mac, frame, size, reply + head)
+    cdef iovec vector
+    cdef int error
+    if length == 0:
+        return False
+    memset(reply, 0, head)
+    vector.iov_base = reply
+    vector.iov_len = head + length
+    error = tap_write(outbound.tap.fd, &vector, 1)
+    if error != 0:
+        tap_refused(error, 1, &outbound.counters)
+        return True
+    count(&outbound.counters, Statistic.TAP_TX_FRAMES, 1)
+    count(&outbound.counters, Statistic.ANSWERED_REQUESTS, 1)
+    return True
+
+
+cdef bint _within(Outbound *outbound, size_t size) noexcept nogil:
+    """May one more go to everybody?  A super-frame counts as what it will be cut into."""
+    cdef uint64_t frames = 1
+    if outbound.header.gso_type != VNET_GSO_NONE and outbound.header.gso_size > 0:
+        frames += size // outbound.header.gso_size
+    if outbound.allowance.step == 0 or bucket_spend(
+        &outbound.groups, outbound.now, frames * outbound.allowance.step, outbound.allowance.depth
+    ):
+        return True
+    drop(&outbound.counters, DropReason.BROADCAST_BUDGET)
+    return False
 
 
 cdef void _passed(Outbound *outbound, Peer **peers, size_t peer_count, uint8_t *frame,

@@ -82,6 +82,7 @@ cdef void plane_wire(Plane *plane, int udp_fd, int tap_fd, int event_fd, uint64_
     plane.outbound.reader = OUTBOUND_READER
     plane.outbound.macs = &plane.macs
     plane.outbound.flood = &plane.flood
+    plane.outbound.neighbours = &plane.neighbours
     plane.outbound.mac = mac
     plane.outbound.policy = &plane.guard.policy
     plane.duty.stop = &plane.stop

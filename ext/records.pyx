@@ -7,7 +7,7 @@ when no thread can hold the record any more.
 from libc.stdlib cimport calloc, free
 
 from shadowmesh._ext.aead cimport MATERIAL_SIZE, key_free, key_new
-from shadowmesh._ext.convert cimport id_of, sized
+from shadowmesh._ext.convert cimport id_of, sized, unsigned
 from shadowmesh._ext.lanes cimport LANE_LIMIT
 from shadowmesh._ext.tables cimport (
     TABLE_OK,
@@ -17,6 +17,11 @@ from shadowmesh._ext.tables cimport (
     table_remove,
     table_reserve,
 )
+
+
+cdef enum:
+    SECOND_NS = 1000000000
+    ALLOWANCE_LIMIT = 1000000
 
 
 cdef void record_dispose(void *record) noexcept nogil:
@@ -77,6 +82,18 @@ cdef Session *_session_new(object material) except NULL:
         free(session)
         raise MemoryError("no memory for a session")
     return session
+
+
+cdef Allowance allowance_of(object rate, object burst) except *:
+    """`rate` packets a second, `burst` of them at once."""
+    cdef Allowance made
+    cdef uint64_t each = unsigned(rate, ALLOWANCE_LIMIT, "rate")
+    cdef uint64_t ahead = unsigned(burst, ALLOWANCE_LIMIT, "burst")
+    if each == 0 or ahead == 0:
+        raise ValueError("rate and burst must be at least 1")
+    made.step = SECOND_NS // each
+    made.depth = (ahead - 1) * made.step
+    return made
 
 
 cdef list lane_ids_of(object ids):

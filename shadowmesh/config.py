@@ -45,6 +45,9 @@ MAX_PEER_ROUTES = 32
 MAX_PEER_ADDRESSES = 64
 """Together with those of a certificate they fit the data plane's table of 128 prefixes a peer."""
 
+MAX_BROADCAST = 1_000_000
+"""Packets a second: more than the data plane carries, so this much is as good as no limit."""
+
 MAX_SOCKET_PATH = 107
 """Bytes of sockaddr_un.sun_path, less its closing NUL (unix(7))."""
 
@@ -78,12 +81,22 @@ class Listen(msgspec.Struct, frozen=True):
     port: int
 
 
+class Broadcast(msgspec.Struct, frozen=True):
+    """`interface.broadcast:` packets a second, and at once, to everybody: from here, and from each peer."""
+
+    rate: int = 500
+    """Ten times what a talkative network of some hundred members sends (mDNS, SSDP, DHCP, ARP), and little
+    enough that a storm of one member costs the others a percent."""
+    burst: int = 1000
+
+
 class Interface(msgspec.Struct, frozen=True):
     """`interface:` the TAP device; addresses are "ADDRESS/PREFIX LENGTH"."""
 
     name: str
     addresses: tuple[str, ...]
     mtu: int | Literal["auto"]
+    broadcast: Broadcast = Broadcast()
 
 
 class RelayPeer(msgspec.Struct, frozen=True):
@@ -179,7 +192,7 @@ def load_client_config(path: Path) -> ClientConfig:
         "aead_library",
     )
     top = document.section(keys)
-    interface = top.section("interface", ("name", "addresses", "mtu"))
+    interface = top.section("interface", ("name", "addresses", "mtu", "broadcast"))
     relays = top.sections("relays", ("address", "id"))
     peers = top.sections("peers", ("name", "id", "addresses", "endpoint", "groups", "rights", "routes"))
     routes = top.sections("routes", ("via", "to", "metric"))
@@ -271,6 +284,15 @@ def _interface(section: Section) -> Interface:
         name=section.text("name", parse_interface_name, "smesh0", "smesh0"),
         addresses=section.texts("addresses", parse_interface_address, '10.77.0.1/24, "fd77::1/64"'),
         mtu=cast("int | Literal['auto']", section.number_or_word("mtu", MIN_MTU, MAX_MTU, "auto", "1380")),
+        broadcast=_broadcast(section.section("broadcast", ("rate", "burst"))),
+    )
+
+
+def _broadcast(section: Section) -> Broadcast:
+    usual = Broadcast()
+    return Broadcast(
+        rate=section.number("rate", 1, MAX_BROADCAST, default=usual.rate),
+        burst=section.number("burst", 1, MAX_BROADCAST, default=usual.burst),
     )
 
 

@@ -49,6 +49,7 @@ cpdef enum DropReason:
     DHCP_GUARD              # reply of a DHCP server, of a peer without that right
     RA_GUARD                # router advertisement or redirect of one; fragmented neighbour discovery
     MALFORMED_PACKET        # inbound frame whose addresses can't be told
+    BROADCAST_BUDGET        # frame to a group, from us or a peer, beyond what is let through of these
 
 cpdef enum Statistic:
     UDP_RX_DATAGRAMS
@@ -67,10 +68,11 @@ cpdef enum Statistic:
     COALESCE_REFUSED        # super-frames that the TAP refused
     FRAGMENTED_FRAMES       # frames that left in fragments, per peer that they went to
     REASSEMBLED_FRAMES      # frames that came in fragments, and whole
+    ANSWERED_REQUESTS       # ARP requests and neighbour solicitations of our host, answered here
 
 cdef enum:
-    DROP_REASONS = 43
-    STATISTICS = 16
+    DROP_REASONS = 44
+    STATISTICS = 17
 
 cdef struct Counters:       # written by one thread, read by any
     uint64_t drops[DROP_REASONS]

@@ -53,6 +53,7 @@ class DropReason(IntEnum):
     DHCP_GUARD = 40
     RA_GUARD = 41
     MALFORMED_PACKET = 42
+    BROADCAST_BUDGET = 43
 
 class Statistic(IntEnum):
     """What is counted besides drops, over all threads of one engine or forwarder."""
@@ -73,3 +74,4 @@ class Statistic(IntEnum):
     COALESCE_REFUSED = 13
     FRAGMENTED_FRAMES = 14
     REASSEMBLED_FRAMES = 15
+    ANSWERED_REQUESTS = 16

@@ -36,6 +36,7 @@ class Engine:
         mac: Buffer,
         *,
         features: Iterable[str] | None = None,
+        broadcast: tuple[int, int] | None = None,
     ) -> None:
         """`udp_fd`: bound UDP socket, IPv4 or IPv6.  `tap_fd`: TAP, IFF_NO_PI.
         `event_fd`: an eventfd.  `mac`: our own, 6 bytes, unicast.
@@ -43,6 +44,9 @@ class Engine:
         `features`: None uses all that kernel, TAP and socket offer; else only these of vnet_hdr (every
         frame of the TAP has a virtio_net_hdr of 10 bytes before it; must be right for this TAP), join_tcp,
         join_udp (contiguous segments go to the TAP as one super-frame), udp_gso and udp_gro.
+
+        `broadcast`: packets a second and at once, 1..1000000 each, that go from us to groups, and that are
+        taken of each peer; None: as many as there are.
 
         The engine works on duplicates, which live until `stop()`; tap and event descriptor are made
         non-blocking.  Buffers (about 4 MB, paged in when used) are allocated here.

@@ -6,7 +6,7 @@ from shadowmesh._ext.coalesce cimport Delivery
 from shadowmesh._ext.endpoint cimport Endpoint
 from shadowmesh._ext.fragment cimport Pool
 from shadowmesh._ext.receive cimport Receiver
-from shadowmesh._ext.records cimport Record
+from shadowmesh._ext.records cimport Allowance, Record
 from shadowmesh._ext.tables cimport Retired, Table
 
 
@@ -27,6 +27,7 @@ cdef struct Inbound:
     Run run
     uint64_t mac             # ours
     Table *sources           # endpoint_key -> Source
+    Allowance allowance      # of each peer
     Table *neighbours        # address -> Neighbour, of all peers and ourselves
     void **policy            # Policy * of the firewall, published atomically; NULL: there is none
 

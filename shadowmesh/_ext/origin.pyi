@@ -22,3 +22,6 @@ class Origins:
 
     def judge(self, peer: int, frame: Buffer) -> str:
         """The word pass, or the lower-case name of a DropReason. `frame`: 14 bytes at least, of its MAC."""
+
+    def resolve(self, mac: Buffer, frame: Buffer) -> bytes | None:
+        """The answer to a frame of ours to a group, if it asks for the MAC address of a peer. `mac`: ours."""

@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from shadowmesh._ext.drops cimport Counters
 from shadowmesh._ext.peers cimport Peer
 from shadowmesh._ext.ring cimport Ring
+from shadowmesh._ext.records cimport Allowance
 from shadowmesh._ext.tables cimport Grace, Table
 from shadowmesh._ext.udp cimport SendBatch
 from shadowmesh._ext.vnet cimport Vnet
@@ -19,6 +20,9 @@ cdef struct Outbound:
     Grace *grace
     size_t reader
     Table *macs             # MAC as a number -> Peer
+    Table *neighbours       # address -> Neighbour
+    Allowance allowance
+    uint64_t groups         # bucket of our frames to groups
     void **flood            # PeerList *, published atomically
     uint64_t mac            # ours
     void **policy           # Policy * of the firewall, published atomically; NULL: there is none

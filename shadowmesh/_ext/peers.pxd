@@ -45,6 +45,7 @@ cdef struct Peer:
     uint64_t path_way         # inbound thread; written after path_received
     Assemblies assemblies     # inbound thread
     Refusals refusals         # inbound thread
+    uint64_t groups           # inbound thread: bucket of its frames to groups
     SendLane *lane            # from here on: writers only
     Endpoint endpoint
     bint relayed

@@ -12,6 +12,10 @@ cdef enum:
     BUCKET_STEP_NS = 1000000     # 1000 per second
     BUCKET_DEPTH_NS = 255000000  # burst of 256: one now and 255 in advance
 
+cdef struct Allowance:           # of frames to groups
+    uint64_t step                # ns for each; 0: as many as there are
+    uint64_t depth               # ns in advance
+
 cdef enum:
     FAILED_OPENS_SHIFT = 36      # RFC 9001 section 6.6: integrity limit of ChaCha20-Poly1305
 
@@ -51,6 +55,7 @@ cdef int record_remove(Table *ids, uint64_t id) except -1
 cdef void record_retire(Table *ids, Record *record) noexcept nogil
 cdef void record_dispose(void *record) noexcept nogil
 
+cdef Allowance allowance_of(object rate, object burst) except *
 cdef list lane_ids_of(object ids)
 cdef Session *session_install(Table *ids, uint64_t handle, void *owner, list keys,
                               object material) except NULL
@@ -58,13 +63,18 @@ cdef void session_retire(Table *ids, Session *session) noexcept nogil
 cdef void session_dispose(void *record) noexcept nogil
 
 
-cdef inline bint bucket_take(uint64_t *bucket, uint64_t now) noexcept nogil:
+cdef inline bint bucket_spend(uint64_t *bucket, uint64_t now, uint64_t cost, uint64_t depth) noexcept nogil:
     """Token bucket as one number: the time at which it would be full again (GCRA, ITU-T I.371)."""
     cdef uint64_t due = bucket[0] if bucket[0] > now else now
-    if due - now > BUCKET_DEPTH_NS:
+    if due - now > depth:
         return False
-    bucket[0] = due + BUCKET_STEP_NS
+    bucket[0] = due + cost
     return True
+
+
+cdef inline bint bucket_take(uint64_t *bucket, uint64_t now) noexcept nogil:
+    """For messages."""
+    return bucket_spend(bucket, now, BUCKET_STEP_NS, BUCKET_DEPTH_NS)
 
 
 cdef inline bint bucket_at_ease(const uint64_t *bucket, uint64_t now) noexcept nogil:

@@ -7,7 +7,7 @@ from shadowmesh._ext.drops cimport Counters, DropReason, drop
 
 
 cdef enum:
-    REFUSALS = 5
+    REFUSALS = 6
 
 cdef struct Claim:             # what a frame says of its sender
     uint64_t mac

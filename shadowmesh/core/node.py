@@ -246,6 +246,12 @@ class Core:
         """Make a session with `peer`, as for a frame to it."""
         self.peers[peer.node_id].want(b"", now)
 
+    def note_refusals(self, now: float) -> None:
+        """See what the guards have refused; also done once a second."""
+        for peer in self.peers.values():
+            if peer.is_awake and self._shared.tables.peer_counters(peer.handle)["refused"]:
+                peer.handle_refusals(self._shared.tables.peer_refusals(peer.handle), now)
+
     def hurry(self, now: float) -> None:
         """Ask every relay at once how it sees us."""
         for relay in self.relays:
@@ -336,14 +342,13 @@ class Core:
 
     def _tick(self, now: float) -> None:
         self._tick_at = now + TICK
+        self.note_refusals(now)
         known = self.acquaintances.handle_tick(now)
         if known is not None:
             self._shared.events.append(MembersChanged(tuple(known)))
         awake = [(node_id, peer) for node_id, peer in self.peers.items() if peer.is_awake]
         for node_id, peer in awake:
             counters = self._shared.tables.peer_counters(peer.handle)
-            if counters["refused"]:
-                peer.handle_refusals(self._shared.tables.peer_refusals(peer.handle), now)
             peer.handle_tick(counters, now)
             frames = counters["tx_frames"] + counters["rx_frames"]
             relayed = peer.routing.paths.direct is None

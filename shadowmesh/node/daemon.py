@@ -103,6 +103,8 @@ class Daemon:
 
     def status(self) -> Status:
         """A snapshot for people and scripts."""
+        self._core.note_refusals(time.monotonic())
+        self._drive()
         uptime = time.monotonic() - self._started_at
         unsent = self._unsent + self._surroundings.mapper.drops
         ports = self._surroundings.mapper
@@ -161,6 +163,8 @@ class Daemon:
         member = self._core.roster.find(peer)
         if member is None:
             raise LookupError(peer)
+        self._core.note_refusals(time.monotonic())
+        self._drive()
         state = self._core.peers[member.node_id]
         problem = ON_DEMAND if is_idle(state, time.monotonic()) else problem_of(state, self._core.relays)
         reply = explain(

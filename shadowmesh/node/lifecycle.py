@@ -141,7 +141,8 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
         tap = stack.enter_context(Tap.open(config.interface.name, mac, mtu, config.interface.addresses))
         event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         stack.callback(os.close, event_fd)
-        engine = Engine(udp.fileno(), tap.fileno(), event_fd, mac)
+        broadcast = (config.interface.broadcast.rate, config.interface.broadcast.burst)
+        engine = Engine(udp.fileno(), tap.fileno(), event_fd, mac, broadcast=broadcast)
         core = new_core(
             config, identity, EngineTables(engine, udp.family), membership, invitations=invitations
         )

@@ -22,6 +22,8 @@ REFUSED = {
     "dhcp_guard": "they are replies of a DHCP server, which takes the right `dhcp` (dhcp_guard)",
     "ra_guard": "they are router advertisements or redirects, which takes the right `ra`, or neighbour "
     "discovery in fragments (ra_guard)",
+    "broadcast_budget": "they are more broadcast and multicast than `interface.broadcast` allows; look there "
+    "for a storm, or a loop (broadcast_budget)",
     "malformed_packet": "their headers contradict each other or hide the sender (malformed_packet)",
 }
 """What the guards refuse, by reason."""

@@ -345,6 +345,7 @@ def test_documented_keys_are_the_keys_there_are(tmp_path: Path) -> None:
         ("relays[]", load_client_config),
         ("peers[]", load_client_config),
         ("routes[]", load_client_config),
+        ("interface.broadcast", load_client_config),
         ("firewall", load_client_config),
         ("firewall.rules[]", load_client_config),
         ("firewall.tests[]", load_client_config),

@@ -1,0 +1,175 @@
+"""What does a member that floods broadcast cost the traffic between two others?
+
+alice sends bob one TCP stream, in turns while carol's program floods an interface that nobody reads, while it
+floods the overlay (her client keeps to its budget), and while dave's does (his client has none, so that
+alice and bob must cut the storm).  Prints the median rates and their ratios to the first.  Needs root.
+
+Where there are two cores, alice, bob and the stream have the first one; the relay, carol, dave and the
+program that makes the storm have the other: on machines of their own they take no time from alice and bob.
+What the kernel does for a packet on its way, it does where its sender runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench.measurement import flood_arguments
+from shadowmesh.testing.lab import Lab
+from shadowmesh.testing.mesh import OVERLAY_INTERFACE, Mesh
+from shadowmesh.testing.process import LabError, wait_until
+from shadowmesh.testing.traffic import iperf, iperf_server
+
+if TYPE_CHECKING:
+    from shadowmesh.testing.mesh import ClientNode, Node
+
+GROUP, NOWHERE = "239.77.0.1", "239.77.0.2"
+"""Multicast groups that nobody has joined: to the overlay they are broadcast. The second stays at carol's."""
+KINDS = {"quiet": ("carol", NOWHERE), "budget": ("carol", GROUP), "hostile": ("dave", GROUP)}
+"""What is measured, and who floods what meanwhile."""
+NO_BUDGET = {"rate": 1_000_000, "burst": 1_000_000}
+SETTLE = 0.3
+"""Seconds between the begin of a storm and of the stream: the victims' budget is spent then."""
+
+
+def pin(node: Node, core: int) -> None:
+    """Let all threads of its process run on this core only."""
+    for task in Path(f"/proc/{node.running_process.pid}/task").iterdir():
+        os.sched_setaffinity(int(task.name), {core})
+
+
+def start(mesh: Mesh, cores: list[int]) -> None:
+    """Four clients with direct paths, each process on its core."""
+    mesh.relay()
+    for name in ("alice", "bob", "carol", "dave"):
+        mesh.client(name)
+    mesh.configure()
+    for client in mesh.clients.values():
+        client.config["paths"] = {"direct": "auto"}
+    mesh.clients["dave"].config["interface"]["broadcast"] = NO_BUDGET
+    mesh.start()
+    for client in mesh.clients.values():
+        wait_until(lambda c=client: all_direct(c), 20.0, f"direct paths of {client.name}")  # type: ignore[misc]
+    for client in (mesh.clients["carol"], mesh.clients["dave"]):
+        client.host.run(["ip", "route", "add", GROUP, "dev", OVERLAY_INTERFACE])
+    mesh.clients["carol"].host.ip_batch(
+        [
+            "link add nowhere0 type veth peer name nowhere1",
+            "address add 10.89.0.1/24 dev nowhere0",
+            "link set nowhere0 up",
+            "link set nowhere1 up",
+            f"route add {NOWHERE} dev nowhere0",
+        ]
+    )
+    for node in (*mesh.relays.values(), *mesh.clients.values()):
+        pin(node, cores[0] if node.name in ("alice", "bob") else cores[-1])
+
+
+def all_direct(client: ClientNode) -> bool:
+    """Whether it reaches every peer without the relay."""
+    return all((peer["path"] or "").startswith("direct") for peer in client.status()["peers"])
+
+
+def sent(client: ClientNode) -> int:
+    """Frames that have left towards alice."""
+    return int(client.peer("alice")["tx_frames"])
+
+
+def stream(mesh: Mesh, kind: str, arguments: argparse.Namespace, core: int) -> tuple[float, float]:
+    """Gbit/s of one run, and thousands of frames of the storm a second that left towards alice meanwhile."""
+    alice, bob = mesh.clients["alice"], mesh.clients["bob"]
+    name, group = KINDS[kind]
+    source = mesh.clients[name]
+    command = [*flood_arguments("send", group, arguments.seconds + 60), str(arguments.pace)]
+    storm = source.host.spawn(["taskset", "-c", str(core), *command], f"storm-{kind}.log")
+    try:
+        time.sleep(SETTLE)
+        before, begun = sent(source), time.monotonic()
+        rate = iperf(alice.host, bob.ipv4, arguments.seconds).gbit_per_second
+        return rate, (sent(source) - before) / (time.monotonic() - begun) / 1000
+    finally:
+        storm.terminate()
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, list[tuple[float, float]]]:
+    """`rounds` runs of each kind, in turns."""
+    results: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
+    cores = sorted(os.sched_getaffinity(0))
+    with Lab() as lab:
+        mesh = Mesh(lab)
+        start(mesh, cores)
+        os.sched_setaffinity(0, {cores[0]})  # what is started from here: both ends of the stream
+        alice, bob = mesh.clients["alice"], mesh.clients["bob"]
+        alice.host.ping(bob.ipv4)
+        with iperf_server(bob.host, bob.ipv4):
+            for number in range(arguments.rounds):
+                for kind in KINDS:
+                    results[kind].append(stream(mesh, kind, arguments, cores[-1]))
+                    rate, storm = results[kind][-1]
+                    line = f"round {number + 1} {kind:<8} {rate:.3f} Gbit/s, {storm:.1f} k/s of broadcast"
+                    print(line, file=sys.stderr)
+        refused = {name: alice.peer(name)["refused"].get("broadcast_budget", 0) for name in ("carol", "dave")}
+        print(f"alice refused {refused['carol']} of carol and {refused['dave']} of dave", file=sys.stderr)
+        os.sched_setaffinity(0, cores)
+    lab.check_leaks()
+    return results
+
+
+def summary(
+    results: dict[str, list[tuple[float, float]]], arguments: argparse.Namespace
+) -> dict[str, object]:
+    """Medians, ratios and the conditions, as `--json` prints them."""
+    medians = {kind: statistics.median(rate for rate, _ in runs) for kind, runs in results.items()}
+    return {
+        "schema": "shadowmesh.bench.storm/1",
+        "ratio": {kind: medians[kind] / medians["quiet"] for kind in KINDS if kind != "quiet"},
+        "median_gbit_per_second": medians,
+        "storm_kpps": {kind: statistics.median(storm for _, storm in runs) for kind, runs in results.items()},
+        "pace": arguments.pace,
+        "seconds": arguments.seconds,
+        "cores": len(os.sched_getaffinity(0)),
+        "runs": results,
+    }
+
+
+def main() -> int:
+    """Parse the arguments, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each kind (default 5)")
+    parser.add_argument("--seconds", type=int, default=5, help="duration of one run (default 5)")
+    parser.add_argument("--pace", type=int, default=0, help="datagrams a second of the storm (0: all it can)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--smoke", action="store_true", help="one round of one second: does it run at all?")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.rounds = arguments.seconds = 1
+    try:
+        results = measure(arguments)
+    except LabError as error:
+        print(f"storm: {error}", file=sys.stderr)
+        return 1
+    found = summary(results, arguments)
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    for kind, runs in results.items():
+        rates, storm = [rate for rate, _ in runs], statistics.median(storm for _, storm in runs)
+        median = statistics.median(rates)
+        ratio = median / statistics.median(rate for rate, _ in results["quiet"])
+        print(
+            f"{kind:<8} {median:>7.3f} Gbit/s ({min(rates):.3f} to {max(rates):.3f}), {ratio:.3f} of quiet, "
+            f"{storm:.1f} thousand broadcast frames a second to each member"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
