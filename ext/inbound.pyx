@@ -67,6 +67,11 @@ from shadowmesh._ext.segment cimport SEGMENT_HEADER_SIZE, Shape, segment_valid
 from shadowmesh._ext.tables cimport table_find
 
 
+cdef enum:
+    EXCESS = 10                # times the budget, and as much at once, may come above it
+    UNHEARD_NS = 100000000
+
+
 cdef bint inbound_init(Inbound *inbound) noexcept nogil:
     """Allocate what the thread needs; the caller has zeroed the structure and fills the rest."""
     inbound.receiver.owner = inbound
@@ -115,7 +120,10 @@ cdef void _short_header(Receiver *receiver, uint8_t *data, size_t size,
     if record == NULL:
         return
     if record.kind == RECORD_LANE:
-        receiver_pend(receiver, record, data, size, arrival)
+        if record.lane != 0 and (<Peer *>record.session.owner).heard_from > receiver.now:
+            drop(&receiver.counters, DropReason.UNHEARD_PEER)
+        else:
+            receiver_pend(receiver, record, data, size, arrival)
     elif record.kind == RECORD_CONTROL:
         deliver_control(receiver, record, data, size, arrival)
     elif arrival.relayed:
@@ -229,11 +237,19 @@ cdef bint _accepts(Inbound *inbound, Peer *peer, const uint8_t *frame, size_t si
     return False
 
 
-cdef inline bint _within(Inbound *inbound, Peer *peer) noexcept nogil:
-    """Before anything is looked at: a storm of one peer must not cost more than its opening."""
+cdef bint _within(Inbound *inbound, Peer *peer) noexcept nogil:
+    """Before anything is looked at: a storm of one peer must not cost more than its opening.
+
+    And not even that for long: the client of whoever exceeds the budget this far does not keep to it.  Only
+    packets that were authentic bring a peer here, so nobody else can have it not heard.
+    """
     cdef const Allowance *allowance = &inbound.allowance
-    return allowance.step == 0 or bucket_spend(&peer.groups, inbound.receiver.now, allowance.step,
-                                               allowance.depth)
+    cdef uint64_t now = inbound.receiver.now
+    if allowance.step == 0 or bucket_spend(&peer.groups, now, allowance.step, allowance.depth):
+        return True
+    if not bucket_spend(&peer.excess, now, allowance.step // EXCESS, allowance.depth // EXCESS):
+        peer.heard_from = now + UNHEARD_NS
+    return False
 
 
 cdef void _refuse(Inbound *inbound, Peer *peer, const uint8_t *frame, DropReason reason) noexcept nogil:

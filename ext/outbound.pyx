@@ -6,8 +6,8 @@ can't be sent is counted.  The first frames to a peer without a route go to Pyth
 Stages, in the order of the functions: `outbound_serve` -> `_read_batch` -> `_classify`
 (our source MAC? one peer or all?) -> for all: `_answered` (a question that we can answer), `_within` (the
 broadcast budget) -> `_passed` (by the firewall, once for a super-frame) -> `_frame` (whole, checksum
-partial, or a super-frame to be cut) -> `_to_peers` -> `_fragments`, where the route carries less -> `_seal` ->
-send_flush (udp.pyx), which protects the headers of the batch and sends it.
+partial, or a super-frame to be cut) -> `_to_peers` -> `_fragments`, where the route carries less ->
+`_seal` -> send_flush (udp.pyx), which protects the headers of the batch and sends it.
 """
 
 from libc.stdlib cimport calloc, free

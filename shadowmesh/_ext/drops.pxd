@@ -50,6 +50,7 @@ cpdef enum DropReason:
     RA_GUARD                # router advertisement or redirect of one; fragmented neighbour discovery
     MALFORMED_PACKET        # inbound frame whose addresses can't be told
     BROADCAST_BUDGET        # frame to a group, from us or a peer, beyond what is let through of these
+    UNHEARD_PEER            # not opened: the peer has just gone far beyond that
 
 cpdef enum Statistic:
     UDP_RX_DATAGRAMS
@@ -71,7 +72,7 @@ cpdef enum Statistic:
     ANSWERED_REQUESTS       # ARP requests and neighbour solicitations of our host, answered here
 
 cdef enum:
-    DROP_REASONS = 44
+    DROP_REASONS = 45
     STATISTICS = 17
 
 cdef struct Counters:       # written by one thread, read by any

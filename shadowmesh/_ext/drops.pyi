@@ -54,6 +54,7 @@ class DropReason(IntEnum):
     RA_GUARD = 41
     MALFORMED_PACKET = 42
     BROADCAST_BUDGET = 43
+    UNHEARD_PEER = 44
 
 class Statistic(IntEnum):
     """What is counted besides drops, over all threads of one engine or forwarder."""

@@ -46,6 +46,8 @@ cdef struct Peer:
     Assemblies assemblies     # inbound thread
     Refusals refusals         # inbound thread
     uint64_t groups           # inbound thread: bucket of its frames to groups
+    uint64_t excess           # inbound thread: bucket of those beyond it
+    uint64_t heard_from       # inbound thread: until then its frames are not opened
     SendLane *lane            # from here on: writers only
     Endpoint endpoint
     bint relayed

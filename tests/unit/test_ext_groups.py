@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import time
 
 import pytest
@@ -181,7 +182,7 @@ def test_what_comes_from_each_peer_is_limited() -> None:
     with node_and_peer() as (node, peer):
         begun = time.monotonic()
         for group in (BROADCAST, b"\x01\x00\x5e\x00\x00\x01"):
-            for number in range(30):
+            for number in range(8):
                 peer.send(peer.packet(b"\x01" + frame(group, peer.mac, b"%d" % number)))
         good = frame(node.mac, peer.mac, b"not to a group")
         peer.send(peer.packet(b"\x01" + good))
@@ -189,8 +190,26 @@ def test_what_comes_from_each_peer_is_limited() -> None:
         while node.receive() != good:
             passed += 1
         assert 10 <= passed <= 11 + (time.monotonic() - begun)
-        assert node.drops() == {"broadcast_budget": 60 - passed}
-        assert node.engine.peer_refusals(7)["broadcast_budget"] == 60 - passed
+        assert node.drops() == {"broadcast_budget": 16 - passed}
+        assert node.engine.peer_refusals(7)["broadcast_budget"] == 16 - passed
+
+
+@pytest.mark.usefixtures("limited")
+def test_who_goes_far_beyond_is_not_heard_for_a_moment() -> None:
+    with node_and_peer() as (node, peer):
+        for number in range(60):
+            peer.send(peer.packet(b"\x01" + frame(BROADCAST, peer.mac, b"%d" % number)))
+        peer.send(peer.packet(b"\x04message", lane=0))
+        assert node.event().data == b"\x04message", "probes and their like are"
+        unheard, begun = node.drops()["unheard_peer"], time.monotonic()
+        assert 0 < unheard <= 40
+        assert node.drops()["broadcast_budget"] == 50 - unheard
+        good = frame(node.mac, peer.mac, b"not to a group")
+        while not node.frames_waiting() or node.tap.recv(2000) != good:
+            assert time.monotonic() < begun + 5.0
+            peer.send(peer.packet(b"\x01" + good))
+            os.sched_yield()
+        assert node.drops()["unheard_peer"] > unheard
 
 
 @pytest.mark.parametrize("broadcast", [(0, 1), (1, 0), (-1, 1), (1, 1_000_001)])
