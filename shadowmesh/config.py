@@ -248,10 +248,8 @@ def doubts(config: ClientConfig, identity_name: str | None = None) -> list[str]:
     found = []
     # In a network the certificate says what a member is called.
     if config.network is None and identity_name not in (None, config.node.name):
-        found.append(
-            f"{config.file}: node.name: is {config.node.name}, but the identity in "
-            f"{config.node.state_dir} was made for {identity_name}; is it the right one?"
-        )
+        made = f"the identity in {config.node.state_dir} was made for {identity_name}"
+        found.append(f"{config.file}: node.name: is {config.node.name}, but {made}; is it the right one?")
     networks = [ipaddress.ip_interface(text).network for text in config.interface.addresses]
     for index, peer in enumerate(config.peers):
         for address in peer.addresses:

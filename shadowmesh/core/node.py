@@ -96,11 +96,8 @@ class Core:
         shown = token.id if token is not None else b""
         self.members = Members(membership, self.roster, self.drops, self._enforce, shown)
         self.acquaintances = Acquaintances(self.members, known, most_peers, self.drops, self._learn)
-        overlay = [ipaddress.ip_interface(text).network for text in config.interface.addresses]
-        overlay += [ipaddress.ip_network(text) for peer in config.peers for text in peer.addresses]
-        overlay += membership.network.subnets if membership is not None else ()
-        self._overlay = overlay
-        self.network = LocalNetwork(overlay)
+        self._overlay = _overlay_of(config, membership)
+        self.network = LocalNetwork(self._overlay)
         self._direct = config.paths.direct
         self._most_peers = most_peers
         self._shared = Shared(
@@ -500,3 +497,10 @@ class Core:
                 return
         if opened.send:
             relay.send(Close(opened.send), now)  # too late: we have given up and asked again
+
+
+def _overlay_of(config: ClientConfig, membership: Membership | None) -> list[Prefix]:
+    """Prefixes that lie in the overlay, so that no way to anybody leads through them."""
+    overlay = [ipaddress.ip_interface(text).network for text in config.interface.addresses]
+    overlay += [ipaddress.ip_network(text) for peer in config.peers for text in peer.addresses]
+    return [*overlay, *(membership.network.subnets if membership is not None else ())]
