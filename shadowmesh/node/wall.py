@@ -44,8 +44,8 @@ class Wall:
             self._engine.set_firewall(None)
             return
         compiler = Compiler(config.firewall)
-        for member in self._core.roster.members:
-            compiler.put(self._party(member))
+        for peer in self._core.peers.values():
+            compiler.put(self._party(peer.member))
         self._engine.set_firewall(compiler.compiled())
         self._compiler = compiler
 
