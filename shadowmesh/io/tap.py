@@ -46,6 +46,7 @@ _IFREQ: Final = struct.Struct("16sH22x")
 _IFA_F_NODAD: Final = 0x02
 
 _IPV6_SETTINGS: Final = {
+    "addr_gen_mode": "0",  # EUI-64: the peers take no other link-local address from this MAC
     "accept_ra": "0",  # routers of the overlay are decided by configuration, not by whoever advertises
     "accept_dad": "0",  # the MAC is derived from the NodeID: the link-local address is usable at once
 }
