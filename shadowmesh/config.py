@@ -43,7 +43,7 @@ MAX_PEER_ROUTES = 32
 """As in a certificate."""
 
 MAX_PEER_ADDRESSES = 64
-"""Together with those of a certificate they fit the data plane's table of 128 prefixes a peer."""
+"""Together with those of a certificate they fit the data plane's table of 160 prefixes a peer."""
 
 MAX_BROADCAST = 1_000_000
 """Packets a second: more than the data plane carries, so this much is as good as no limit."""
@@ -288,10 +288,8 @@ def _interface(section: Section) -> Interface:
 
 def _broadcast(section: Section) -> Broadcast:
     usual = Broadcast()
-    return Broadcast(
-        rate=section.number("rate", 1, MAX_BROADCAST, default=usual.rate),
-        burst=section.number("burst", 1, MAX_BROADCAST, default=usual.burst),
-    )
+    rate = section.number("rate", 1, MAX_BROADCAST, default=usual.rate)
+    return Broadcast(rate, section.number("burst", 1, MAX_BROADCAST, default=usual.burst))
 
 
 def _relay(section: Section) -> RelayPeer:

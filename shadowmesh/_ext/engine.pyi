@@ -114,7 +114,7 @@ class Engine:
     ) -> None:
         """What the peer may send from: IP, ARP and neighbour discovery with anything else is refused.
 
-        `prefixes`: at most 128, each 5 (IPv4) or 17 bytes, the address and its length in bits. Those that are
+        `prefixes`: at most 160, each 5 (IPv4) or 17 bytes, the address and its length in bits. Those that are
         one address belong to nobody else (ValueError if they do); in the others, and with `others`
         everywhere, the peer may have what is nobody's own. `dhcp` and `router` let it serve DHCP, and send
         router advertisements and redirects. Before the first call it may send from anywhere.
