@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.membership.asking import AskBudget
+from shadowmesh.membership.guard import ShowLimit
 from shadowmesh.session.links import Driver
 from shadowmesh.units import Address, NodeId
 
@@ -60,6 +61,7 @@ class Client:
     """Its network, if the relay serves it."""
     visit: Visit | None = None
     """Of a guest; None of everybody else."""
+    shows: ShowLimit = field(default_factory=ShowLimit)
     interests: set[NodeId] = field(default_factory=set)
     opened: list[float] = field(default_factory=list)
     """When it opened channels, within the last second."""

@@ -19,7 +19,7 @@ from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.crypto.keys import resumption_secret
 from shadowmesh.crypto.retry import TICKET_SIZE, Admit, Drop, Reply, TokenGate
 from shadowmesh.crypto.tls import PeerTicket
-from shadowmesh.errors import BadPacket, NotMember
+from shadowmesh.errors import BadPacket, NotMember, RemoteProtocolError
 from shadowmesh.membership.guard import Guard, invitation_untrusted
 from shadowmesh.session.link import CloseCode, Ended, LinkEvent, Ready, Received, accept
 from shadowmesh.session.links import Driver, LinkSet
@@ -36,9 +36,11 @@ from shadowmesh.wire.messages import (
     Invited,
     Message,
     NatTest,
+    NetworkNews,
     Open,
     RevocationNews,
     SecondPort,
+    ShownMembership,
     Ticket,
 )
 
@@ -80,6 +82,7 @@ class RelayCore:
 
     :param random: returns n random bytes.
     :param observer: the second port, if there is one.
+    :param wall: the machine's clock, in seconds since 1970; clients are told of it.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class RelayCore:
         random: Callable[[int], bytes],
         now: float,
         observer: Observer | None = None,
+        wall: Callable[[], float] | None = None,
     ) -> None:
         self.drops: Counter[str] = Counter()
         self.observer = observer
@@ -98,6 +102,7 @@ class RelayCore:
         self._admission = admission
         self._tables = tables
         self._random = random
+        self._wall = wall
         self._tickets = Tickets()
         self._gate = TokenGate(random(32), self._tickets.prove_address)
         self._links = LinkSet(tables.install_control, tables.remove)
@@ -199,6 +204,7 @@ class RelayCore:
             lanes=[self._random(ID_SIZE) for _ in range(LANES)],
             session=self._random(16),
             observed=knock.source,
+            wall=self._wall,
         )
         link = accept(
             self._identity,
@@ -220,7 +226,7 @@ class RelayCore:
             self._close(driver, CloseCode.TIMEOUT, "its first packet does not open", now)
 
     def _admit(self, node: NodeId, shown: Introduction, knock: Knock, now: float) -> None:
-        reason = f"this relay does not admit your NodeID {node_id_text(node)}"
+        reason, clock = f"this relay does not admit your NodeID {node_id_text(node)}", None
         try:
             invitation = invitation_untrusted(shown.membership)
             if invitation is None:
@@ -231,10 +237,11 @@ class RelayCore:
             admitted = guest_or_member or self._admission.allows(node)
         except NotMember as error:
             admitted, reason = False, str(error)
+            clock = self._wall() if error.of_dates and self._wall is not None else None
         if not admitted:
             if self._strangers.due(node, now):
                 self._events.append(f"refused {node_id_text(node)} at {knock.source}: {reason}")
-            raise Refused(CloseCode.REFUSED, reason)
+            raise Refused(CloseCode.REFUSED, reason, clock)
         self._greetings += 1
         knock.greeting = self._greetings
 
@@ -307,6 +314,9 @@ class RelayCore:
 
     def _welcome_member(self, client: Client, belonging: Belonging, now: float) -> None:
         """Tell it of the others, and of a revocation list that it has not seen."""
+        network = belonging.guard.network
+        if len(network.links) > belonging.standing.links:
+            self._send(client, NetworkNews(network.document), now)
         current = belonging.guard.revocations.current
         if current is not None and current.number > belonging.standing.revocations:
             self._send(client, RevocationNews(current.document), now)
@@ -359,20 +369,26 @@ class RelayCore:
                     self._events.append(f"{opened.caller} and {opened.callee} have a channel")
         elif isinstance(message, Close):
             rendezvous.handle_close(client, message, now)
-        elif isinstance(message, Invite | RevocationNews):
+        elif isinstance(message, Invite | RevocationNews | ShownMembership | NetworkNews):
             self._handle_member_message(client, message, now)
         elif isinstance(message, NatTest) and self.observer is not None:
             self._serve_test(self.observer, client, message, now)
         else:
             self.drops["unexpected_message"] += 1
 
-    def _handle_member_message(self, client: Client, message: Invite | RevocationNews, now: float) -> None:
+    def _handle_member_message(
+        self, client: Client, message: Invite | RevocationNews | ShownMembership | NetworkNews, now: float
+    ) -> None:
         if isinstance(message, Invite):
             self._serve_invite(client, message, now)
-        elif client.belonging is not None:
-            self._take_list(client.belonging.guard, message, now)
-        else:
+        elif client.belonging is None:
             self.drops["unexpected_message"] += 1
+        elif isinstance(message, RevocationNews):
+            self._take_list(client.belonging.guard, message, now)
+        elif isinstance(message, NetworkNews):
+            self._take_network(client.belonging.guard, message, now)
+        else:
+            self._take_shown(client, client.belonging, message, now)
 
     def _serve_invite(self, client: Client, message: Invite, now: float) -> None:
         if self._admission.may_invite(client.belonging):
@@ -397,6 +413,32 @@ class RelayCore:
             if client.belonging is not None and client.belonging.guard is guard:
                 self._send(client, news, now)
                 self._enforce(client, now)
+
+    def _take_network(self, guard: Guard, news: NetworkNews, now: float) -> None:
+        """A new key of a network's authority counts at once, and goes to all its members here."""
+        try:
+            newer = guard.merge_network_untrusted(news.document)
+        except (BadPacket, NotMember):
+            self.drops["bad_network"] += 1
+            return
+        if not newer:
+            return
+        self._events.append(f"the authority of {guard.network.name} has a new key")
+        for client in list(self.clients.values()):
+            if client.belonging is not None and client.belonging.guard is guard:
+                self._send(client, news, now)
+
+    def _take_shown(self, client: Client, belonging: Belonging, message: ShownMembership, now: float) -> None:
+        """Its session stands on the new certificate, if that counts, else on the old one."""
+        try:
+            client.shows.take(now)
+            standing = belonging.guard.check_untrusted(client.node, message.shown)
+        except RemoteProtocolError as error:
+            self._close(client.driver, CloseCode.PROTOCOL, str(error), now)
+        except (BadPacket, NotMember):
+            self.drops["not_member"] += 1
+        else:
+            client.belonging = Belonging(belonging.guard, standing, message.shown)
 
     def _enforce(self, client: Client, now: float) -> None:
         """Part with a member whose certificate does not count any more."""

@@ -179,6 +179,7 @@ def run(config: RelayConfig) -> int:
             secrets.token_bytes,
             time.monotonic(),
             observer,
+            time.time,
         )
         forwarder.start()
         stack.callback(forwarder.stop)

@@ -151,6 +151,8 @@ class NetworkSection(msgspec.Struct, frozen=True):
     certificate: Path
     connect: Literal["auto", "eager", "demand"] = "auto"
     """When sessions with members that `peers:` does not list are made."""
+    delegation: Path | None = None
+    """By which this machine renews the certificates of other members."""
 
 
 class ClientConfig(msgspec.Struct, frozen=True):
@@ -178,20 +180,7 @@ def load_client_config(path: Path) -> ClientConfig:
     from shadowmesh.document import Document  # the YAML parser: verbs that need only our defaults skip it
 
     document = Document.load(path)
-    keys = (
-        "node",
-        "listen",
-        "interface",
-        "relays",
-        "peers",
-        "paths",
-        "session",
-        "network",
-        "firewall",
-        "routes",
-        "aead_library",
-    )
-    top = document.section(keys)
+    top = document.section(tuple(key for key in ClientConfig.__struct_fields__ if key != "file"))
     interface = top.section("interface", ("name", "addresses", "mtu", "broadcast"))
     relays = top.sections("relays", ("address", "id"))
     peers = top.sections("peers", ("name", "id", "addresses", "endpoint", "groups", "rights", "routes"))
@@ -372,12 +361,13 @@ def _session(section: Section) -> SessionSection:
 def _network(top: Section) -> NetworkSection | None:
     if not top.has("network"):
         return None
-    section = top.section("network", ("file", "certificate", "connect"))
+    section = top.section("network", ("file", "certificate", "delegation", "connect"))
     connect = section.text("connect", one_of("auto", "eager", "demand"), "auto", "auto")
     return NetworkSection(
         file=section.text("file", parse_path, "/etc/shadowmesh/home.pem"),
         certificate=section.text("certificate", parse_path, "/etc/shadowmesh/certificate.pem"),
         connect=cast("Literal['auto', 'eager', 'demand']", connect),
+        delegation=section.text("delegation", parse_path, "/etc/shadowmesh/delegation.pem", None),
     )
 
 

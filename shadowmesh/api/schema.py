@@ -38,17 +38,22 @@ class NatStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """This node's membership of its network. Times in seconds; `warning` is for people."""
+    """This node's membership of its network. Times in seconds; `warnings` are for people."""
 
     name: str
     network_id: str
     member: str
     groups: list[str]
     serial: int
+    authority_key: int = 1
     expires_in: float
     revocation_list: int
+    revocation_list_age: float | None = None
     clock_behind: float
     warning: str | None = None
+    warnings: list[str] = []
+    renews_for: float | None = None
+    renewal_error: str | None = None
 
 
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +75,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RelayStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One configured relay. `observed_address` is ours as this relay sees it."""
+    """One configured relay. `observed_address` is ours as this relay sees it, `clock_skew` our lead."""
 
     address: str
     node_id: str
@@ -78,6 +83,8 @@ class RelayStatus(msgspec.Struct, frozen=True, kw_only=True):
     rtt_ms: float | None = None
     observed_address: str | None = None
     last_error: str | None = None
+    clock_skew: float | None = None
+    clock_error: float | None = None
 
 
 class PathStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +128,8 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str | None = None
     refused: dict[str, int] = {}
     refused_example: str | None = None
+    expires_in: float | None = None
+    renews: bool = False
 
 
 class FirewallRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -236,6 +245,8 @@ class RelayCheck(msgspec.Struct, frozen=True, kw_only=True):
     observed_address: str | None = None
     second_port: Literal["none", "answers", "silent", "unknown"] = "unknown"
     last_error: str | None = None
+    clock_skew: float | None = None
+    clock_error: float | None = None
 
 
 class Netcheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -247,6 +258,7 @@ class Netcheck(msgspec.Struct, frozen=True, kw_only=True):
     ipv4: Literal["works", "not confirmed", "no route"]
     ipv6: Literal["works", "not confirmed", "no route"]
     datagram: int | None = None
+    clock: str | None = None
     relays: list[RelayCheck]
 
 

@@ -53,6 +53,7 @@ def render(status: Status) -> list[str]:
         f"interface {node.interface}, {node.mac}, MTU {node.mtu}, {addresses}",
         f"listening on UDP {node.listen}",
         *_network(node.network),
+        *_renewers(status.peers),
         "",
         *(_peers(status.peers) if status.peers else ["No peers are configured."]),
         "",
@@ -74,7 +75,14 @@ def _network(network: NetworkStatus | None) -> list[str]:
     line = (
         f"{network.member} of network {network.name}{groups}, certificate for {duration(network.expires_in)}"
     )
-    return [line, *([f"  warning: {network.warning}"] if network.warning else [])]
+    if network.renews_for is not None:
+        line += f", renews those of others for {duration(network.renews_for)}"
+    return [line, *(f"  warning: {warning}" for warning in network.warnings)]
+
+
+def _renewers(peers: list[PeerStatus]) -> list[str]:
+    able = [peer.name for peer in peers if peer.renews]
+    return [f"certificates are renewed by {', '.join(able)}"] if able else []
 
 
 def _peers(peers: list[PeerStatus]) -> list[str]:

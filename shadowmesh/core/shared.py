@@ -12,6 +12,7 @@ from shadowmesh.core.acquaintances import Acquaintances
 from shadowmesh.core.demand import Connect
 from shadowmesh.core.members import Members
 from shadowmesh.core.owners import Owners, OwnerTables
+from shadowmesh.core.renewal import Renewals
 from shadowmesh.crypto.identity import Identity
 from shadowmesh.session.links import LinkSet
 from shadowmesh.session.machine import Opening
@@ -114,6 +115,7 @@ class Shared:
     owners: Owners
     connect: Connect
     acquaintances: Acquaintances
+    renewals: Renewals
     outbox: list[tuple[bytes, Address]] = field(default_factory=list)
     events: deque[CoreEvent] = field(default_factory=deque)
     receivers: dict[int, int] = field(default_factory=dict)

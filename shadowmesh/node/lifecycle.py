@@ -35,7 +35,7 @@ from shadowmesh.io import notify
 from shadowmesh.io.dataplane import EngineTables
 from shadowmesh.io.invitations import open_invitations
 from shadowmesh.io.logs import log_to
-from shadowmesh.io.membership import open_membership, with_network
+from shadowmesh.io.membership import open_delegate, open_membership, with_network
 from shadowmesh.io.tap import Tap
 from shadowmesh.io.udp import local_address, open_udp
 from shadowmesh.membership.guard import Membership
@@ -125,6 +125,7 @@ def _run_logged(config: ClientConfig, identity: Identity, ready: Callable[[], No
 
 def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) -> int:
     membership = open_membership(config, identity)
+    delegate = open_delegate(config, membership, identity) if membership is not None else None
     config = with_network(config, membership)
     invitations = open_invitations(membership, identity, config.node.state_dir) if membership else None
     for doubt in doubts(config, identity.name):
@@ -149,6 +150,8 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
         unready = not_forwarded(membership, config.interface.name)
         if unready:
             log.warning("%s; turn it on with sysctl", unready)
+        if delegate is not None:
+            core.renewals.set_delegate(delegate, time.monotonic())
         # Before the first frame can come.
         firewall = Wall(engine, core)
         firewall.install(config)

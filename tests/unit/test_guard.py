@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -29,7 +30,7 @@ from shadowmesh.membership.guard import EXPIRY_GRACE, MAX_SHOWN, Guard, Membersh
 from shadowmesh.membership.network import Network, NetworkRelay
 from shadowmesh.membership.revocation import Revocations
 from shadowmesh.membership.signed import Kind, to_text
-from shadowmesh.node.report import network_status
+from shadowmesh.node.standing import network_status
 
 NOW = max(RELEASED, time.time())
 KEY = AuthorityKey.generate()
@@ -96,14 +97,23 @@ def test_a_session_is_ended_by_revocation_at_once_and_by_expiry_after_a_day() ->
         at(revoked=True).recheck(standing)
 
 
+def core_of(member: Membership | None) -> Any:
+    return SimpleNamespace(
+        members=SimpleNamespace(membership=member),
+        relays=[],
+        peers={},
+        renewals=SimpleNamespace(last_error=None),
+    )
+
+
 def warning(member: Membership) -> str:
-    status = network_status(member, "smesh0")
+    status = network_status(core_of(member), "smesh0")
     assert status is not None
     return status.warning or ""
 
 
 def test_status_warns_in_time_and_names_the_clock() -> None:
-    assert network_status(None, "smesh0") is None
+    assert network_status(core_of(None), "smesh0") is None
     assert warning(at()) == ""
     assert "expires in 9.0 days" in warning(at(CERTIFICATE.body.not_after - 9 * DAY))
     assert "has expired" in warning(at(CERTIFICATE.body.not_after + 1))
