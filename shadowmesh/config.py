@@ -14,13 +14,21 @@ import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar, cast
 
 import msgspec
 
 from shadowmesh.errors import ConfigError
 from shadowmesh.rules import FirewallSection, check_rules, parse_group, read_firewall
-from shadowmesh.units import NODE_ID_SIZE, REKEY_AFTER, Address, NodeId
+from shadowmesh.units import (
+    NODE_ID_SIZE,
+    REKEY_AFTER,
+    RIGHT_BRIDGE,
+    RIGHT_DHCP,
+    RIGHT_RA,
+    Address,
+    NodeId,
+)
 
 if TYPE_CHECKING:
     from shadowmesh.document import Section
@@ -97,6 +105,10 @@ class Interface(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...]
     mtu: int | Literal["auto"]
     broadcast: Broadcast = Broadcast()
+    bridge: str | None = None
+    """The Linux bridge that it is a port of."""
+    vlans: tuple[int, ...] = ()
+    """Of tagged frames only these are carried; empty: all."""
 
 
 class RelayPeer(msgspec.Struct, frozen=True):
@@ -175,13 +187,29 @@ class ClientConfig(msgspec.Struct, frozen=True):
     """What errors call it: the path as it was given."""
 
 
+_KEYS = (
+    "node",
+    "listen",
+    "interface",
+    "relays",
+    "peers",
+    "paths",
+    "session",
+    "network",
+    "firewall",
+    "routes",
+    "aead_library",
+)
+_INTERFACE_KEYS = ("name", "addresses", "mtu", "broadcast", "bridge", "vlans")
+
+
 def load_client_config(path: Path) -> ClientConfig:
     """Read and check client.yaml. Raises ConfigError with a line for each mistake."""
     from shadowmesh.document import Document  # the YAML parser: verbs that need only our defaults skip it
 
     document = Document.load(path)
-    top = document.section(tuple(key for key in ClientConfig.__struct_fields__ if key != "file"))
-    interface = top.section("interface", ("name", "addresses", "mtu", "broadcast"))
+    top = document.section(_KEYS)
+    interface = top.section("interface", _INTERFACE_KEYS)
     relays = top.sections("relays", ("address", "id"))
     peers = top.sections("peers", ("name", "id", "addresses", "endpoint", "groups", "rights", "routes"))
     routes = top.sections("routes", ("via", "to", "metric"))
@@ -211,12 +239,23 @@ def load_client_config(path: Path) -> ClientConfig:
         example = f'[{{address: "relay.example.net:4433", id: {EXAMPLE_NODE_ID}}}]'
         top.refuse("relays", "at least one relay is needed to meet the peers", example)
     _refuse_small_mtu(config, interface)
+    _refuse_bridge_keys(config, interface)
     _refuse_repeats(config, relays, peers)
     _check_routes(config, routes, peers)
     if firewall and config.firewall:
         check_rules(firewall, config.firewall)
     document.finish()
     return config
+
+
+def refuse_bridge(config: ClientConfig, problem: str) -> NoReturn:
+    """Raise ConfigError for `interface.bridge`, with its line, for a reason that takes more than the file."""
+    from shadowmesh.document import Document
+
+    document = Document.load(Path(config.file))
+    document.section(_KEYS).section("interface", _INTERFACE_KEYS).refuse("bridge", problem)
+    document.finish()
+    raise ConfigError(f"{config.file}: interface.bridge: {problem}")  # the file has changed meanwhile
 
 
 def refuse_own_id(config: ClientConfig, own: NodeId) -> None:
@@ -272,6 +311,8 @@ def _interface(section: Section) -> Interface:
         addresses=section.texts("addresses", parse_interface_address, '10.77.0.1/24, "fd77::1/64"'),
         mtu=cast("int | Literal['auto']", section.number_or_word("mtu", MIN_MTU, MAX_MTU, "auto", "1380")),
         broadcast=_broadcast(section.section("broadcast", ("rate", "burst"))),
+        bridge=section.text("bridge", parse_interface_name, "br0", None),
+        vlans=section.words("vlans", parse_vlan, "[10, 20]"),
     )
 
 
@@ -300,7 +341,7 @@ def _peer(section: Section) -> Peer:
         addresses=addresses,
         endpoint=section.text("endpoint", parse_endpoint, '"192.0.2.7:4400"', None),
         groups=section.words("groups", parse_group, "[admin]"),
-        rights=section.words("rights", one_of("dhcp", "ra"), "[dhcp]"),
+        rights=section.words("rights", one_of(RIGHT_BRIDGE, RIGHT_DHCP, RIGHT_RA), "[dhcp]"),
         routes=routes,
     )
 
@@ -408,6 +449,15 @@ def _check_routes(config: ClientConfig, routes: list[Section], peers: list[Secti
             section.refuse("routes", "in a network, the peer's certificate says what it may carry; remove it")
 
 
+def _refuse_bridge_keys(config: ClientConfig, section: Section) -> None:
+    if config.interface.bridge == config.interface.name:
+        section.refuse("bridge", "is interface.name; name the bridge that it becomes a port of", "br0")
+    if section.has("vlans") and not config.interface.vlans:
+        section.refuse("vlans", "names none; leave it out to carry all", "[10, 20]")
+    if section.has("vlans") and config.interface.bridge is None:
+        section.refuse("vlans", "is for a bridge only, and there is no interface.bridge")
+
+
 def _refuse_repeats(config: ClientConfig, relays: list[Section], peers: list[Section]) -> None:
     """Names, ids and overlay addresses must each lead to one node."""
     ids: dict[NodeId, str] = {}
@@ -473,6 +523,13 @@ def parse_interface_name(text: str) -> str:
             f"{text!r} is not the name of an interface; a name is up to 15 letters, digits, _ . -"
         )
     return text
+
+
+def parse_vlan(text: str) -> int:
+    """A VLAN id (IEEE 802.1Q-2018 table 9-2)."""
+    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= 4094:
+        raise ValueError(f"{text!r} is not a VLAN id, which is 1 to 4094")
+    return int(text)
 
 
 def parse_listen_address(text: str) -> str:

@@ -72,6 +72,26 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     features: dict[str, bool] = {}
     nat: NatStatus = NatStatus()
     network: NetworkStatus | None = None
+    bridge: BridgeStatus | None = None
+
+
+class BridgeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The Linux bridge that the interface is a port of. Seconds: `since` its state began, `retry_in`.
+
+    `reason` and `blocks` are of the loops that were found; `stations` are known behind the bridge,
+    `far_stations` behind members; `not_learned` counts those that found no place.
+    """
+
+    name: str
+    state: Literal["listening", "blocked", "forwarding"]
+    since: float
+    retry_in: float | None = None
+    reason: str | None = None
+    blocks: int = 0
+    vlans: list[int] = []
+    stations: int = 0
+    far_stations: int = 0
+    not_learned: int = 0
 
 
 class RelayStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +125,9 @@ class PathStatus(msgspec.Struct, frozen=True, kw_only=True):
 class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One peer; `groups` are those of the configuration and of its certificate.
 
-    `last_handshake` and `epoch_age` are seconds ago, the rest counts since `up`."""
+    `last_handshake` and `epoch_age` are seconds ago, the rest counts since `up`. `bridge`: it may have
+    stations behind it, of which so many are known.
+    """
 
     name: str
     node_id: str
@@ -125,6 +147,8 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     epoch_age: float | None = None
     cipher: str | None = None
     key_exchange: str | None = None
+    bridge: bool = False
+    stations: int = 0
     last_error: str | None = None
     refused: dict[str, int] = {}
     refused_example: str | None = None

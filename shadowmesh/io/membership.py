@@ -17,7 +17,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from shadowmesh.config import ClientConfig, RelayPeer, parse_host_port
+from shadowmesh.config import ClientConfig, RelayPeer, parse_host_port, refuse_bridge
 from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.errors import ConfigError, NotMember
 from shadowmesh.io.documents import (
@@ -37,7 +37,7 @@ from shadowmesh.membership.network import Network
 from shadowmesh.membership.renewal import Delegate
 from shadowmesh.membership.revocation import Revocations
 from shadowmesh.membership.signed import Kind, to_text
-from shadowmesh.units import NodeId
+from shadowmesh.units import RIGHT_BRIDGE, NodeId
 
 log = logging.getLogger("shadowmesh")
 
@@ -166,6 +166,13 @@ def with_network(config: ClientConfig, membership: Membership | None) -> ClientC
     """The configuration, with addresses and relays of the network where it has none. Raises ConfigError."""
     if membership is None:
         return config
+    if config.interface.bridge is not None and RIGHT_BRIDGE not in membership.certificate.body.rights:
+        name = membership.certificate.body.name
+        refuse_bridge(
+            config,
+            f"the certificate of {name} has not the right {RIGHT_BRIDGE}, so others would drop the frames; "
+            f"have it signed again: network sign NODE_ID --name {name} --right {RIGHT_BRIDGE}",
+        )
     if not config.interface.addresses:
         addresses = tuple(membership.certificate.body.addresses)
         config = replace(config, interface=replace(config.interface, addresses=addresses))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from msgspec import structs
 
-from shadowmesh._ext.engine import EVENT_LANE_MESSAGE, EVENT_SOURCE, EVENT_WANTED, Engine
+from shadowmesh._ext.engine import EVENT_LANE_MESSAGE, EVENT_PROBE, EVENT_SOURCE, EVENT_WANTED, Engine
 from shadowmesh.api.schema import (
     DelegateReply,
     InvitationReply,
@@ -41,6 +41,7 @@ from shadowmesh.io.shield import PAUSE, survives
 from shadowmesh.io.udp import from_sockaddr, local_address, send
 from shadowmesh.membership.roster import Member
 from shadowmesh.node import acquainted, tickets
+from shadowmesh.node.bridge import BridgeService
 from shadowmesh.node.inviting import Inviting
 from shadowmesh.node.netcheck import check_network
 from shadowmesh.node.papers import Papers
@@ -68,6 +69,7 @@ class Daemon:
     """Runs inside one event loop, from `start` to `finish`.
 
     :param udp: the socket that the engine reads; control datagrams are sent on it too.
+    :param bridge: what our interface is a port of.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Daemon:
         udp: socket.socket,
         mtu: int,
         identity: Identity,
+        bridge: BridgeService | None = None,
     ) -> None:
         self.fatal: str | None = None
         self._config = config
@@ -89,6 +92,7 @@ class Daemon:
         self._firewall = firewall
         self._udp = udp
         self._mtu = mtu
+        self._bridge = bridge
         self._largest = max(LARGEST, mtu + FRAME_OVERHEAD)
         self._inviting = Inviting(core, identity)
         self._started_at = time.monotonic()
@@ -112,7 +116,9 @@ class Daemon:
         unsent = self._unsent + self._surroundings.mapper.drops
         ports = self._surroundings.mapper
         made = report(self._config, self._core, self._engine, self._udp, self._mtu, uptime, unsent, ports)
-        return structs.replace(made, routes=self._subnets.status())
+        bridge = self._bridge.status() if self._bridge is not None else None
+        node = structs.replace(made.node, bridge=bridge)
+        return structs.replace(made, routes=self._subnets.status(), node=node)
 
     async def netcheck(self) -> Netcheck:
         """Ask every relay how it sees us, wait for what is under way, and tell."""
@@ -272,6 +278,8 @@ class Daemon:
         self._drive()
         self._surroundings.start()
         self._subnets.start()
+        if self._bridge is not None:
+            self._bridge.start()
 
     async def wait_stopped(self) -> None:
         """Returns when somebody asked to stop, or the core says that it must."""
@@ -280,6 +288,8 @@ class Daemon:
     async def finish(self) -> None:
         """Say goodbye to everybody and serve no more."""
         await self._subnets.stop()
+        if self._bridge is not None:
+            self._bridge.stop()
         await self._surroundings.stop()
         self._core.close(time.monotonic())
         self._transmit()
@@ -310,11 +320,18 @@ class Daemon:
                 survives(self._core.handle_payload, handle, data, via, from_sockaddr(source), now)
             elif kind == EVENT_WANTED:
                 survives(self._core.handle_wanted, handle, data, now)
+            elif kind == EVENT_PROBE:
+                survives(self._handle_loop_probe, handle, data)
             elif kind == EVENT_SOURCE:
                 survives(self._core.handle_source, handle, via, from_sockaddr(source), now)
             else:
                 survives(self._core.handle_datagram, data, via, from_sockaddr(source), now)
         self._drive()
+
+    def _handle_loop_probe(self, handle: int, frame: bytes) -> None:
+        for peer in self._core.peers.values():
+            if self._bridge is not None and peer.handle == handle:
+                self._bridge.handle_probe(peer.mac, peer.member.name, frame)
 
     def _serve_timer(self) -> None:
         self._timer = None

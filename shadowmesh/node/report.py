@@ -176,6 +176,8 @@ def _peer(
         epoch_age=session.epoch_age(time.monotonic()) if session else None,
         cipher=session.driver.link.cipher if session else None,
         key_exchange=session.driver.link.key_exchange if session else None,
+        bridge=peer.may_bridge,
+        stations=int(counters.get("stations", 0)),
         refused=peer.refusals.counts,
         refused_example=peer.refusals.example,
         last_error=problem_of(peer, core.relays),

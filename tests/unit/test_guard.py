@@ -165,6 +165,21 @@ def test_addresses_and_relays_come_from_the_network_where_the_file_has_none(conf
     assert with_network(own, None) is own
 
 
+def test_a_bridge_needs_the_right_in_our_own_certificate(config: ClientConfig) -> None:
+    """Told with the line, before any device is touched: the others would drop every frame."""
+    path = Path(config.file)
+    path.write_text(path.read_text() + "interface: {bridge: br0}\n")
+    config = load_client_config(path)
+    with pytest.raises(ConfigError, match=r"client\.yaml:3: interface\.bridge: .* has not the right bridge"):
+        with_network(config, opened(config))
+    with pytest.raises(ConfigError, match=r"network sign NODE_ID --name .* --right bridge"):
+        check_membership(config, ALICE)
+    authority = Authority(KEY, NETWORK, Ledger(network=node_id_text(NETWORK.id)))
+    may = authority.sign(Request(node=ALICE.node_id, name="alice", rights=("bridge", "dhcp")), NOW)
+    path.with_name("alice.pem").write_text(to_text(may.document, Kind.CERTIFICATE))
+    assert with_network(config, opened(config)).interface.bridge == "br0"
+
+
 def test_a_network_that_names_no_relay_needs_them_in_the_file(config: ClientConfig) -> None:
     bare = Network.make("home", NETWORK.subnets, [], KEY, int(NOW))
     member = opened(config)
