@@ -19,16 +19,8 @@ from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar, cast
 import msgspec
 
 from shadowmesh.errors import ConfigError
-from shadowmesh.rules import FirewallSection, check_rules, parse_group, read_firewall
-from shadowmesh.units import (
-    NODE_ID_SIZE,
-    REKEY_AFTER,
-    RIGHT_BRIDGE,
-    RIGHT_DHCP,
-    RIGHT_RA,
-    Address,
-    NodeId,
-)
+from shadowmesh.rules import FirewallSection, check_rules, parse_group, parse_tag, read_firewall
+from shadowmesh.units import NODE_ID_SIZE, REKEY_AFTER, RIGHTS, Address, NodeId
 
 if TYPE_CHECKING:
     from shadowmesh.document import Section
@@ -187,19 +179,7 @@ class ClientConfig(msgspec.Struct, frozen=True):
     """What errors call it: the path as it was given."""
 
 
-_KEYS = (
-    "node",
-    "listen",
-    "interface",
-    "relays",
-    "peers",
-    "paths",
-    "session",
-    "network",
-    "firewall",
-    "routes",
-    "aead_library",
-)
+_KEYS = tuple(name for name in ClientConfig.__struct_fields__ if name != "file")
 _INTERFACE_KEYS = ("name", "addresses", "mtu", "broadcast", "bridge", "vlans")
 
 
@@ -312,7 +292,7 @@ def _interface(section: Section) -> Interface:
         mtu=cast("int | Literal['auto']", section.number_or_word("mtu", MIN_MTU, MAX_MTU, "auto", "1380")),
         broadcast=_broadcast(section.section("broadcast", ("rate", "burst"))),
         bridge=section.text("bridge", parse_interface_name, "br0", None),
-        vlans=section.words("vlans", parse_vlan, "[10, 20]"),
+        vlans=section.words("vlans", parse_tag, "[10, 20]"),
     )
 
 
@@ -341,7 +321,7 @@ def _peer(section: Section) -> Peer:
         addresses=addresses,
         endpoint=section.text("endpoint", parse_endpoint, '"192.0.2.7:4400"', None),
         groups=section.words("groups", parse_group, "[admin]"),
-        rights=section.words("rights", one_of(RIGHT_BRIDGE, RIGHT_DHCP, RIGHT_RA), "[dhcp]"),
+        rights=section.words("rights", one_of(*RIGHTS), "[dhcp]"),
         routes=routes,
     )
 
@@ -523,13 +503,6 @@ def parse_interface_name(text: str) -> str:
             f"{text!r} is not the name of an interface; a name is up to 15 letters, digits, _ . -"
         )
     return text
-
-
-def parse_vlan(text: str) -> int:
-    """A VLAN id (IEEE 802.1Q-2018 table 9-2)."""
-    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= 4094:
-        raise ValueError(f"{text!r} is not a VLAN id, which is 1 to 4094")
-    return int(text)
 
 
 def parse_listen_address(text: str) -> str:

@@ -66,3 +66,5 @@ class Address(NamedTuple):
 RIGHT_BRIDGE, RIGHT_DHCP, RIGHT_RA = "bridge", "dhcp", "ra"
 """Rights, of a certificate or of `peers[].rights`: to have stations behind it, and send from what nobody else
 owns; to serve DHCP; to send router advertisements and redirects."""
+
+RIGHTS = (RIGHT_BRIDGE, RIGHT_DHCP, RIGHT_RA)

@@ -106,6 +106,11 @@ class Tap:
         except OSError:
             return False
 
+    def forget_stations(self) -> None:
+        """Let the bridge forget what it has learned behind this port, so that it looks elsewhere."""
+        with contextlib.suppress(OSError):
+            Path(f"/sys/class/net/{self.name}/brport/flush").write_text("1")
+
     def close(self) -> None:
         """Remove the device with everything that hangs on it. Again is harmless."""
         if self._fd >= 0:

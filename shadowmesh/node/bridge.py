@@ -121,6 +121,8 @@ class BridgeService:
             self._tap.write(frame)
         if port.state is not self._shown:
             self._engine.set_port(_PORTS[port.state])
+            if port.state is PortState.BLOCKED:
+                self._tap.forget_stations()
             self._tell()
             self._shown = port.state
         if self._timer is not None:
