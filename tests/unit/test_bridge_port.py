@@ -95,6 +95,15 @@ def test_a_loop_that_is_made_later_is_found_within_a_probe_and_mended_after_the_
     lan.cut = {HIGH}
     lan.run(FIRST_HOLD - 2)
     assert lan.states() == ["blocked", "forwarding"]
+    while lan.states()[0] == "blocked":
+        lan.run(0.01)
+    assert lan.states() == ["listening", "forwarding"], "carries nothing before it has listened"
+    lan.cut = set()
+    lan.run(0.3)
+    assert lan.states() == ["blocked", "forwarding"], "it probes often while it listens"
+    lan.cut = {HIGH}
+    lan.run(2 * FIRST_HOLD - 2)
+    assert lan.states() == ["blocked", "forwarding"]
     lan.run(LISTEN + 3)
     assert lan.states() == ["forwarding", "forwarding"]
 
