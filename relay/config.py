@@ -10,17 +10,17 @@ from pathlib import Path
 
 import msgspec
 
-from shadowmesh.config import (
+from shadowmesh.config import after_refusal
+from shadowmesh.document import Document, Section
+from shadowmesh.units import NodeId
+from shadowmesh.values import (
     EXAMPLE_NODE_ID,
-    after_refusal,
     parse_host_port,
     parse_listen_address,
     parse_name,
     parse_node_id,
     parse_path,
 )
-from shadowmesh.document import Document, Section
-from shadowmesh.units import NodeId
 
 DEFAULT_STATE_DIR = "/var/lib/shadowmesh-relay"
 DEFAULT_LISTEN = "[::]:4433"

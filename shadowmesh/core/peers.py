@@ -107,6 +107,8 @@ class PeerClient:
         """What its session stands on; None without a session or a network."""
         session = self.session
         return session.standing if session is not None and session.driver.link.established else None
+
+    @property
     def may_bridge(self) -> bool:
         """Whether it may have stations behind it."""
         return self._shared.owners.may_bridge(self.handle)

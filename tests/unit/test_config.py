@@ -8,17 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from shadowmesh.config import (
-    ClientConfig,
-    doubts,
-    load_client_config,
-    parse_host_port,
-    parse_node_id,
-    refuse_bridge,
-    refuse_own_id,
-)
+from shadowmesh.config import ClientConfig, doubts, load_client_config, refuse_bridge, refuse_own_id
 from shadowmesh.document import MAX_FILE_SIZE
 from shadowmesh.errors import ConfigError
+from shadowmesh.values import parse_host_port, parse_node_id
 from shadowmesh_relay.config import admits, load_relay_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
