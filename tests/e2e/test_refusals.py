@@ -1,18 +1,21 @@
-"""Who is refused: wrong pins, members that are not admitted, and two machines with one identity.
-
-One lab and one relay; every test adds clients of its own and stops them.
-"""
+"""Who is not a member, by real processes: refused with a named reason, counted, told once, shown by `why`."""
 
 from __future__ import annotations
 
-import re
-import shutil
+import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
-from shadowmesh.testing.mesh import Mesh, wait_gone
+from shadowmesh.crypto.authority_key import AuthorityKey
+from shadowmesh.io.documents import load_credentials
+from shadowmesh.membership.certificate import Certificate
+from shadowmesh.membership.signed import Kind, to_text
 from shadowmesh.testing.process import wait_until
+from tests.e2e.test_membership import PASSPHRASE, Domain, met, pings, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,145 +25,120 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.root
 
-REASON_TIMEOUT = 20.0
-STOPPED_DUPLICATE = 7
-DUPLICATE_TIMEOUT = 60.0
-"""Seconds within which a second flip stops both holders of an identity."""
+HERE = Path(__file__).parent
+HANDSHAKE_FAILURE = "0x128"
+"""CRYPTO_ERROR (RFC 9001 section 4.8) with TLS alert 40."""
 
-
-@pytest.fixture(scope="module")
-def town(module_lab: Lab) -> Mesh:
-    """A relay that admits all but mallory; nobody else runs."""
-    mesh = Mesh(module_lab)
-    mesh.relay()
-    for name in ("alice", "bob", "carol", "mallory"):
-        mesh.client(name)
-    mesh.relays["relay"].admitted = ["alice", "bob", "carol"]
-    mesh.configure().relays["relay"].start()
-    return mesh
+REASONS = {
+    "expired": "the certificate of mallory expired at",
+    "not_yet_valid": "the certificate of mallory begins at",
+    "forged": "the authority of this network has not signed it",
+    "wrong_network": "the certificate is of another network than home",
+    "wrong_node": "the certificate of bob is for another NodeID",
+    "wrong_address": "an address outside the network's subnets",
+}
 
 
 @pytest.fixture
-def people(town: Mesh) -> Iterator[dict[str, ClientNode]]:
-    """The clients with fresh configurations; whoever was started is stopped afterwards."""
-    for client in town.clients.values():
-        client.config = {}
-    town.configure()
-    yield town.clients
-    for client in town.clients.values():
-        if client.process is not None:
-            client.process.terminate()
-        wait_gone(client)
+def home(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Domain:
+    return Domain(lab, monkeypatch)
 
 
-def entry(client: ClientNode, name: str) -> dict[str, object]:
-    """The configuration entry of one peer."""
-    found: dict[str, object] = next(peer for peer in client.config["peers"] if peer["name"] == name)
-    return found
+def spoil(home: Domain, mallory: ClientNode, bob: ClientNode) -> Iterator[tuple[str, str]]:
+    """Certificates that mallory may show, each with the reason why it counts for nothing."""
+    key = AuthorityKey.decode((home.folder / "authority.pem").read_bytes(), PASSPHRASE.encode())
+    own, others = (load_credentials(Path(one.config["network"]["certificate"])) for one in (mallory, bob))
+    body, now = own.certificate.body, int(time.time())
+    made = {
+        "expired": Certificate.make(replace(body, not_before=now - 9000, not_after=now - 60), key),
+        "not_yet_valid": Certificate.make(replace(body, not_before=now + 9000), key),
+        "forged": Certificate.make(body, AuthorityKey.generate()),
+        "wrong_network": Certificate.make(replace(body, network=bytes(32)), key),
+        "wrong_node": others.certificate,
+        "wrong_address": Certificate.make(replace(body, addresses=["192.0.2.1/24"]), key),
+    }
+    for reason, certificate in made.items():
+        yield reason, to_text(certificate.document, Kind.CERTIFICATE)
 
 
-def wait_error(client: ClientNode, pattern: str) -> str:
-    """Wait until the relay's entry in the status has an error that matches, and return it."""
-
-    def matching() -> str | None:
-        error = client.relay_status()["last_error"]
-        return error if error and re.search(pattern, error, re.IGNORECASE) else None
-
-    return wait_until(matching, REASON_TIMEOUT, lambda: f"an error like {pattern!r}: {client.relay_status()}")
+def launch_hostile(home: Domain, client: ClientNode) -> None:
+    client.write_config()
+    command = [sys.executable, str(HERE / "hostile_client.py"), "up", "-c", str(client.config_path)]
+    client.process = client.host.spawn(command, str(client.directory / "log"))
 
 
-def test_peer_with_another_identity_is_not_taken(people: dict[str, ClientNode]) -> None:
-    """alice pins somebody else's id under bob's name: no session with bob, and the status shows it."""
-    alice, bob, carol = (people[name] for name in ("alice", "bob", "carol"))
-    entry(alice, "bob")["id"] = people["mallory"].node_id
-    alice.config["peers"] = [peer for peer in alice.config["peers"] if peer["name"] != "mallory"]
-    for client in (alice, bob, carol):
-        client.start()
-    # The sessions with carol show that there was time and opportunity.
-    alice.wait_peers("carol")
-    bob.wait_peers("carol")
-    seen = alice.peer("bob")
-    assert seen["state"] != "connected"
-    assert seen["node_id"] == people["mallory"].node_id, "the table shows whom she waits for"
-    assert seen["last_error"] or seen["state"] == "absent"
-    assert bob.peer("alice")["state"] != "connected"
-    done = alice.host.run(["ping", "-n", "-c", "3", "-i", "0.2", "-W", "1", bob.ipv4], check=False)
-    assert done.returncode != 0
-    refused = alice.verb("ping", "bob", "-c", "1", check=False)
-    assert refused.returncode == 6
+def test_peers_refuse_what_is_no_certificate_of_theirs(home: Domain) -> None:
+    """The relay admits everybody, and alice and mallory list each other: only the certificate is left."""
+    home.relay.config["admission"] = {"open": True}
+    alice, bob, mallory = (home.member(name) for name in ("alice", "bob", "mallory"))
+    for one, other in ((alice, mallory), (mallory, alice), (alice, bob), (bob, alice)):
+        one.config.setdefault("peers", []).append({"name": other.name, "id": other.node_id})
+    home.relay.start()
+    for client in (alice, bob):
+        client.launch()
+    wait_until(lambda: met(alice, "bob"), 15.0, lambda: "bob, a member")
+    for refused, (reason, text) in enumerate(spoil(home, mallory, bob), start=1):
+        Path(mallory.config["network"]["certificate"]).write_text(text)
+        launch_hostile(home, mallory)
+        wait_until(
+            lambda r=reason: REASONS[r] in (state_of(alice, "mallory").get("last_error") or ""),  # type: ignore[misc]
+            15.0,
+            lambda r=reason: f"{r}: {state_of(alice, 'mallory')}",  # type: ignore[misc]
+        )
+        assert alice.status()["drops"]["not_member"] >= refused
+        assert REASONS[reason] in alice.verb("why", "mallory", check=False).stdout
+        assert not pings(mallory, alice.ipv4)
+        told = [line for line in alice.output().splitlines() if REASONS[reason] in line]
+        assert len(told) == 1, told
+        mallory.running_process.terminate()
+    assert not met(alice, "mallory")
+    assert pings(alice, bob.ipv4, 3)
 
 
-def test_interest_must_be_mutual(people: dict[str, ClientNode]) -> None:
-    """bob does not list alice: she learns nothing about him, not even that he is there."""
-    alice, bob, carol = (people[name] for name in ("alice", "bob", "carol"))
-    bob.config["peers"] = [peer for peer in bob.config["peers"] if peer["name"] != "alice"]
-    for client in (alice, bob, carol):
-        client.start()
-    alice.wait_peers("carol")
-    bob.wait_peers("carol")
-    assert alice.peer("bob")["state"] == "absent"
-
-
-def test_member_that_is_not_admitted_is_told(town: Mesh, people: dict[str, ClientNode]) -> None:
-    mallory, alice = people["mallory"], people["alice"]
-    alice.start()
-    alice.wait_relay()
-    mallory.start()
-    wait_error(mallory, "admi|allow|refus")
-    assert mallory.relay_status()["state"] != "connected"
-    assert alice.peer("mallory")["state"] == "absent"
-    assert mallory.running_process.running, "it tries again: the list may change"
-    assert alice.relay_status()["state"] == "connected"
-
-
-def test_relay_with_another_identity_is_refused(people: dict[str, ClientNode]) -> None:
-    alice, bob = people["alice"], people["bob"]
-    alice.config["relays"][0]["id"] = people["carol"].node_id
-    alice.config["peers"] = [peer for peer in alice.config["peers"] if peer["name"] != "carol"]
-    alice.start()
-    wait_error(alice, "identit|node ?id|pin|certificate")
-    assert alice.relay_status()["state"] != "connected"
-    bob.start()
+def test_a_relay_refuses_them_too(home: Domain) -> None:
+    """Of another network's certificates it has no opinion: it does not serve that one."""
+    told = {**REASONS, "wrong_network": "does not admit your NodeID"}
+    bob, mallory = home.member("bob"), home.member("mallory")
+    home.relay.start()
+    for reason, text in spoil(home, mallory, bob):
+        Path(mallory.config["network"]["certificate"]).write_text(text)
+        launch_hostile(home, mallory)
+        wait_until(
+            lambda r=reason: mallory.answers() and told[r] in (mallory.relay_status()["last_error"] or ""),  # type: ignore[misc]
+            15.0,
+            lambda r=reason: f"{r}: {mallory.relay_status()}",  # type: ignore[misc]
+        )
+        mallory.running_process.terminate()
+    bob.launch()
     bob.wait_relay()
-    wait_until(lambda: bob.peer("alice")["state"] == "absent", 5.0, "bob to see that alice is not there")
-    assert alice.relay_status()["state"] != "connected"
 
 
-def test_open_relay_admits_everybody(town: Mesh, people: dict[str, ClientNode]) -> None:
-    relay = town.relays["relay"]
-    relay.config["admission"] = {"open": True, "nodes": []}
-    relay.restart()
-    try:
-        people["mallory"].start()
-        people["mallory"].wait_relay()
-    finally:
-        relay.config = {}
-        town.configure()
-        relay.restart()
+def test_an_older_list_brings_nobody_back(home: Domain) -> None:
+    alice, bob, carol = (home.member(name) for name in ("alice", "bob", "carol"))
+    home.relay.start()
+    home.run("revoke", "bob")
+    older = home.folder / "older.pem"
+    older.write_bytes((home.folder / "revocations.pem").read_bytes())
+    home.run("revoke", "carol")
+    for client in (alice, bob, carol):
+        client.launch()
+    alice.wait_relay()
+    alice.verb("network", "spread", str(home.folder / "revocations.pem"))
+    for _ in range(2):
+        assert "nothing is new" in alice.verb("network", "spread", str(older), check=False).stdout
+        assert alice.status()["node"]["network"]["revocation_list"] == 2
+        alice.restart()
+        alice.wait_relay()
+    assert not met(alice, "carol")
+    assert not pings(carol, alice.ipv4)
 
 
-def test_two_holders_of_one_identity_stop(people: dict[str, ClientNode]) -> None:
-    """A cloned machine: the second flip stops both, and each names both addresses."""
-    alice, clone, bob = (people[name] for name in ("alice", "carol", "bob"))
-    own = clone.state_dir.rename(clone.directory / "own-state")
-    shutil.copytree(alice.state_dir, clone.state_dir)
-    clone.config["peers"] = [peer for peer in clone.config["peers"] if peer["name"] == "bob"]
-    alice.config["peers"] = [peer for peer in alice.config["peers"] if peer["name"] == "bob"]
-    clone.config["node"]["name"] = "alice"
-    try:
-        bob.start()
-        alice.start()
-        alice.wait_peers("bob")
-        # The clone is launched, not waited for: it may be stopped before anybody could ask it.
-        clone.launch()
-        for holder in (alice, clone):
-            assert holder.running_process.wait(DUPLICATE_TIMEOUT) == STOPPED_DUPLICATE
-            for address in (alice.host.address, clone.host.address):
-                assert address in holder.running_process.output(), f"{holder.name} must name {address}"
-            assert holder.remains() == []
-        assert bob.running_process.running
-        assert bob.relay_status()["state"] == "connected"
-    finally:
-        clone.running_process.terminate()
-        shutil.rmtree(clone.state_dir)
-        own.rename(clone.state_dir)
+def test_a_classical_key_exchange_is_refused(home: Domain) -> None:
+    alice = home.member("alice")
+    home.relay.start()
+    host, _, port = home.relay.endpoint.rpartition(":")
+    command = [sys.executable, str(HERE / "classical_client.py"), host, port]
+    said = alice.host.run(command, False, 30.0).stdout
+    assert said.split() == [HANDSHAKE_FAILURE]
+    alice.launch()
+    alice.wait_relay()
