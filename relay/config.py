@@ -22,6 +22,8 @@ from shadowmesh.config import (
 from shadowmesh.document import Document, Section
 from shadowmesh.units import NodeId
 
+from .limits import Limits
+
 DEFAULT_STATE_DIR = "/var/lib/shadowmesh-relay"
 DEFAULT_LISTEN = "[::]:4433"
 
@@ -51,6 +53,7 @@ class RelayConfig(msgspec.Struct, frozen=True):
 
     relay: RelaySection
     admission: Admission
+    limits: Limits = Limits()
 
 
 def admits(admission: Admission) -> str:
@@ -65,10 +68,11 @@ def admits(admission: Admission) -> str:
 def load_relay_config(path: Path) -> RelayConfig:
     """Read and check relay.yaml. Raises ConfigError with a line for each mistake."""
     document = Document.load(path)
-    top = document.section(("relay", "admission"))
+    top = document.section(("relay", "admission", "limits"))
     config = RelayConfig(
         relay=_relay(top.section("relay", ("name", "state_dir", "listen", "second_port"))),
         admission=_admission(top.section("admission", ("open", "nodes", "networks"))),
+        limits=_limits(top.section("limits", Limits.__struct_fields__)),
     )
     document.finish()
     return config
@@ -102,6 +106,34 @@ def _admission(section: Section) -> Admission:
     if len(set(nodes)) < len(nodes) and None not in nodes:
         section.refuse("nodes", "has a NodeID twice; each must be given once")
     return Admission(open=everybody, nodes=frozenset(nodes), networks=networks)
+
+
+_MOST = {
+    "clients": 1_000_000,
+    "channels_per_client": 65536,
+    "openings_per_second": 10_000,
+    "handshakes": 65536,
+    "handshakes_per_host": 65536,
+    "handshakes_per_second": 100_000,
+    "refusals_per_minute": 1_000_000,
+    "packets_per_second": 1_000_000_000,
+    "bytes_per_second": 100_000_000_000,
+}
+"""The largest value of each limit; the smallest is 1. Rates of what is forwarded may be `off` as well."""
+
+
+def _limits(section: Section) -> Limits:
+    defaults, values = Limits(), {}
+    for key, most in _MOST.items():
+        default = getattr(defaults, key)
+        if default:
+            values[key] = section.number(key, 1, most, default=default)
+        else:
+            value = section.number_or_word(key, 1, most, "off", str(most // 1000))
+            values[key] = value if isinstance(value, int) else 0
+    if (values["handshakes_per_host"] or 0) > (values["handshakes"] or 0):
+        section.refuse("handshakes_per_host", "is more than handshakes allows in all", "32")
+    return Limits(**values)
 
 
 def _parse_listen(text: str) -> tuple[str, int]:

@@ -45,16 +45,12 @@ from shadowmesh.wire.messages import (
 from .admission import Admission, Belonging
 from .clients import Client, Duplicates, Knock
 from .guests import Guests
+from .limits import Door, Limits
 from .notes import Notes
 from .observer import Observer
 from .rendezvous import Rendezvous
 from .tickets import Tickets
 
-MAX_HALF_OPEN = 256
-"""Handshakes under way at once; a full one takes 9 ms of one core (measured), so this is 2.3 s of work."""
-MAX_HALF_OPEN_PER_HOST = 32
-"""Of these, from one address: a house behind one NAT, but no more."""
-MAX_CLIENTS = 4096
 SWEEP = 5.0
 """Seconds between looks at the clients' BINDs."""
 CLIENT_SILENCE = 35.0
@@ -80,6 +76,7 @@ class RelayCore:
 
     :param random: returns n random bytes.
     :param observer: the second port, if there is one.
+    :param limits: those of the control part; the data plane has its own.
     """
 
     def __init__(
@@ -90,8 +87,10 @@ class RelayCore:
         random: Callable[[int], bytes],
         now: float,
         observer: Observer | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.drops: Counter[str] = Counter()
+        self.limits = limits or Limits()
         self.observer = observer
         self.clients: dict[NodeId, Client] = {}
         self._identity = identity
@@ -102,7 +101,8 @@ class RelayCore:
         self._gate = TokenGate(random(32), self._tickets.prove_address)
         self._links = LinkSet(tables.install_control, tables.remove)
         self._guests = Guests(self.clients)
-        self._rendezvous = Rendezvous(self.clients, tables, random, self._send)
+        self._rendezvous = Rendezvous(self.clients, tables, random, self._send, self.limits)
+        self._door = Door(self.limits)
         self._duplicates = Duplicates()
         self._half_open: dict[Driver, Knock] = {}
         self._by_handle: dict[int, Client] = {}
@@ -186,10 +186,13 @@ class RelayCore:
         if isinstance(verdict, Drop):
             raise BadPacket(verdict.reason)
         knock = Knock(source)
+        ticket = verdict.retry_source_connection_id is None
         same_host = sum(other.network == knock.network for other in self._half_open.values())
-        full = len(self._half_open) >= MAX_HALF_OPEN or len(self.clients) >= MAX_CLIENTS
-        if full or same_host >= MAX_HALF_OPEN_PER_HOST:
+        if len(self._half_open) >= self.limits.handshakes or same_host >= self.limits.handshakes_per_host:
             raise BadPacket("too_many_handshakes")
+        if not ticket and len(self.clients) >= self.limits.clients:
+            raise BadPacket("too_many_clients")
+        self._door.enter_untrusted(source.host, ticket, now)
         self._accept(verdict, data, knock, now)
 
     def _accept(self, admit: Admit, data: bytes, knock: Knock, now: float) -> None:
@@ -231,7 +234,12 @@ class RelayCore:
             admitted = guest_or_member or self._admission.allows(node)
         except NotMember as error:
             admitted, reason = False, str(error)
+        coming = sum(other.greeting > 0 for other in self._half_open.values())
+        if admitted and node not in self.clients and len(self.clients) + coming >= self.limits.clients:
+            self.drops["too_many_clients"] += 1
+            admitted, reason = False, "this relay is full"
         if not admitted:
+            self._door.refuse(knock.source.host, now)
             if self._strangers.due(node, now):
                 self._events.append(f"refused {node_id_text(node)} at {knock.source}: {reason}")
             raise Refused(CloseCode.REFUSED, reason)

@@ -179,6 +179,10 @@ def run(config: RelayConfig) -> int:
             secrets.token_bytes,
             time.monotonic(),
             observer,
+            config.limits,
+        )
+        forwarder.set_limits(
+            packet_rate=config.limits.packets_per_second, byte_rate=config.limits.bytes_per_second
         )
         forwarder.start()
         stack.callback(forwarder.stop)

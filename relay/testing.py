@@ -17,6 +17,7 @@ from shadowmesh.wire.headers import LONG_HEADER, split_channel, through_channel
 from shadowmesh.wire.payload import NO_CHALLENGE, Kind
 
 from .admission import Admission
+from .limits import Limits
 from .observer import Observer
 from .protocol import RelayCore
 
@@ -108,13 +109,14 @@ class MemoryRelay:
         now: float,
         seed: int,
         second_port: int | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self.address = address
         self.identity = identity
         self.tables = MemoryForwarder()
         self.random = random.Random(seed)  # noqa: S311 - a test must repeat itself
         observer = Observer(second_port) if second_port is not None else None
-        self.core = RelayCore(identity, admission, self.tables, self.random.randbytes, now, observer)
+        self.core = RelayCore(identity, admission, self.tables, self.random.randbytes, now, observer, limits)
         self.second = _SecondPort(self.core, Address(address.host, second_port)) if second_port else None
         """A station of its own; whoever attaches the relay attaches it too."""
         self.drops: Counter[str] = Counter()

@@ -51,6 +51,9 @@ cpdef enum DropReason:
     MALFORMED_PACKET        # inbound frame whose addresses can't be told
     BROADCAST_BUDGET        # frame to a group, from us or a peer, beyond what is let through of these
     UNHEARD_PEER            # not opened: the peer has just gone far beyond that
+    CLIENT_PACKETS          # relay: a client sends more packets than it may
+    CLIENT_BYTES            # relay: a client sends more bytes than it may
+    CLIENT_SHARE            # relay: more than its share while the relay can't forward everything
 
 cpdef enum Statistic:
     UDP_RX_DATAGRAMS
@@ -72,7 +75,7 @@ cpdef enum Statistic:
     ANSWERED_REQUESTS       # ARP requests and neighbour solicitations of our host, answered here
 
 cdef enum:
-    DROP_REASONS = 45
+    DROP_REASONS = 48
     STATISTICS = 17
 
 cdef struct Counters:       # written by one thread, read by any

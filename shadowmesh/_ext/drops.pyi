@@ -55,6 +55,9 @@ class DropReason(IntEnum):
     MALFORMED_PACKET = 42
     BROADCAST_BUDGET = 43
     UNHEARD_PEER = 44
+    CLIENT_PACKETS = 45
+    CLIENT_BYTES = 46
+    CLIENT_SHARE = 47
 
 class Statistic(IntEnum):
     """What is counted besides drops, over all threads of one engine or forwarder."""
