@@ -114,9 +114,12 @@ def serve(config: Path, check: bool) -> int:
     settings = load_relay_config(config)
     if check:
         from shadowmesh.io.documents import load_network
+        from shadowmesh.io.tokens import load_tokens
 
         for file in settings.admission.networks:
             load_network(file)
+        if settings.admission.token_file:
+            load_tokens(settings.admission.token_file)
         click.echo(f"{config} is valid\n{_summary(settings)}")
         return 0
     from .server import run as serve_relay

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.membership.asking import AskBudget
+from shadowmesh.session.link import Ready
 from shadowmesh.session.links import Driver
 from shadowmesh.units import Address, NodeId
+from shadowmesh.wire.messages import Message
 
 from .admission import Belonging
+from .hook import Question
 
 FLIP_WINDOW = 60.0
 """Seconds within which the return of a displaced instance shows that two machines hold one identity."""
@@ -34,6 +37,12 @@ class Knock:
     greeting: int = 0
     belonging: Belonging | None = None
     visit: Visit | None = None
+    question: Question | None = None
+    """What somebody has to answer before it is let in."""
+    ready: Ready | None = None
+    """The handshake is complete, and the question open."""
+    early: list[Message] = field(default_factory=list)
+    """What came meanwhile."""
 
     @property
     def network(self) -> str:

@@ -22,6 +22,7 @@ from shadowmesh.config import (
 from shadowmesh.document import Document, Section
 from shadowmesh.units import NodeId
 
+from .hook import parse_hook
 from .limits import Limits
 
 DEFAULT_STATE_DIR = "/var/lib/shadowmesh-relay"
@@ -46,6 +47,10 @@ class Admission(msgspec.Struct, frozen=True):
     nodes: frozenset[NodeId]
     networks: tuple[Path, ...] = ()
     """Public files of networks (`shadowmesh-client network export`)."""
+    token_file: Path | None = None
+    """Whoever holds a token in it may connect."""
+    hook: str | None = None
+    """URL of a program on this machine that is asked about everybody else."""
 
 
 class RelayConfig(msgspec.Struct, frozen=True):
@@ -62,6 +67,8 @@ def admits(admission: Admission) -> str:
         return "admits everybody"
     counts = ((len(admission.nodes), "member"), (len(admission.networks), "network"))
     parts = [f"{count} {what}{'s' * (count != 1)}" for count, what in counts if count]
+    parts += ["holders of a token"] if admission.token_file else []
+    parts += ["whom the hook lets in"] if admission.hook else []
     return f"admits {' and '.join(parts)}"
 
 
@@ -71,7 +78,7 @@ def load_relay_config(path: Path) -> RelayConfig:
     top = document.section(("relay", "admission", "limits"))
     config = RelayConfig(
         relay=_relay(top.section("relay", ("name", "state_dir", "listen", "second_port"))),
-        admission=_admission(top.section("admission", ("open", "nodes", "networks"))),
+        admission=_admission(top.section("admission", ("open", "nodes", "networks", "token_file", "hook"))),
         limits=_limits(top.section("limits", Limits.__struct_fields__)),
     )
     document.finish()
@@ -97,7 +104,9 @@ def _admission(section: Section) -> Admission:
     everybody = section.flag("open", default=False)
     nodes = section.texts("nodes", parse_node_id, EXAMPLE_NODE_ID)
     networks = section.texts("networks", parse_path, "/etc/shadowmesh/home.pem")
-    if not nodes and not networks and not everybody:
+    token_file = section.text("token_file", parse_path, "/etc/shadowmesh/relay.tokens", None)
+    hook = section.text("hook", parse_hook, '"http://127.0.0.1:8080/admit"', None)
+    if not (nodes or networks or everybody or token_file or hook):
         section.refuse(
             "nodes",
             "nobody may connect; list the NodeIDs of the members, or a file in networks",
@@ -105,7 +114,7 @@ def _admission(section: Section) -> Admission:
         )
     if len(set(nodes)) < len(nodes) and None not in nodes:
         section.refuse("nodes", "has a NodeID twice; each must be given once")
-    return Admission(open=everybody, nodes=frozenset(nodes), networks=networks)
+    return Admission(everybody, frozenset(nodes), networks, token_file, hook)
 
 
 _MOST = {

@@ -42,15 +42,18 @@ from shadowmesh.wire.messages import (
     Ticket,
 )
 
-from .admission import Admission, Belonging
+from .admission import Admission, Belonging, claimed_network
 from .clients import Client, Duplicates, Knock
 from .guests import Guests
+from .hook import Question, Verdict
 from .limits import Door, Limits
 from .notes import Notes
 from .observer import Observer
 from .rendezvous import Rendezvous
 from .tickets import Tickets
 
+MAX_EARLY = 64
+"""Messages of a client that is not let in yet: its list of peers takes four, and eight calls."""
 SWEEP = 5.0
 """Seconds between looks at the clients' BINDs."""
 CLIENT_SILENCE = 35.0
@@ -107,6 +110,9 @@ class RelayCore:
         self._half_open: dict[Driver, Knock] = {}
         self._by_handle: dict[int, Client] = {}
         self._handles = itertools.count(1)
+        self._numbers = itertools.count(1)
+        self._questions: list[Question] = []
+        self._asked: dict[int, Driver] = {}
         self._instance = random(ID_SIZE)
         self._outbox: list[tuple[bytes, Address]] = []
         self._events: deque[str] = deque()
@@ -175,6 +181,11 @@ class RelayCore:
         self._events.clear()
         return events
 
+    def poll_questions(self) -> list[Question]:
+        """What somebody has to answer by `handle_verdict`."""
+        questions, self._questions = self._questions, []
+        return questions
+
     # Handshakes.
 
     def _knock_untrusted(self, data: bytes, source: Address, now: float) -> None:
@@ -232,6 +243,11 @@ class RelayCore:
                 knock.visit = self._guests.visit(invitation, now)
             guest_or_member = knock.belonging is not None or knock.visit is not None
             admitted = guest_or_member or self._admission.allows(node)
+            admitted = admitted or self._admission.holds_token(node, shown, self._identity.node_id)
+            if not admitted and self._admission.asks:
+                network = claimed_network(shown.membership)
+                knock.question = Question(next(self._numbers), node, knock.source, network)
+                admitted = True
         except NotMember as error:
             admitted, reason = False, str(error)
         coming = sum(other.greeting > 0 for other in self._half_open.values())
@@ -246,24 +262,69 @@ class RelayCore:
         self._greetings += 1
         knock.greeting = self._greetings
 
+    def handle_verdict(self, number: int, verdict: Verdict, now: float) -> None:
+        """The answer to a question; the client may have gone meanwhile."""
+        driver = self._asked.pop(number, None)
+        if driver is None:
+            return
+        knock = self._half_open[driver]
+        assert knock.ready is not None
+        if verdict.admitted:
+            knock.question = None
+            self._welcome(driver, knock.ready, now)
+            for message in knock.early:
+                self._handle_link(driver, Received(message, b""), now)
+            return
+        if verdict.failed:
+            self.drops["hook_failed"] += 1
+        else:
+            self.drops["hook_refused"] += 1
+        self._door.refuse(knock.source.host, now)
+        if self._strangers.due("hook" if verdict.failed else knock.ready.agreement.peer, now):
+            self._events.append(f"the hook {'failed' if verdict.failed else 'refused'}: {verdict.reason}")
+        # What is wrong with the operator's program is nobody else's matter.
+        reason = "" if verdict.failed else verdict.reason
+        self._close(driver, CloseCode.REFUSED, reason or "this relay does not admit you", now)
+
+    def _ask(self, driver: Driver, knock: Knock, question: Question, ready: Ready) -> None:
+        """Its place among the handshakes under way is kept, so that no more can wait than may begin."""
+        knock.ready = ready
+        self._asked[question.number] = driver
+        self._questions.append(question)
+
     def _handle_link(self, driver: Driver, event: LinkEvent, now: float) -> None:
         client = self.clients.get(driver.link.peer or b"")
         if client is not None and client.driver is not driver:
             client = None
+        knock = self._half_open.get(driver)
         if isinstance(event, Ready):
-            self._welcome(driver, event, now)
+            if knock is not None and knock.question is not None:
+                self._ask(driver, knock, knock.question, event)
+            else:
+                self._welcome(driver, event, now)
+        elif isinstance(event, Received) and knock is not None:
+            knock.early.append(event.message)
+            if len(knock.early) > MAX_EARLY:
+                self._close(driver, CloseCode.PROTOCOL, "too much before you are let in", now)
         elif isinstance(event, Received) and client is not None:
             if client.visit is None or isinstance(event.message, Open | Close):
                 self._handle_message(client, event.message, now)
             else:
                 self.drops["unexpected_message"] += 1
         elif isinstance(event, Ended):
-            knock = self._half_open.pop(driver, None)
-            if knock is not None and self._strangers.due(knock.network, now):
-                self._events.append(f"handshake with {knock.source} failed: {event.reason}")
+            if knock is not None:
+                self._forget_knock(driver, knock, event, now)
             if client is not None:
                 self._events.append(f"{client} left: {event.reason or 'connection lost'}")
                 self._forget(client, now)
+
+    def _forget_knock(self, driver: Driver, knock: Knock, event: Ended, now: float) -> None:
+        del self._half_open[driver]
+        if knock.ready is not None and knock.question is not None:
+            knock.ready.agreement.wipe()
+            self._asked.pop(knock.question.number, None)
+        elif self._strangers.due(knock.network, now):
+            self._events.append(f"handshake with {knock.source} failed: {event.reason}")
 
     def _welcome(self, driver: Driver, ready: Ready, now: float) -> None:
         """A handshake is complete: the newest of a NodeID wins."""

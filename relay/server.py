@@ -26,11 +26,13 @@ from shadowmesh.io import notify
 from shadowmesh.io.logs import log_to
 from shadowmesh.io.membership import open_guard
 from shadowmesh.io.shield import PAUSE, survives
+from shadowmesh.io.tokens import load_tokens
 from shadowmesh.io.udp import from_sockaddr, local_address, open_udp, receive, send, to_sockaddr
 from shadowmesh.units import Address
 
 from .admission import Admission
 from .config import RelayConfig, admits
+from .hook import Hook, Question, Verdict
 from .observer import Observer
 from .protocol import RelayCore
 
@@ -73,10 +75,16 @@ class Server:
     """Moves datagrams between protocol and sockets, and wakes the protocol at its deadline.
 
     :param second: the socket of the second port, if there is one.
+    :param hook: answers the questions of the protocol; without one every answer is no.
     """
 
     def __init__(
-        self, core: RelayCore, forwarder: Forwarder, udp: socket.socket, second: socket.socket | None = None
+        self,
+        core: RelayCore,
+        forwarder: Forwarder,
+        udp: socket.socket,
+        second: socket.socket | None = None,
+        hook: Hook | None = None,
     ) -> None:
         self._core = core
         self._forwarder = forwarder
@@ -84,6 +92,8 @@ class Server:
         self._second = second
         self._timer: asyncio.TimerHandle | None = None
         self._unsent = 0
+        self._hook = hook
+        self._answers: set[asyncio.Task[None]] = set()
 
     async def serve(self, up: str) -> None:
         """Serve until SIGTERM or SIGINT, then say goodbye; SIGUSR1 asks for a line with the totals.
@@ -106,6 +116,9 @@ class Server:
         loop.remove_reader(self._forwarder.fileno())
         if self._second is not None:
             loop.remove_reader(self._second)
+        for task in self._answers:
+            task.cancel()
+        await asyncio.gather(*self._answers, return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()
         self._core.close(time.monotonic())
@@ -118,6 +131,15 @@ class Server:
         drops.update(self._core.drops)
         drops["control_send_failed"] += self._unsent
         return totals(len(self._core.clients), self._forwarder.counters(), drops)
+
+    async def _answer(self, question: Question) -> None:
+        verdict = Verdict(False, failed=True)
+        try:
+            if self._hook is not None:
+                verdict = await self._hook.ask(question)
+        finally:
+            survives(self._core.handle_verdict, question.number, verdict, time.monotonic())
+            self._drive()
 
     def _serve_forwarder(self) -> None:
         now = time.monotonic()
@@ -154,6 +176,10 @@ class Server:
         if self._second is not None and self._core.observer is not None:
             for data, address in self._core.observer.poll_transmit():
                 self._unsent += not send(self._second, data, address)
+        for question in self._core.poll_questions():
+            task = asyncio.create_task(self._answer(question))
+            self._answers.add(task)
+            task.add_done_callback(self._answers.discard)
         for line in self._core.poll_events():
             log.info("%s", line)
 
@@ -174,7 +200,13 @@ def run(config: RelayConfig) -> int:
         forwarder = Forwarder(udp.fileno(), event_fd)
         core = RelayCore(
             identity,
-            Admission(config.admission.open, config.admission.nodes, guards),
+            Admission(
+                config.admission.open,
+                config.admission.nodes,
+                guards,
+                load_tokens(config.admission.token_file) if config.admission.token_file else (),
+                asks=config.admission.hook is not None,
+            ),
             ForwarderTables(forwarder, udp.family),
             secrets.token_bytes,
             time.monotonic(),
@@ -190,7 +222,8 @@ def run(config: RelayConfig) -> int:
             f"{config.relay.name} ({node_id_text(identity.node_id)}) serves on UDP {local_address(udp)}, "
             f"{admits(config.admission)}, ShadowMesh {__version__}"
         )
-        server = Server(core, forwarder, udp, second)
+        hook = Hook(config.admission.hook, identity.node_id) if config.admission.hook else None
+        server = Server(core, forwarder, udp, second, hook)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(server.serve(up))
         log.info("stopped; %s", server.totals())

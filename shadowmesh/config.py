@@ -105,6 +105,8 @@ class RelayPeer(msgspec.Struct, frozen=True):
     host: str
     port: int
     id: NodeId
+    token_file: Path | None = None
+    """Holds the token by which it admits us."""
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -193,7 +195,7 @@ def load_client_config(path: Path) -> ClientConfig:
     )
     top = document.section(keys)
     interface = top.section("interface", ("name", "addresses", "mtu", "broadcast"))
-    relays = top.sections("relays", ("address", "id"))
+    relays = top.sections("relays", ("address", "id", "token_file"))
     peers = top.sections("peers", ("name", "id", "addresses", "endpoint", "groups", "rights", "routes"))
     routes = top.sections("routes", ("via", "to", "metric"))
     members = tuple(_peer(peer) for peer in peers)
@@ -299,7 +301,12 @@ def _broadcast(section: Section) -> Broadcast:
 def _relay(section: Section) -> RelayPeer:
     address = section.text("address", parse_host_port, '"relay.example.net:4433"')
     host, port = after_refusal(address)
-    return RelayPeer(host=host, port=port, id=section.text("id", parse_node_id, EXAMPLE_NODE_ID))
+    return RelayPeer(
+        host=host,
+        port=port,
+        id=section.text("id", parse_node_id, EXAMPLE_NODE_ID),
+        token_file=section.text("token_file", parse_path, "/etc/shadowmesh/relay.token", None),
+    )
 
 
 def _peer(section: Section) -> Peer:

@@ -69,6 +69,7 @@ class Core:
     :param membership: of the network that the configuration names.
     :param invitations: those that this node has open, in its network.
     :param token: by which this node is to join a network; it then does nothing else.
+    :param tokens: by which relays admit us.
     :param most_peers: no more members are met than make this number with the peers of the configuration.
     :param known: members that were known when the process before this one ended, and what they had shown.
     """
@@ -87,6 +88,7 @@ class Core:
         invitations: Invitations | None = None,
         token: Token | None = None,
         clock: SteadyClock | None = None,
+        tokens: dict[NodeId, bytes] | None = None,
     ) -> None:
         self.node_id = identity.node_id
         self.roster = Roster(
@@ -115,6 +117,7 @@ class Core:
             owners=Owners(tables, config.interface.addresses, mac_of(identity.node_id)),
             acquaintances=self.acquaintances,
             connect=Connect(config.network.connect if config.network else "eager", drops=self.drops),
+            tokens=tokens or {},
         )
         self.guests = Guests(invitations, self._shared, self.drops)
         self.joiner = Joiner(token, self._shared, clock) if token is not None and clock is not None else None

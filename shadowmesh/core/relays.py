@@ -139,7 +139,7 @@ class RelayClient:
         self._act_at = now + SILENCE_TIMEOUT
         self._shown = self._shared.take_ticket(self.config.id)
         ticket = self._shown.for_tls() if self._shown is not None else None
-        opening = self._shared.new_opening()
+        opening = self._shared.new_opening(relay=self.config.id)
         link = Link.initiate(self._shared.identity, self.config.id, opening, now, ticket)
         self._driver = self._shared.links.add(link, self.transmit, self._handle_link, now)
 

@@ -37,6 +37,7 @@ from shadowmesh.io.invitations import open_invitations
 from shadowmesh.io.logs import log_to
 from shadowmesh.io.membership import open_membership, with_network
 from shadowmesh.io.tap import Tap
+from shadowmesh.io.tokens import load_tokens
 from shadowmesh.io.udp import local_address, open_udp
 from shadowmesh.membership.guard import Membership
 from shadowmesh.membership.invitations import Invitations
@@ -179,6 +180,7 @@ def new_core(
     kept = tickets.load(
         config.node.state_dir, identity.node_id, frozenset(relay.id for relay in config.relays)
     )
+    shown = {relay.id: load_tokens(relay.token_file)[0] for relay in config.relays if relay.token_file}
     known = (
         acquainted.load(acquainted.path_of(config.node.state_dir, membership.network.id))
         if membership is not None
@@ -196,6 +198,7 @@ def new_core(
         most_peers,
         known,
         invitations,
+        tokens=shown,
     )
 
 

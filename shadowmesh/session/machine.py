@@ -27,6 +27,8 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from msgspec import UNSET
+
 from shadowmesh.crypto.identity import Identity, node_id_of
 from shadowmesh.crypto.keys import Direction, frame_keys, wipe
 from shadowmesh.crypto.provider import DEFAULT_PROVIDER
@@ -141,6 +143,8 @@ class Opening:
     """Where the responder sees the initiator."""
     membership: bytes = b""
     """What we show of our membership of a network; empty without one."""
+    token: bytes | None = None
+    """Proof of the token that the other side, a relay, admits by."""
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -308,6 +312,7 @@ class Machine:
             instance=opening.instance,
             lanes=opening.lanes,
             membership=opening.membership,
+            token=UNSET if opening.token is None else opening.token,
         )
 
     def _authenticate(

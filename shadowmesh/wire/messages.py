@@ -104,6 +104,8 @@ class Introduction(msgspec.Struct, kw_only=True, frozen=True):
     lanes: Lanes
     """Of epoch 0."""
     membership: Annotated[bytes, msgspec.Meta(max_length=MAX_HANDSHAKE_MESSAGE)] = b""
+    token: Bytes32 | msgspec.UnsetType = msgspec.UNSET
+    """To a relay: proof of an admission token (`crypto/token.py`). Left out where there is none."""
 
 
 class Hello(msgspec.Struct, kw_only=True, frozen=True):
