@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 
+import msgspec
+
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.membership.asking import AskBudget
 from shadowmesh.session.link import Ready
@@ -35,6 +37,7 @@ class Knock:
 
     source: Address
     greeting: int = 0
+    refused: bool = False
     belonging: Belonging | None = None
     visit: Visit | None = None
     question: Question | None = None
@@ -63,6 +66,7 @@ class Client:
     driver: Driver
     address: Address
     heard_at: float
+    joined_at: float
     greeting: int
     """Number of its HELLO among all; the newest handshake of a NodeID wins."""
     belonging: Belonging | None = None
@@ -87,7 +91,19 @@ class Client:
         return ours is not None and theirs is not None and ours.guard is theirs.guard
 
     def __str__(self) -> str:
-        return node_id_text(self.node)[:10]
+        return f"{node_id_text(self.node)[:10]}…"
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """Numbers of the control part: what there is now, and what has been since the start."""
+
+    clients: int
+    clients_limit: int
+    channels: int
+    handshakes_under_way: int
+    handshakes: dict[str, int]
+    channels_opened: int
+    openings_refused: dict[str, int]
 
 
 class Duplicates:

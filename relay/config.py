@@ -7,25 +7,32 @@ Reference for people: docs/configuration.md; example: configs/relay.yaml.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
 from shadowmesh.config import (
     EXAMPLE_NODE_ID,
+    LogSection,
     after_refusal,
+    log_section,
     parse_host_port,
     parse_listen_address,
+    parse_metrics,
     parse_name,
     parse_node_id,
     parse_path,
+    parse_socket_path,
 )
 from shadowmesh.document import Document, Section
-from shadowmesh.units import NodeId
+from shadowmesh.units import Address, NodeId
 
 from .hook import parse_hook
 from .limits import Limits
 
 DEFAULT_STATE_DIR = "/var/lib/shadowmesh-relay"
+SOCKET_FILE = "relay.sock"
+"""In the state directory, unless the configuration has another path."""
 DEFAULT_LISTEN = "[::]:4433"
 
 
@@ -38,6 +45,8 @@ class RelaySection(msgspec.Struct, frozen=True):
     port: int
     second_port: int | None = None
     """Another UDP port, by which clients learn what their NATs do."""
+    socket: Path = Path(DEFAULT_STATE_DIR) / SOCKET_FILE
+    """Where the verbs reach the running relay."""
 
 
 class Admission(msgspec.Struct, frozen=True):
@@ -59,6 +68,9 @@ class RelayConfig(msgspec.Struct, frozen=True):
     relay: RelaySection
     admission: Admission
     limits: Limits = Limits()
+    metrics: Address | Path | None = None
+    """Where Prometheus reads, on this machine."""
+    log: LogSection = LogSection()
 
 
 def admits(admission: Admission) -> str:
@@ -75,11 +87,13 @@ def admits(admission: Admission) -> str:
 def load_relay_config(path: Path) -> RelayConfig:
     """Read and check relay.yaml. Raises ConfigError with a line for each mistake."""
     document = Document.load(path)
-    top = document.section(("relay", "admission", "limits"))
+    top = document.section(("relay", "admission", "limits", "metrics", "log"))
     config = RelayConfig(
-        relay=_relay(top.section("relay", ("name", "state_dir", "listen", "second_port"))),
+        relay=_relay(top.section("relay", ("name", "state_dir", "listen", "second_port", "socket"))),
         admission=_admission(top.section("admission", ("open", "nodes", "networks", "token_file", "hook"))),
         limits=_limits(top.section("limits", Limits.__struct_fields__)),
+        metrics=top.text("metrics", parse_metrics, '"127.0.0.1:9464"', None),
+        log=log_section(top),
     )
     document.finish()
     return config
@@ -91,9 +105,13 @@ def _relay(section: Section) -> RelaySection:
     second = section.number_or_word("second_port", 1, 65535, "off", "4434")
     if second == port:
         section.refuse("second_port", "is the port of listen; it must be another", "4434")
+    found = section.text("state_dir", parse_path, DEFAULT_STATE_DIR, Path(DEFAULT_STATE_DIR))
+    state_dir = cast("Path | None", found) or Path(DEFAULT_STATE_DIR)  # a refused value reads as None
+    default = state_dir / SOCKET_FILE
     return RelaySection(
         name=section.text("name", parse_name, "relay1"),
-        state_dir=section.text("state_dir", parse_path, DEFAULT_STATE_DIR, Path(DEFAULT_STATE_DIR)),
+        state_dir=state_dir,
+        socket=section.text("socket", parse_socket_path, str(default), default),
         host=host,
         port=port,
         second_port=None if second == "off" else int(second),

@@ -34,6 +34,7 @@ from shadowmesh.wire.messages import (
     Introduction,
     Invite,
     Invited,
+    Leave,
     Message,
     NatTest,
     Open,
@@ -43,7 +44,7 @@ from shadowmesh.wire.messages import (
 )
 
 from .admission import Admission, Belonging, claimed_network
-from .clients import Client, Duplicates, Knock
+from .clients import Client, Duplicates, Knock, Totals
 from .guests import Guests
 from .hook import Question, Verdict
 from .limits import Door, Limits
@@ -94,6 +95,12 @@ class RelayCore:
     ) -> None:
         self.drops: Counter[str] = Counter()
         self.limits = limits or Limits()
+        self.handshakes: Counter[str] = Counter(completed=0, refused=0, failed=0)
+        """Those that ended."""
+        self.draining = False
+        """Whether the relay is being left."""
+        self._drain_until = 0.0
+        self._drain_over = False
         self.observer = observer
         self.clients: dict[NodeId, Client] = {}
         self._identity = identity
@@ -126,7 +133,8 @@ class RelayCore:
     def deadline(self) -> float:
         """When `handle_timer` wants to be called."""
         links = self._links.deadline
-        return self._sweep_at if links is None else min(links, self._sweep_at)
+        at = self._drain_until if self.draining and not self._drain_over else self._sweep_at
+        return min(at, self._sweep_at) if links is None else min(links, at, self._sweep_at)
 
     # Input.
 
@@ -162,11 +170,26 @@ class RelayCore:
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP
             self._sweep(now)
+        if self.draining and now >= self._drain_until:
+            self._drain_over = True
 
     def close(self, now: float) -> None:
         """Say goodbye to all clients; take `poll_transmit` once more, then stop."""
         for client in list(self.clients.values()):
             self._close(client.driver, CloseCode.SHUTDOWN, "the relay is going down", now)
+
+    def drain(self, until: float, now: float) -> None:
+        """Admit nobody any more and have all clients leave; whoever is there at `until` is sent away."""
+        self.draining = True
+        self._drain_until = until
+        self._events.append(f"draining, {len(self.clients)} clients are to leave")
+        for client in list(self.clients.values()):
+            self._send(client, Leave(), now)
+
+    @property
+    def drained(self) -> bool:
+        """Whether the relay was drained and may stop."""
+        return self.draining and (not self.clients or self._drain_over)
 
     # Output.
 
@@ -186,6 +209,24 @@ class RelayCore:
         questions, self._questions = self._questions, []
         return questions
 
+    # Getters.
+
+    def totals(self) -> Totals:
+        """What there is now, and what has been."""
+        return Totals(
+            clients=len(self.clients),
+            clients_limit=self.limits.clients,
+            channels=self._rendezvous.channels,
+            handshakes_under_way=len(self._half_open),
+            handshakes=dict(self.handshakes),
+            channels_opened=self._rendezvous.opened,
+            openings_refused=dict(self._rendezvous.refusals),
+        )
+
+    def channels_of(self, client: Client) -> int:
+        """Channels of a client, those included that are being opened."""
+        return self._rendezvous.channels_of(client)
+
     # Handshakes.
 
     def _knock_untrusted(self, data: bytes, source: Address, now: float) -> None:
@@ -199,6 +240,8 @@ class RelayCore:
         knock = Knock(source)
         ticket = verdict.retry_source_connection_id is None
         same_host = sum(other.network == knock.network for other in self._half_open.values())
+        if self.draining:
+            raise BadPacket("draining")
         if len(self._half_open) >= self.limits.handshakes or same_host >= self.limits.handshakes_per_host:
             raise BadPacket("too_many_handshakes")
         if not ticket and len(self.clients) >= self.limits.clients:
@@ -256,6 +299,7 @@ class RelayCore:
             admitted, reason = False, "this relay is full"
         if not admitted:
             self._door.refuse(knock.source.host, now)
+            knock.refused = True
             if self._strangers.due(node, now):
                 self._events.append(f"refused {node_id_text(node)} at {knock.source}: {reason}")
             raise Refused(CloseCode.REFUSED, reason)
@@ -280,6 +324,7 @@ class RelayCore:
         else:
             self.drops["hook_refused"] += 1
         self._door.refuse(knock.source.host, now)
+        knock.refused = True
         if self._strangers.due("hook" if verdict.failed else knock.ready.agreement.peer, now):
             self._events.append(f"the hook {'failed' if verdict.failed else 'refused'}: {verdict.reason}")
         # What is wrong with the operator's program is nobody else's matter.
@@ -302,15 +347,8 @@ class RelayCore:
                 self._ask(driver, knock, knock.question, event)
             else:
                 self._welcome(driver, event, now)
-        elif isinstance(event, Received) and knock is not None:
-            knock.early.append(event.message)
-            if len(knock.early) > MAX_EARLY:
-                self._close(driver, CloseCode.PROTOCOL, "too much before you are let in", now)
-        elif isinstance(event, Received) and client is not None:
-            if client.visit is None or isinstance(event.message, Open | Close):
-                self._handle_message(client, event.message, now)
-            else:
-                self.drops["unexpected_message"] += 1
+        elif isinstance(event, Received):
+            self._handle_received(driver, client, knock, event.message, now)
         elif isinstance(event, Ended):
             if knock is not None:
                 self._forget_knock(driver, knock, event, now)
@@ -318,8 +356,21 @@ class RelayCore:
                 self._events.append(f"{client} left: {event.reason or 'connection lost'}")
                 self._forget(client, now)
 
+    def _handle_received(
+        self, driver: Driver, client: Client | None, knock: Knock | None, message: Message, now: float
+    ) -> None:
+        if knock is not None:
+            knock.early.append(message)
+            if len(knock.early) > MAX_EARLY:
+                self._close(driver, CloseCode.PROTOCOL, "too much before you are let in", now)
+        elif client is not None and client.visit is not None and not isinstance(message, Open | Close):
+            self.drops["unexpected_message"] += 1
+        elif client is not None:
+            self._handle_message(client, message, now)
+
     def _forget_knock(self, driver: Driver, knock: Knock, event: Ended, now: float) -> None:
         del self._half_open[driver]
+        self.handshakes["refused" if knock.refused else "failed"] += 1
         if knock.ready is not None and knock.question is not None:
             knock.ready.agreement.wipe()
             self._asked.pop(knock.question.number, None)
@@ -330,6 +381,7 @@ class RelayCore:
         """A handshake is complete: the newest of a NodeID wins."""
         agreement = ready.agreement
         knock = self._half_open.pop(driver)
+        self.handshakes["completed"] += 1
         holder = self.clients.get(agreement.peer)
         if holder is not None and not self._displace(holder, driver, agreement, knock, now):
             agreement.wipe()
@@ -348,6 +400,7 @@ class RelayCore:
             driver=driver,
             address=knock.source,
             heard_at=now,
+            joined_at=now,
             greeting=knock.greeting,
             belonging=knock.belonging,
             visit=visit,

@@ -71,6 +71,8 @@ class Rendezvous:
     ) -> None:
         self.refusals: Counter[str] = Counter()
         """Openings that were refused, by the reason that the caller was told."""
+        self.opened = 0
+        """Channels since the start."""
         self._limits = limits
         self._clients = clients
         self._tables = tables
@@ -79,6 +81,16 @@ class Rendezvous:
         self._calls: dict[bytes, Channel] = {}
         self._channels: dict[bytes, Channel] = {}
         self._of_client: defaultdict[Client, set[Channel]] = defaultdict(set)
+
+    @property
+    def channels(self) -> int:
+        """Those that stand now."""
+        return len(self._channels) // 2
+
+    def channels_of(self, client: Client) -> int:
+        """Those that stand, and those that are about to."""
+        calls = sum(client in (call.caller, call.callee) for call in self._calls.values())
+        return len(self._of_client.get(client, ())) + calls
 
     def introduce(self, client: Client, now: float) -> None:
         """A member of a network has come: it and the others of that network learn of each other."""
@@ -153,6 +165,7 @@ class Rendezvous:
         self._tables.install_channel(call.caller_send, caller, callee, message.receive)
         self._tables.install_channel(call.callee_send, callee, caller, call.caller_receive)
         self._channels[call.caller_send] = self._channels[call.callee_send] = call
+        self.opened += 1
         self._of_client[call.caller].add(call)
         self._of_client[client].add(call)
         self._send(call.caller, Opened(call.caller_receive, call.caller_send), now)
@@ -208,16 +221,11 @@ class Rendezvous:
             return "too many channels"
         return ""
 
-    def _channels_of(self, client: Client) -> int:
-        """Those that stand, and those that are about to."""
-        calls = sum(client in (call.caller, call.callee) for call in self._calls.values())
-        return len(self._of_client.get(client, ())) + calls
-
     def _has_too_many(self, caller: Client, callee: Client) -> bool:
         most = self._limits.channels_per_client
         if caller.visit is not None and len(self._of_client.get(caller, ())) >= MAX_CHANNELS_PER_GUEST:
             return True
-        return any(self._channels_of(one) >= most for one in (caller, callee))
+        return any(self.channels_of(one) >= most for one in (caller, callee))
 
     def _end_call(self, call: Channel, reason: str, now: float) -> None:
         del self._calls[call.callee_send]

@@ -155,6 +155,13 @@ class NetworkSection(msgspec.Struct, frozen=True):
     """When sessions with members that `peers:` does not list are made."""
 
 
+class LogSection(msgspec.Struct, frozen=True):
+    """`log:` the form of the log, and whether lines of level INFO name addresses and NodeIDs."""
+
+    format: Literal["text", "json"] = "text"
+    addresses: bool = False
+
+
 class ClientConfig(msgspec.Struct, frozen=True):
     """All of client.yaml, checked."""
 
@@ -171,6 +178,9 @@ class ClientConfig(msgspec.Struct, frozen=True):
     routes: tuple[Route, ...] = ()
     aead_library: Path | None = None
     """A BoringSSL-class libcrypto that seals and opens frame packets instead of OpenSSL's."""
+    metrics: Address | Path | None = None
+    """Where Prometheus reads, on this machine."""
+    log: LogSection = LogSection()
     file: str = "the configuration"
     """What errors call it: the path as it was given."""
 
@@ -192,6 +202,8 @@ def load_client_config(path: Path) -> ClientConfig:
         "firewall",
         "routes",
         "aead_library",
+        "metrics",
+        "log",
     )
     top = document.section(keys)
     interface = top.section("interface", ("name", "addresses", "mtu", "broadcast"))
@@ -217,6 +229,8 @@ def load_client_config(path: Path) -> ClientConfig:
         else None,
         routes=tuple(_route(route) for route in routes),
         aead_library=top.text("aead_library", parse_path, "/usr/lib/android/libcrypto.so.0", None),
+        metrics=top.text("metrics", parse_metrics, '"127.0.0.1:9464"', None),
+        log=log_section(top),
         file=document.file,
     )
     document.finish()
@@ -390,6 +404,31 @@ def _network(top: Section) -> NetworkSection | None:
         certificate=section.text("certificate", parse_path, "/etc/shadowmesh/certificate.pem"),
         connect=cast("Literal['auto', 'eager', 'demand']", connect),
     )
+
+
+def log_section(top: Section) -> LogSection:
+    """The section `log` of either configuration."""
+    section = top.section("log", ("format", "addresses"))
+    form = section.text("format", one_of("text", "json"), "json", "text")
+    return LogSection(cast("Literal['text', 'json']", form), section.flag("addresses", default=False))
+
+
+def parse_metrics(text: str) -> Address | Path | None:
+    """`off`, an absolute path for a Unix socket, or an address of this machine with a port."""
+    if text == "off":
+        return None
+    if text.startswith("/"):
+        return parse_socket_path(text)
+    host, port = parse_host_port(text)
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise ValueError(
+            f"{text} is no address of this machine alone (127.0.0.1, [::1]) and no absolute path"
+        )
+    return Address(host, port)
 
 
 def after_refusal(host_port: tuple[str, int] | None) -> tuple[str, int]:

@@ -359,6 +359,20 @@ class Core:
                 peer.channel.relay.handle_traffic(now)
             self._frames[node_id] = frames
         self._plan_busy_tick((peer for _, peer in awake), now)
+        self._leave_relays(now)
+
+    def _leave_relays(self, now: float) -> None:
+        """A relay that is going down is left once no peer is met there; few peers at a time go elsewhere."""
+        for relay in self.relays:
+            if not relay.leaving:
+                continue
+            here = [peer for peer in self.peers.values() if peer.rendezvous.needs(relay)]
+            openings = 0
+            for peer in here:
+                if openings < CALLS_AT_ONCE:
+                    openings += peer.rendezvous.handle_leave(relay, now)
+            if not here:
+                relay.leave(now)
 
     def _busy_tick(self, now: float) -> None:
         for peer in self._busy:

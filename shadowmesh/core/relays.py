@@ -25,12 +25,14 @@ from shadowmesh.session.machine import Agreement
 from shadowmesh.session.tickets import RelayTicket
 from shadowmesh.units import Address, Whole
 from shadowmesh.wire.headers import through_channel
-from shadowmesh.wire.messages import Message, NatTest, SecondPort, Ticket
+from shadowmesh.wire.messages import Leave, Message, NatTest, SecondPort, Ticket
 from shadowmesh.wire.observe import OBSERVE_LANE
 from shadowmesh.wire.payload import Kind
 
 SILENCE_TIMEOUT = 3.0
 """Seconds after which a try that nothing answered is given up; QUIC's own retransmissions grow too rare."""
+LEAVE_DELAY = 30.0
+"""Seconds before a relay that had us leave is tried again: one that comes back takes that long to restart."""
 REFUSED_DELAY = 5.0
 """Seconds at least before a relay that refused us is asked again."""
 RESOLVE_TIMEOUT = 10.0
@@ -71,6 +73,8 @@ class RelayClient:
         self.binding: Binding | None = None
         self.last_error: str | None = None
         self.handle = 0
+        self.leaving = False
+        """It is about to go: peers are met elsewhere, and the session ends when none needs it any more."""
         self._shared = shared
         self._handle_up = handle_up
         self._handle_message = handle_message
@@ -197,6 +201,12 @@ class RelayClient:
             self._driver.link.send(message)
             self._shared.links.pump(self._driver, now)
 
+    def leave(self, now: float) -> None:
+        """It had us leave, and no peer needs it any more: end the session; look later whether it is back."""
+        if self._driver is not None and self.leaving:
+            self._driver.link.close(CloseCode.SHUTDOWN, "leaving, as you asked")
+            self._shared.links.pump(self._driver, now)
+
     def close(self, now: float) -> None:
         """Say goodbye and stay down."""
         self._act_at = None
@@ -235,6 +245,9 @@ class RelayClient:
     def _handle_received(self, message: Message, now: float) -> None:
         if isinstance(message, Ticket):
             self._keep_ticket(message.ticket)
+        elif isinstance(message, Leave):
+            self.leaving = True
+            self._shared.tell(f"relay {self.name}", "is going down; peers are met elsewhere")
         elif not isinstance(message, SecondPort):
             self._handle_message(self, message, now)
         elif self.second_port is None or self.second_port.port != message.port:
@@ -305,7 +318,9 @@ class RelayClient:
             self._shared.events.append(Fatal(ended.reason))
         says = f"the relay says: {ended.reason}" if ended.by_peer and ended.reason else ended.reason
         refused = ended.by_peer and ended.code == CloseCode.REFUSED
-        self._fail(says or "the connection was lost", now, REFUSED_DELAY if refused else 0.0)
+        left, self.leaving = self.leaving, False
+        at_least = LEAVE_DELAY if left else REFUSED_DELAY if refused else 0.0
+        self._fail(says or "the connection was lost", now, at_least)
         if was_usable:
             self._handle_down(self, now)
 

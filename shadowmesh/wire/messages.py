@@ -76,6 +76,7 @@ class MessageType(enum.IntEnum):
     TICKET = 0x2A
     INVITE = 0x2B
     INVITED = 0x2C
+    LEAVE = 0x30
     CANDIDATES = 0x40
     PATH_VIEW = 0x41
     REKEY_ASK = 0x48
@@ -235,6 +236,10 @@ class Invited(msgspec.Struct, frozen=True):
     refused: Text
 
 
+class Leave(msgspec.Struct, frozen=True):
+    """Relay -> client: I am about to go; take your peers elsewhere, then close our session."""
+
+
 class CandidateAddress(msgspec.Struct, kw_only=True, frozen=True):
     """One underlay address of the sender; `host` is IPv6, or IPv4 in its mapped form."""
 
@@ -358,7 +363,7 @@ class JoinRefused(msgspec.Struct, frozen=True):
 Message = (
     Hello | Challenge | Response | Established
     | Interest | Present | Absent | Open | Call | Answer | Opened | Close
-    | NatTest | SecondPort | Ticket | Invite | Invited
+    | NatTest | SecondPort | Ticket | Invite | Invited | Leave
     | Candidates | PathView
     | RekeyAsk | RekeyOffer | RekeyAnswer
     | RevocationNews | Join | JoinWait | Joined | JoinRefused | Roster | CertificateAsked | CertificateShown
@@ -382,6 +387,7 @@ REGISTRY: dict[MessageType, type[Any]] = {
     MessageType.TICKET: Ticket,
     MessageType.INVITE: Invite,
     MessageType.INVITED: Invited,
+    MessageType.LEAVE: Leave,
     MessageType.CANDIDATES: Candidates,
     MessageType.PATH_VIEW: PathView,
     MessageType.REKEY_ASK: RekeyAsk,

@@ -18,6 +18,7 @@ from shadowmesh.config import (
 )
 from shadowmesh.document import MAX_FILE_SIZE
 from shadowmesh.errors import ConfigError
+from shadowmesh.units import Address
 from shadowmesh_relay.config import admits, load_relay_config
 from shadowmesh_relay.limits import Limits
 
@@ -344,6 +345,7 @@ def test_documented_keys_are_the_keys_there_are(tmp_path: Path) -> None:
         ("relay", load_relay_config),
         ("admission", load_relay_config),
         ("limits", load_relay_config),
+        ("log", load_client_config),
         ("relays[]", load_client_config),
         ("peers[]", load_client_config),
         ("routes[]", load_client_config),
@@ -448,3 +450,25 @@ def test_limits_are_taken(tmp_path: Path) -> None:
     limits = load_relay_config(path).limits
     assert (limits.clients, limits.packets_per_second, limits.bytes_per_second) == (7, 100, 0)
     assert limits.handshakes == Limits().handshakes
+
+
+@pytest.mark.parametrize("where", ["192.0.2.1:9464", "localhost:9464", "relative/path", "0.0.0.0:1", "9464"])
+def test_metrics_are_for_this_machine_only(tmp_path: Path, where: str) -> None:
+    path = tmp_path / "relay.yaml"
+    path.write_text(f"relay: {{name: r}}\nadmission: {{open: true}}\nmetrics: '{where}'\n")
+    with pytest.raises(ConfigError, match="metrics: "):
+        load_relay_config(path)
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [("127.0.0.1:9464", Address("127.0.0.1", 9464)), ("/run/x.sock", Path("/run/x.sock")), ("off", None)],
+)
+def test_metrics_and_log_are_taken(tmp_path: Path, where: str, expected: object) -> None:
+    path = tmp_path / "relay.yaml"
+    text = f"relay: {{name: r, state_dir: /s}}\nadmission: {{open: true}}\nmetrics: '{where}'\n"
+    path.write_text(text + "log: {format: json, addresses: true}\n")
+    config = load_relay_config(path)
+    assert config.metrics == expected
+    assert (config.log.format, config.log.addresses) == ("json", True)
+    assert config.relay.socket == Path("/s/relay.sock")
