@@ -90,7 +90,8 @@ def samples(text: str) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            found.setdefault(sample.name, {})[",".join(sample.labels.values())] = sample.value
+            labels = ",".join(value for _, value in sorted(sample.labels.items()))
+            found.setdefault(sample.name, {})[labels] = sample.value
     return found
 
 
