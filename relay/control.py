@@ -36,7 +36,7 @@ class DrainReply(msgspec.Struct, frozen=True, kw_only=True):
     clients: int
 
 
-def create_app(report: Callable[[], Report], drain: Callable[[float], None]) -> Starlette:
+def create_app(report: Callable[[], Report], drain: Callable[[float], int]) -> Starlette:
     """The application; its routes are in docs/cli.md."""
 
     async def status(_request: Request) -> Response:
@@ -46,9 +46,7 @@ def create_app(report: Callable[[], Report], drain: Callable[[float], None]) -> 
         wanted = msgspec.json.decode(await read_body(asked), type=DrainRequest)
         if not 0 <= wanted.timeout <= MAX_DRAIN:
             raise HTTPException(400, f"timeout is not between 0 and {MAX_DRAIN} s")
-        clients = report().totals.clients
-        drain(wanted.timeout)
-        return json_answer(202, DrainReply(clients=clients))
+        return json_answer(202, DrainReply(clients=drain(wanted.timeout)))
 
     return Starlette(
         routes=[

@@ -426,6 +426,8 @@ class RelayCore:
             self.observer.add(client.handle, agreement, now)
             self._send(client, SecondPort(self.observer.port), now)
         self._give_ticket(client, agreement, now)
+        if self.draining:  # its handshake had begun before
+            self._send(client, Leave(), now)
 
     def _welcome_member(self, client: Client, belonging: Belonging, now: float) -> None:
         """Tell it of the others, and of a revocation list that it has not seen."""

@@ -132,10 +132,12 @@ class Server:
         self._flush()
         await asyncio.sleep(DRAIN)
 
-    def drain(self, timeout: float) -> None:
-        """Be left by all clients, then stop; after `timeout` seconds in any case."""
+    def drain(self, timeout: float) -> int:
+        """Be left by all clients, then stop, after `timeout` seconds in any case; how many there are."""
+        clients = len(self._core.clients)
         survives(self._core.drain, time.monotonic() + timeout, time.monotonic())
         self._drive()
+        return clients
 
     async def _answer(self, question: Question) -> None:
         verdict = Verdict(False, failed=True)
