@@ -8,7 +8,8 @@ does not fit is lost in proportion to what each one sends, so that a flood takes
 read and drop a datagram costs a fraction of forwarding it.  So once the queue is half full each client
 gets the same rate, which falls by an eighth in every window until the queue is shorter, and rises by a 64th
 while it is (core-stateless fair queueing, Stoica, Shenker, Zhang 1998, with the queue in place of a
-known capacity).  Whoever sends less than its share loses nothing.
+known capacity).  It never falls below the mean of what goes on, so that whoever sends less than that loses
+nothing, also when the thread itself has to wait for a processor and its queue is full each time it runs.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -23,6 +24,7 @@ cimport cython
 cdef enum:
     SCALE = 20              # bits behind the point of a step
     PACKET_COST = 512       # bytes that a packet counts for besides its size: small ones cost nearly as much
+    MEMORY = 16             # windows over which the mean is taken
     WINDOW_NS = 1000000     # the queue of 4 MiB takes some 5 ms to fill at a million packets per second
     SHARE_BURST_NS = 10000000
     BUCKET_BURST_NS = 100000000  # a tenth of a second in advance
@@ -33,6 +35,9 @@ cdef enum:
     MEMINFO_VARS = 9
     SOL_SOCKET = 1          # asm-generic/socket.h
     SO_MEMINFO = 55
+
+
+cdef uint64_t ONE = <uint64_t>1 << (2 * SCALE)
 
 
 cdef inline uint64_t _max(uint64_t one, uint64_t other) noexcept nogil:
@@ -68,6 +73,7 @@ cdef Verdict fair_judge(Fair *fair, const Limits *limits, Share *share, size_t s
         share.bytes = _max(share.bytes, now) + ((size * byte_step) >> SCALE)
     if fair.step:
         share.fair = _max(share.fair, now) + ((cost * fair.step) >> SCALE)
+    fair.passed += cost
     return PASSES
 
 
@@ -80,6 +86,9 @@ cdef void fair_turn(Fair *fair, bint short_of, uint64_t now) noexcept nogil:
     """A window is over.  One client by itself takes nothing from anybody."""
     cdef uint64_t elapsed = now + WINDOW_NS - fair.ends
     cdef uint64_t offered
+    if fair.active:
+        fair.mean += (fair.passed << SCALE) // (elapsed * fair.active) // MEMORY
+        fair.mean -= fair.mean // MEMORY
     if fair.highest == 0 or fair.active < 2:
         fair.step = 0
     else:
@@ -90,9 +99,11 @@ cdef void fair_turn(Fair *fair, bint short_of, uint64_t now) noexcept nogil:
             fair.step -= fair.step // 64
             if fair.step < offered // 2:
                 fair.step = 0
+        if fair.mean and fair.step > ONE // fair.mean:
+            fair.step = ONE // fair.mean
     fair.window += 1
     fair.ends = now + WINDOW_NS
-    fair.highest = fair.active = 0
+    fair.highest = fair.active = fair.passed = 0
 
 
 cdef bint fair_queue_fills(int fd) noexcept nogil:

@@ -13,18 +13,16 @@ import msgspec
 
 from shadowmesh.config import (
     EXAMPLE_NODE_ID,
-    LogSection,
     after_refusal,
-    log_section,
     parse_host_port,
     parse_listen_address,
-    parse_metrics,
     parse_name,
     parse_node_id,
     parse_path,
     parse_socket_path,
 )
 from shadowmesh.document import Document, Section
+from shadowmesh.observing import LogSection, log_section, metrics_address
 from shadowmesh.units import Address, NodeId
 
 from .hook import parse_hook
@@ -92,7 +90,7 @@ def load_relay_config(path: Path) -> RelayConfig:
         relay=_relay(top.section("relay", ("name", "state_dir", "listen", "second_port", "socket"))),
         admission=_admission(top.section("admission", ("open", "nodes", "networks", "token_file", "hook"))),
         limits=_limits(top.section("limits", Limits.__struct_fields__)),
-        metrics=top.text("metrics", parse_metrics, '"127.0.0.1:9464"', None),
+        metrics=metrics_address(top),
         log=log_section(top),
     )
     document.finish()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, cast
 import msgspec
 
 from shadowmesh.errors import ConfigError
+from shadowmesh.observing import MAX_SOCKET_PATH, LogSection, log_section, metrics_address
 from shadowmesh.rules import FirewallSection, check_rules, parse_group, read_firewall
 from shadowmesh.units import NODE_ID_SIZE, REKEY_AFTER, Address, NodeId
 
@@ -47,9 +48,6 @@ MAX_PEER_ADDRESSES = 64
 
 MAX_BROADCAST = 1_000_000
 """Packets a second: more than the data plane carries, so this much is as good as no limit."""
-
-MAX_SOCKET_PATH = 107
-"""Bytes of sockaddr_un.sun_path, less its closing NUL (unix(7))."""
 
 DEFAULT_METRIC = 1024
 """Of a route: the kernel's default for IPv6, and behind those of local networks, which stay preferred."""
@@ -155,13 +153,6 @@ class NetworkSection(msgspec.Struct, frozen=True):
     """When sessions with members that `peers:` does not list are made."""
 
 
-class LogSection(msgspec.Struct, frozen=True):
-    """`log:` the form of the log, and whether lines of level INFO name addresses and NodeIDs."""
-
-    format: Literal["text", "json"] = "text"
-    addresses: bool = False
-
-
 class ClientConfig(msgspec.Struct, frozen=True):
     """All of client.yaml, checked."""
 
@@ -229,7 +220,7 @@ def load_client_config(path: Path) -> ClientConfig:
         else None,
         routes=tuple(_route(route) for route in routes),
         aead_library=top.text("aead_library", parse_path, "/usr/lib/android/libcrypto.so.0", None),
-        metrics=top.text("metrics", parse_metrics, '"127.0.0.1:9464"', None),
+        metrics=metrics_address(top),
         log=log_section(top),
         file=document.file,
     )
@@ -404,31 +395,6 @@ def _network(top: Section) -> NetworkSection | None:
         certificate=section.text("certificate", parse_path, "/etc/shadowmesh/certificate.pem"),
         connect=cast("Literal['auto', 'eager', 'demand']", connect),
     )
-
-
-def log_section(top: Section) -> LogSection:
-    """The section `log` of either configuration."""
-    section = top.section("log", ("format", "addresses"))
-    form = section.text("format", one_of("text", "json"), "json", "text")
-    return LogSection(cast("Literal['text', 'json']", form), section.flag("addresses", default=False))
-
-
-def parse_metrics(text: str) -> Address | Path | None:
-    """`off`, an absolute path for a Unix socket, or an address of this machine with a port."""
-    if text == "off":
-        return None
-    if text.startswith("/"):
-        return parse_socket_path(text)
-    host, port = parse_host_port(text)
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local:
-        raise ValueError(
-            f"{text} is no address of this machine alone (127.0.0.1, [::1]) and no absolute path"
-        )
-    return Address(host, port)
 
 
 def after_refusal(host_port: tuple[str, int] | None) -> tuple[str, int]:

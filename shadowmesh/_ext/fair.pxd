@@ -26,6 +26,8 @@ cdef struct Fair:            # forwarder thread
     uint64_t ends            # ns
     uint64_t highest         # cost that one client offered in this window
     uint64_t active          # clients that offered something in it
+    uint64_t passed          # cost of what went on, in it
+    uint64_t mean            # 2^-20 of a cost per ns that went on of each client, over some 16 windows
 
 cdef Verdict fair_judge(Fair *fair, const Limits *limits, Share *share, size_t size,
                         uint64_t now) noexcept nogil

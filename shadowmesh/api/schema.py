@@ -75,6 +75,7 @@ class RelayStatus(msgspec.Struct, frozen=True, kw_only=True):
     rtt_ms: float | None = None
     observed_address: str | None = None
     last_error: str | None = None
+    home: bool = False
 
 
 class PathStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ Call order: after any `handle_*` or command, take `poll_transmit()` and `poll_ev
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
@@ -273,6 +274,12 @@ class Core:
             self._shared.events.append(MembersChanged(tuple(known)))
 
     # Getters.
+
+    @property
+    def home(self) -> RelayClient | None:
+        """The nearest of the relays: where channels are opened first."""
+        nearest = min(self.relays, key=lambda relay: relay.distance, default=None)
+        return nearest if nearest is not None and nearest.distance < math.inf else None
 
     @property
     def nat(self) -> NatReport:

@@ -9,6 +9,7 @@ CONNECTING; what the relay answers counts once it has proved itself.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Sequence
 
 from shadowmesh.config import RelayPeer
@@ -100,6 +101,12 @@ class RelayClient:
     def name(self) -> str:
         """`host:port` of the configuration."""
         return str(Address(self.config.host, self.config.port))
+
+    @property
+    def distance(self) -> float:
+        """Seconds of a round trip to it, the lowest of late; infinite while unknown, or if it is leaving."""
+        lowest = self.binding.round_trip.lowest if self.binding is not None else None
+        return math.inf if lowest is None or self.leaving else lowest
 
     @property
     def deadline(self) -> float | None:

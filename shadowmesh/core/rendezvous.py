@@ -71,6 +71,8 @@ class Rendezvous:
         self._shared = shared
         self._instances: dict[RelayClient, bytes] = {}
         self._opening: Channel | None = None
+        self._failed: set[RelayClient] = set()
+        """Relays at which an opening came to nothing; others are asked first."""
         self._left: tuple[Channel, float] | None = None
         """The channel at a relay that is going down, and until when what is on its way there is taken."""
 
@@ -181,6 +183,7 @@ class Rendezvous:
             self._owner.handle_refusal(f"no channel: {opened.refused or 'the relay gave no id'}", now)
             return
         self._opening = None
+        self._failed.discard(relay)
         self._set_channel(Channel(relay, opened.send, opening.receive), now)
         self._owner.consider(now)
 
@@ -193,8 +196,8 @@ class Rendezvous:
     # Commands.
 
     def open(self, now: float) -> None:
-        """Ask a relay where the peer is for a channel; only while `present`."""
-        self._open(next(iter(self._instances)), now)
+        """Ask the nearest relay where the peer is for a channel; only while `present`."""
+        self._open(min(self._instances, key=lambda relay: (relay in self._failed, relay.distance)), now)
 
     def hang_up(self, now: float) -> None:
         """The peer is not wanted for now: give the channel back."""
@@ -206,9 +209,9 @@ class Rendezvous:
         """Forget an opening, if one is under way, and try its relay last."""
         if self._opening is None:
             return
-        relay = self._opening.relay
-        if relay in self._instances:
-            self._instances[relay] = self._instances.pop(relay)
+        self._failed.add(self._opening.relay)
+        if self._failed.issuperset(self._instances):
+            self._failed = {self._opening.relay}
         self._drop_opening()
 
     def transmit(self, datagram: bytes) -> None:

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 
-from shadowmesh.config import LogSection
+from shadowmesh.observing import LogSection
 
 _PRIORITIES = (
     (logging.CRITICAL, 2),

@@ -67,7 +67,7 @@ def report(
             nat=nat_status(core, ports),
             network=network_status(core.members.membership, config.interface.name),
         ),
-        relays=[_relay(relay) for relay in core.relays],
+        relays=[_relay(relay, relay is core.home) for relay in core.relays],
         peers=[
             _peer(peer, core.relays, engine, config.peers, time.monotonic()) for peer in core.peers.values()
         ],
@@ -159,7 +159,7 @@ def _is_live(peer: PeerClient) -> bool:
     return peer.path is not None
 
 
-def _relay(relay: RelayClient) -> RelayStatus:
+def _relay(relay: RelayClient, home: bool) -> RelayStatus:
     binding = relay.binding
     observed = binding.observed if binding else None
     return RelayStatus(
@@ -169,6 +169,7 @@ def _relay(relay: RelayClient) -> RelayStatus:
         rtt_ms=_milliseconds(binding.round_trip.smoothed if binding else None),
         observed_address=str(observed) if observed else None,
         last_error=relay.last_error,
+        home=home,
     )
 
 

@@ -58,6 +58,21 @@ def test_five_that_send_too_much_get_the_same() -> None:
     assert max(result) < 1.15 * min(result)
 
 
+def test_who_sends_little_loses_nothing_to_pauses_of_the_forwarder() -> None:
+    """A busy machine lets it run one millisecond in ten; each time the queue is full."""
+    shares, refused, passed = Shares(2), Counter[int](), Counter[int]()
+    for window in range(1, 3001):
+        if window % 10:
+            continue
+        for step in range(4000):
+            client = int(step % 40 == 0)
+            verdict = shares.offer(client, 1400, window * WINDOW + step * 250)
+            (passed if verdict == "passes" else refused)[client] += 1
+        shares.look(True, (window + 1) * WINDOW)
+    assert refused[1] < 0.01 * passed[1]
+    assert refused[0] > passed[0]
+
+
 def test_one_client_by_itself_is_not_held_back() -> None:
     assert forwarded([3000], 300, fair=True) == forwarded([3000], 300, fair=False)
 
