@@ -8,8 +8,9 @@ does not fit is lost in proportion to what each one sends, so that a flood takes
 read and drop a datagram costs a fraction of forwarding it.  So once the queue is half full each client
 gets the same rate, which falls by an eighth in every window until the queue is shorter, and rises by a 64th
 while it is (core-stateless fair queueing, Stoica, Shenker, Zhang 1998, with the queue in place of a
-known capacity).  It never falls below the mean of what goes on, so that whoever sends less than that loses
-nothing, also when the thread itself has to wait for a processor and its queue is full each time it runs.
+known capacity).  It stays a little above the mean of what goes on (at the mean it would sink with what it
+lets pass), so that whoever sends less loses nothing, also when the thread itself has to wait for a
+processor and its queue is full each time it runs.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -85,7 +86,7 @@ cdef bint fair_due(const Fair *fair, uint64_t now) noexcept nogil:
 cdef void fair_turn(Fair *fair, bint short_of, uint64_t now) noexcept nogil:
     """A window is over.  One client by itself takes nothing from anybody."""
     cdef uint64_t elapsed = now + WINDOW_NS - fair.ends
-    cdef uint64_t offered
+    cdef uint64_t offered, least
     if fair.active:
         fair.mean += (fair.passed << SCALE) // (elapsed * fair.active) // MEMORY
         fair.mean -= fair.mean // MEMORY
@@ -99,8 +100,9 @@ cdef void fair_turn(Fair *fair, bint short_of, uint64_t now) noexcept nogil:
             fair.step -= fair.step // 64
             if fair.step < offered // 2:
                 fair.step = 0
-        if fair.mean and fair.step > ONE // fair.mean:
-            fair.step = ONE // fair.mean
+        least = fair.mean + fair.mean // MEMORY
+        if least and fair.step > ONE // least:
+            fair.step = ONE // least
     fair.window += 1
     fair.ends = now + WINDOW_NS
     fair.highest = fair.active = fair.passed = 0
