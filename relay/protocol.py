@@ -415,7 +415,7 @@ class RelayCore:
         if client.visit is None:
             self._equip(client, agreement, now)
         agreement.wipe()
-        guest = f" as a guest of {node_id_text(client.visit.host)[:10]}" if client.visit else ""
+        guest = f" as a guest of {node_id_text(client.visit.host)[:10]}…" if client.visit else ""
         self._events.append(f"{client} joined from {client.address}{guest}")
         if client.belonging is not None:
             self._welcome_member(client, client.belonging, now)
