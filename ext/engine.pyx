@@ -11,7 +11,8 @@ what was replaced.  All of it under the GIL, which is the one writer that the ta
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from shadowmesh._ext.atomic cimport load_acquire, load_relaxed, store_pointer
+from shadowmesh._ext.atomic cimport load_acquire, load_relaxed, store_release
+from shadowmesh._ext.bridge cimport PORT_FORWARDING, bridge_counters, bridge_open
 from shadowmesh._ext.bytes cimport load48
 from shadowmesh._ext.convert cimport id_of, sized, unsigned
 from shadowmesh._ext.drops cimport drops_of, statistics_of
@@ -34,10 +35,8 @@ from shadowmesh._ext.peers cimport (
     BUDGET_LARGEST,
     BUDGET_LEAST,
     Peer,
-    PeerList,
     peer_clear_route,
     peer_dispose,
-    peer_list_new,
     peer_new,
     peer_set_endpoint,
     peer_set_lane,
@@ -50,7 +49,9 @@ from shadowmesh._ext.plane cimport (
     plane_features,
     plane_free,
     plane_join,
+    plane_let_bridge,
     plane_new,
+    plane_publish_flood,
     plane_start,
     plane_use,
     plane_wire,
@@ -92,6 +93,7 @@ __all__ = [
     "EVENT_CONTROL",
     "EVENT_LANE_MESSAGE",
     "EVENT_LONG_HEADER",
+    "EVENT_PROBE",
     "EVENT_SOURCE",
     "EVENT_WANTED",
     "DropReason",
@@ -105,6 +107,7 @@ EVENT_CONTROL = int(EventKind.EVENT_CONTROL)
 EVENT_LANE_MESSAGE = int(EventKind.EVENT_LANE_MESSAGE)
 EVENT_SOURCE = int(EventKind.EVENT_SOURCE)
 EVENT_WANTED = int(EventKind.EVENT_WANTED)
+EVENT_PROBE = int(EventKind.EVENT_PROBE)
 # A cimported class is no attribute of the module, and Python looks for it here.
 globals()["SendKeys"] = SendKeys
 
@@ -200,16 +203,6 @@ cdef class Engine:
             raise KeyError(f"peer {number} is not added")
         return self.plane.peers[number]
 
-    cdef int _publish_flood(self, const Peer *without) except -1:
-        """Replace the flood list; the only step of adding or removing a peer that needs memory late."""
-        cdef PeerList *old = <PeerList *>self.plane.flood
-        cdef PeerList *made = peer_list_new(self.plane.peers, PEER_LIMIT, without)
-        if made == NULL:
-            raise MemoryError("no memory for the flood list")
-        store_pointer(&self.plane.flood, made)
-        grace_retire(self.plane.grace, &old.retired, plain_dispose)
-        return 0
-
     def add_peer(self, peer, mac):
         cdef uint64_t number = unsigned(peer, PEER_LIMIT - 1, "peer")
         cdef const uint8_t[::1] view = sized(mac, 6, "MAC address")
@@ -226,7 +219,7 @@ cdef class Engine:
             raise MemoryError("no memory for a peer")
         self.plane.peers[number] = made
         try:
-            self._publish_flood(NULL)
+            plane_publish_flood(self.plane, NULL)
         except MemoryError:
             self.plane.peers[number] = NULL
             free(made)
@@ -236,7 +229,7 @@ cdef class Engine:
 
     def remove_peer(self, peer):
         cdef Peer *found = self._peer(peer)
-        self._publish_flood(found)
+        plane_publish_flood(self.plane, found)
         table_remove(&self.plane.macs, found.mac)
         self.plane.peers[found.number] = NULL
         owned_publish(&self.plane.neighbours, &found.owned, NULL)
@@ -279,6 +272,19 @@ cdef class Engine:
             guard_clear(&self.plane.guard)
         else:
             guard_install(&self.plane.guard, FLOW_BUCKETS, compiled, bool(same_rules))
+
+    # ---- bridges
+
+    def set_bridging(self, peer, allowed):
+        plane_let_bridge(self.plane, self._peer(peer), bool(allowed))
+
+    def open_bridge(self, mac, udp_port, vlans=()):
+        if self.started or self.stopped:
+            raise ValueError("a bridge is opened before the start")
+        bridge_open(&self.plane.bridge, mac, udp_port, vlans)
+
+    def set_port(self, state):
+        store_release(&self.plane.bridge.port, unsigned(state, PORT_FORWARDING, "state"))
 
     # ---- what is received
 
@@ -362,6 +368,9 @@ cdef class Engine:
     def firewall_counters(self):
         return guard_counters(&self.plane.guard)
 
+    def bridge_counters(self):
+        return bridge_counters(&self.plane.bridge)
+
     def features(self):
         plane_features(self.plane, &self.chosen)
         return features_dict(&self.chosen)
@@ -388,4 +397,5 @@ cdef class Engine:
             "failed_opens": failed,
             "refused": refusals_total(&found.refusals),
             "last_unicast": max(load_relaxed(&found.last_addressed), load_relaxed(&found.last_hailed)) / 1e9,
+            "stations": load_relaxed(&self.plane.bridge.far.held[<size_t>found.number]),
         }

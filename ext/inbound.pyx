@@ -9,7 +9,14 @@ message; channel -> its 9 bytes off and again from the top, once; control connec
 
 from libc.stdint cimport uint8_t
 
-from shadowmesh._ext.atomic cimport add_relaxed, load_pointer, store_relaxed, store_release
+from shadowmesh._ext.atomic cimport (
+    add_relaxed,
+    load_acquire,
+    load_pointer,
+    store_relaxed,
+    store_release,
+)
+from shadowmesh._ext.bridge cimport CROSSING_PASS, CROSSING_PROBE, PORT_OFF, Crossing, bridge_lets_in
 from shadowmesh._ext.bytes cimport load48, load64
 from shadowmesh._ext.coalesce cimport (
     deliver_frame,
@@ -62,7 +69,7 @@ from shadowmesh._ext.records cimport (
     bucket_take,
 )
 from shadowmesh._ext.refusals cimport Claim, refuse
-from shadowmesh._ext.ring cimport EVENT_LANE_MESSAGE, EVENT_SOURCE, Arrival
+from shadowmesh._ext.ring cimport EVENT_LANE_MESSAGE, EVENT_PROBE, EVENT_SOURCE, Arrival
 from shadowmesh._ext.segment cimport SEGMENT_HEADER_SIZE, Shape, segment_valid
 from shadowmesh._ext.tables cimport table_find
 
@@ -215,20 +222,17 @@ cdef void _message(Receiver *receiver, const Pending *pending, const uint8_t *pa
 cdef bint _accepts(Inbound *inbound, Peer *peer, const uint8_t *frame, size_t size) noexcept nogil:
     """Only its own MAC may send, and only to us or to a group: nothing is ever sent on (split horizon).
 
-    And only what the guards and the firewall, if there is one, let pass.
+    More than that is a matter of bridges (bridge.pyx).  And only what the guards and the firewall, if there
+    is one, let pass.
     """
     cdef Counters *counters = &inbound.receiver.counters
     if peer.number == 0:
         drop(counters, DropReason.UNKNOWN_KIND)
     elif size < ETHERNET_HEADER_SIZE:
         drop(counters, DropReason.FRAME_SIZE)
-    elif load48(frame + 6) != peer.mac:
-        _refuse(inbound, peer, frame, DropReason.SPOOFED_SOURCE)
-    elif not frame[0] & 1 and load48(frame) != inbound.mac:
-        drop(counters, DropReason.NOT_FOR_US)
-    elif frame[0] & 1 and not _within(inbound, peer):
-        _refuse(inbound, peer, frame, DropReason.BROADCAST_BUDGET)
-    else:
+    elif (not frame[0] & 1 or _within(inbound, peer, frame)) and (
+        _plain(inbound, peer, frame) or _bridged(inbound, peer, frame, size)
+    ):
         add_relaxed(&peer.received.packets, 1)
         add_relaxed(&peer.received.bytes, size)
         if not frame[0] & 1:
@@ -237,7 +241,7 @@ cdef bint _accepts(Inbound *inbound, Peer *peer, const uint8_t *frame, size_t si
     return False
 
 
-cdef bint _within(Inbound *inbound, Peer *peer) noexcept nogil:
+cdef bint _within(Inbound *inbound, Peer *peer, const uint8_t *frame) noexcept nogil:
     """Before anything is looked at: a storm of one peer must not cost more than its opening.
 
     And not even that for long: the client of whoever exceeds the budget this far does not keep to it.  Only
@@ -245,19 +249,41 @@ cdef bint _within(Inbound *inbound, Peer *peer) noexcept nogil:
     """
     cdef const Allowance *allowance = &inbound.allowance
     cdef uint64_t now = inbound.receiver.now
+    cdef Claim claim
     if allowance.step == 0 or bucket_spend(&peer.groups, now, allowance.step, allowance.depth):
         return True
     if not bucket_spend(&peer.excess, now, allowance.step // EXCESS, allowance.depth // EXCESS):
         peer.heard_from = now + UNHEARD_NS
+    claim.mac = load48(frame + 6)
+    claim.address[0] = claim.address[1] = 0
+    refuse(&inbound.receiver.counters, &peer.refusals, DropReason.BROADCAST_BUDGET, &claim)
     return False
 
 
-cdef void _refuse(Inbound *inbound, Peer *peer, const uint8_t *frame, DropReason reason) noexcept nogil:
-    """For what the Ethernet header says."""
-    cdef Claim claim
-    claim.mac = load48(frame + 6)
-    claim.address[0] = claim.address[1] = 0
-    refuse(&inbound.receiver.counters, &peer.refusals, reason, &claim)
+cdef inline bint _plain(Inbound *inbound, const Peer *peer, const uint8_t *frame) noexcept nogil:
+    """From a member's own MAC to ours, and no bridge here: most frames."""
+    return (
+        load48(frame) == inbound.mac and load48(frame + 6) == peer.mac
+        and load_acquire(&inbound.bridge.port) == PORT_OFF
+    )
+
+
+cdef bint _bridged(Inbound *inbound, Peer *peer, const uint8_t *frame, size_t size) noexcept nogil:
+    """Whatever else may pass; what may not is counted.  A loop probe goes to asyncio."""
+    cdef Receiver *receiver = &inbound.receiver
+    cdef Run *run = &inbound.run
+    cdef Arrival arrival
+    cdef Crossing crossing = bridge_lets_in(inbound.bridge, peer, frame, size, receiver.now,
+                                            &receiver.counters)
+    if crossing == CROSSING_PROBE:
+        if not bucket_take(&run.record.session.bucket, receiver.now):
+            drop(&receiver.counters, DropReason.MESSAGE_RATE)
+        else:
+            arrival.source = run.source
+            arrival.relayed = run.relayed
+            arrival.via = run.via
+            deliver(receiver, EVENT_PROBE, peer.number, frame, size, &arrival)
+    return crossing == CROSSING_PASS
 
 
 cdef bint _guarded(Inbound *inbound, Peer *peer, const uint8_t *frame, size_t size) noexcept nogil:

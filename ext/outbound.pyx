@@ -3,17 +3,26 @@
 Does NOT learn addresses or choose paths: peers, routes and the flood set are installed by Python, and what
 can't be sent is counted.  The first frames to a peer without a route go to Python, which may want one then.
 
-Stages, in the order of the functions: `outbound_serve` -> `_read_batch` -> `_classify`
-(our source MAC? one peer or all?) -> for all: `_answered` (a question that we can answer), `_within` (the
-broadcast budget) -> `_passed` (by the firewall, once for a super-frame) -> `_frame` (whole, checksum
-partial, or a super-frame to be cut) -> `_to_peers` -> `_fragments`, where the route carries less ->
+Stages, in the order of the functions: `outbound_serve` -> `_read_batch` -> `_classify` (may the source send?
+for all: a question that we can answer?) -> `_address` (one peer, all, or those with bridges? for more than one:
+`_within` the broadcast budget?) -> `_passed` (by the firewall, once for a super-frame) -> `_frame` (whole,
+checksum partial, or a super-frame to be cut) -> `_to_peers` -> `_fragments`, where the route carries less ->
 `_seal` -> send_flush (udp.pyx), which protects the headers of the batch and sends it.
 """
 
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from shadowmesh._ext.atomic cimport load_pointer, store_relaxed
+from shadowmesh._ext.atomic cimport load_acquire, load_pointer, store_relaxed
+from shadowmesh._ext.bridge cimport (
+    CROSSING_PASS,
+    CROSSING_PROBE,
+    PORT_OFF,
+    Crossing,
+    bridge_find,
+    bridge_lets_out,
+    bridge_origin,
+)
 from shadowmesh._ext.bytes cimport load48, store64
 from shadowmesh._ext.checksum cimport checksum_finish
 from shadowmesh._ext.drops cimport DropReason, Statistic, count, drop
@@ -132,34 +141,70 @@ cdef void _read_batch(Outbound *outbound, bint prompt) noexcept nogil:
 
 
 cdef void _classify(Outbound *outbound, uint8_t *frame, size_t size) noexcept nogil:
-    cdef PeerList *peers
-    cdef Peer *peer
+    cdef Crossing crossing = CROSSING_PASS
     if size < ETHERNET_HEADER_SIZE:
         drop(&outbound.counters, DropReason.FRAME_SIZE)
     elif size >= READ_ROOM:
         drop(&outbound.counters, DropReason.TOO_BIG)  # cut by the kernel
-    elif load48(frame + 6) != outbound.mac:
-        drop(&outbound.counters, DropReason.FOREIGN_SOURCE)
-    elif frame[0] & 1:
-        if not _answered(outbound, frame, size) and _within(outbound, size):
-            peers = <PeerList *>load_pointer(outbound.flood)
+    elif not frame[0] & 1 or not _answered(outbound, frame, size):
+        if (
+            frame[0] & 1 or load48(frame + 6) != outbound.mac
+            or load_acquire(&outbound.bridge.port) != PORT_OFF
+        ):
+            crossing = bridge_lets_out(outbound.bridge, frame, size, outbound.now, &outbound.counters)
+        if crossing == CROSSING_PASS:
+            _address(outbound, frame, size)
+        elif crossing == CROSSING_PROBE:
+            _probe_back(outbound, frame, size)
+
+
+cdef void _address(Outbound *outbound, uint8_t *frame, size_t size) noexcept nogil:
+    cdef PeerList *peers
+    cdef Peer *peer
+    if frame[0] & 1:
+        peers = <PeerList *>load_pointer(outbound.flood)
+        if _within(outbound, size):
             _passed(outbound, peers.peers, peers.count, frame, size)
+        return
+    peer = <Peer *>table_find(outbound.macs, load48(frame))
+    if peer != NULL:
+        store_relaxed(&peer.last_addressed, outbound.now)
     else:
-        peer = <Peer *>table_find(outbound.macs, load48(frame))
-        if peer == NULL:
-            drop(&outbound.counters, DropReason.UNKNOWN_DESTINATION)
-        else:
-            store_relaxed(&peer.last_addressed, outbound.now)
-            _passed(outbound, &peer, 1, frame, size)
+        peer = bridge_find(outbound.bridge, frame, size, outbound.now)
+    if peer != NULL:
+        _passed(outbound, &peer, 1, frame, size)
+    else:
+        _unknown(outbound, frame, size)
+
+
+cdef void _unknown(Outbound *outbound, uint8_t *frame, size_t size) noexcept nogil:
+    """Unicast to a station that nobody has heard: to all that may have it behind them."""
+    cdef PeerList *members = <PeerList *>load_pointer(&outbound.bridge.members)
+    if members.count == 0:
+        drop(&outbound.counters, DropReason.UNKNOWN_DESTINATION)
+    elif _within(outbound, size):
+        _passed(outbound, members.peers, members.count, frame, size)
+
+
+cdef void _probe_back(Outbound *outbound, uint8_t *frame, size_t size) noexcept nogil:
+    """A loop probe that another member sent into the network behind our bridge."""
+    cdef Peer *origin = bridge_origin(outbound.bridge, frame, size)
+    if origin == NULL:
+        drop(&outbound.counters, DropReason.UNKNOWN_DESTINATION)
+    else:
+        _frame(outbound, &origin, 1, frame, size)
 
 
 cdef bint _answered(Outbound *outbound, const uint8_t *frame, size_t size) noexcept nogil:
     """Does our host ask for the MAC address of a peer?  Then it has the answer."""
     cdef uint8_t reply[VNET_SIZE + REPLY_ROOM]
     cdef size_t head = VNET_SIZE if outbound.vnet else 0
-    cdef size_t length = resolve(outbound.neighbours, outbound.mac, frame, size, reply + head)
+    cdef uint64_t asker = load48(frame + 6)
+    cdef size_t length = 0
     cdef iovec vector
     cdef int error
+    if asker == outbound.mac or asker == outbound.bridge.mac:
+        length = resolve(outbound.neighbours, asker, frame, size, reply + head)
     if length == 0:
         return False
     memset(reply, 0, head)

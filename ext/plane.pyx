@@ -5,15 +5,16 @@ Does NOT change tables (engine.pyx) and processes no packets (inbound.pyx, outbo
 
 from libc.stdlib cimport calloc, free
 
-from shadowmesh._ext.atomic cimport load_flag
+from shadowmesh._ext.atomic cimport load_flag, store_flag, store_pointer
+from shadowmesh._ext.bridge cimport bridge_free, bridge_init, bridge_publish
 from shadowmesh._ext.duty cimport duty_clear, duty_free, duty_init, duty_wire, first_main, second_main
 from shadowmesh._ext.firewall cimport guard_free
 from shadowmesh._ext.inbound cimport inbound_free, inbound_init
 from shadowmesh._ext.outbound cimport outbound_free, outbound_init
 from shadowmesh._ext.ownership cimport neighbours_nobody
-from shadowmesh._ext.peers cimport peer_dispose, peer_list_new, plain_dispose, peer_new
+from shadowmesh._ext.peers cimport PeerList, peer_dispose, peer_list_new, plain_dispose, peer_new
 from shadowmesh._ext.records cimport record_dispose, session_dispose
-from shadowmesh._ext.tables cimport grace_free, grace_new, table_free, table_init
+from shadowmesh._ext.tables cimport grace_free, grace_new, grace_retire, table_free, table_init
 from shadowmesh._ext.udp cimport receive_arrange, send_uses_gso
 from shadowmesh._ext.workers cimport (
     stop_free,
@@ -46,6 +47,7 @@ cdef bint _init(Plane *plane) noexcept nogil:
         and table_init(&plane.macs, plane.grace)
         and table_init(&plane.neighbours, plane.grace)
         and table_init(&plane.sessions, plane.grace)
+        and bridge_init(&plane.bridge, &plane.macs)
         and stop_init(&plane.stop)
         and duty_init(&plane.duty)
         and inbound_init(&plane.inbound)
@@ -70,6 +72,7 @@ cdef void plane_wire(Plane *plane, int udp_fd, int tap_fd, int event_fd, uint64_
     plane.inbound.receiver.reader = INBOUND_READER
     plane.inbound.receiver.ids = &plane.ids
     plane.inbound.sources = &plane.sources
+    plane.inbound.bridge = &plane.bridge
     plane.inbound.delivery.tap_fd = tap_fd
     plane.inbound.mac = mac
     plane.inbound.policy = &plane.guard.policy
@@ -81,6 +84,8 @@ cdef void plane_wire(Plane *plane, int udp_fd, int tap_fd, int event_fd, uint64_
     plane.outbound.grace = plane.grace
     plane.outbound.reader = OUTBOUND_READER
     plane.outbound.macs = &plane.macs
+    plane.outbound.bridge = &plane.bridge
+    plane.bridge.own = mac
     plane.outbound.flood = &plane.flood
     plane.outbound.neighbours = &plane.neighbours
     plane.outbound.mac = mac
@@ -88,6 +93,33 @@ cdef void plane_wire(Plane *plane, int udp_fd, int tap_fd, int event_fd, uint64_
     plane.duty.stop = &plane.stop
     plane.duty.receiver = &plane.inbound.receiver
     plane.duty.outbound = &plane.outbound
+
+
+cdef int plane_publish_flood(Plane *plane, const Peer *without) except -1:
+    """Replace the lists of peers: of all, and of those that may bridge.
+
+    The only step of adding or removing a peer that needs memory late.
+    """
+    cdef PeerList *old = <PeerList *>plane.flood
+    cdef PeerList *made = peer_list_new(plane.peers, PEER_LIMIT, without)
+    if made == NULL:
+        raise MemoryError("no memory for the flood list")
+    try:
+        bridge_publish(&plane.bridge, plane.grace, plane.peers, PEER_LIMIT, without)
+    except MemoryError:
+        free(made)
+        raise
+    store_pointer(&plane.flood, made)
+    grace_retire(plane.grace, &old.retired, plain_dispose)
+    return 0
+
+
+cdef int plane_let_bridge(Plane *plane, Peer *peer, bint allowed) except -1:
+    """Whether this peer may have stations behind it."""
+    if peer.bridging != allowed:
+        store_flag(&peer.bridging, allowed)
+        bridge_publish(&plane.bridge, plane.grace, plane.peers, PEER_LIMIT, NULL)
+    return 0
 
 
 cdef void plane_use(Plane *plane, const Features *features) noexcept nogil:
@@ -137,6 +169,7 @@ cdef void plane_free(Plane *plane) noexcept nogil:
         guard_free(&plane.guard)
     grace_free(plane.grace)
     free(plane.flood)
+    bridge_free(&plane.bridge)
     free(plane.leg)
     free(plane.own)
     inbound_free(&plane.inbound)

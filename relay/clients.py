@@ -9,6 +9,7 @@ import msgspec
 
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.membership.asking import AskBudget
+from shadowmesh.membership.guard import ShowLimit
 from shadowmesh.session.link import Ready
 from shadowmesh.session.links import Driver
 from shadowmesh.units import Address, NodeId
@@ -17,6 +18,8 @@ from shadowmesh.wire.messages import Message
 from .admission import Belonging
 from .hook import Question
 
+MAX_EARLY = 64
+"""Messages of a client that is not let in yet: its list of peers takes four, and eight calls."""
 FLIP_WINDOW = 60.0
 """Seconds within which the return of a displaced instance shows that two machines hold one identity."""
 
@@ -47,6 +50,11 @@ class Knock:
     early: list[Message] = field(default_factory=list)
     """What came meanwhile."""
 
+    def keep(self, message: Message) -> bool:
+        """Keep a message for when it is let in; False if that is too much."""
+        self.early.append(message)
+        return len(self.early) <= MAX_EARLY
+
     @property
     def network(self) -> str:
         """What one party holds at most, for limits: an IPv4 address, or an IPv6 /64."""
@@ -73,6 +81,7 @@ class Client:
     """Its network, if the relay serves it."""
     visit: Visit | None = None
     """Of a guest; None of everybody else."""
+    shows: ShowLimit = field(default_factory=ShowLimit)
     interests: set[NodeId] = field(default_factory=set)
     opened: list[float] = field(default_factory=list)
     """When it opened channels, within the last second."""

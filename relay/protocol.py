@@ -10,6 +10,7 @@ Call order: after any `handle_*`, take `poll_transmit()` and `poll_events()`, th
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,7 +20,7 @@ from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.crypto.keys import resumption_secret
 from shadowmesh.crypto.retry import TICKET_SIZE, Admit, Drop, Reply, TokenGate
 from shadowmesh.crypto.tls import PeerTicket
-from shadowmesh.errors import BadPacket, NotMember
+from shadowmesh.errors import BadPacket, NotMember, RemoteProtocolError
 from shadowmesh.membership.guard import Guard, invitation_untrusted
 from shadowmesh.session.link import CloseCode, Ended, LinkEvent, Ready, Received, accept
 from shadowmesh.session.links import Driver, LinkSet
@@ -37,24 +38,25 @@ from shadowmesh.wire.messages import (
     Leave,
     Message,
     NatTest,
+    NetworkNews,
     Open,
     RevocationNews,
     SecondPort,
+    ShownMembership,
     Ticket,
 )
 
-from .admission import Admission, Belonging, claimed_network
+from .admission import Admission, Belonging
 from .clients import Client, Duplicates, Knock, Totals
 from .guests import Guests
 from .hook import Question, Verdict
 from .limits import Door, Limits
 from .notes import Notes
 from .observer import Observer
+from .questions import Questions
 from .rendezvous import Rendezvous
 from .tickets import Tickets
 
-MAX_EARLY = 64
-"""Messages of a client that is not let in yet: its list of peers takes four, and eight calls."""
 SWEEP = 5.0
 """Seconds between looks at the clients' BINDs."""
 CLIENT_SILENCE = 35.0
@@ -81,6 +83,7 @@ class RelayCore:
     :param random: returns n random bytes.
     :param observer: the second port, if there is one.
     :param limits: those of the control part; the data plane has its own.
+    :param wall: the machine's clock, in seconds since 1970; clients are told of it.
     """
 
     def __init__(
@@ -92,21 +95,21 @@ class RelayCore:
         now: float,
         observer: Observer | None = None,
         limits: Limits | None = None,
+        wall: Callable[[], float] | None = None,
     ) -> None:
         self.drops: Counter[str] = Counter()
         self.limits = limits or Limits()
-        self.handshakes: Counter[str] = Counter(completed=0, refused=0, failed=0)
-        """Those that ended."""
+        self.handshakes: Counter[str] = Counter(completed=0, refused=0, failed=0)  # that ended
         self.draining = False
         """Whether the relay is being left."""
-        self._drain_until = 0.0
-        self._drain_over = False
+        self._drain_until = math.inf
         self.observer = observer
         self.clients: dict[NodeId, Client] = {}
         self._identity = identity
         self._admission = admission
         self._tables = tables
         self._random = random
+        self._wall = wall
         self._tickets = Tickets()
         self._gate = TokenGate(random(32), self._tickets.prove_address)
         self._links = LinkSet(tables.install_control, tables.remove)
@@ -117,9 +120,7 @@ class RelayCore:
         self._half_open: dict[Driver, Knock] = {}
         self._by_handle: dict[int, Client] = {}
         self._handles = itertools.count(1)
-        self._numbers = itertools.count(1)
-        self._questions: list[Question] = []
-        self._asked: dict[int, Driver] = {}
+        self._questions = Questions()
         self._instance = random(ID_SIZE)
         self._outbox: list[tuple[bytes, Address]] = []
         self._events: deque[str] = deque()
@@ -133,8 +134,8 @@ class RelayCore:
     def deadline(self) -> float:
         """When `handle_timer` wants to be called."""
         links = self._links.deadline
-        at = self._drain_until if self.draining and not self._drain_over else self._sweep_at
-        return min(at, self._sweep_at) if links is None else min(links, at, self._sweep_at)
+        own = min(self._sweep_at, self._drain_until)
+        return own if links is None else min(links, own)
 
     # Input.
 
@@ -170,8 +171,9 @@ class RelayCore:
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP
             self._sweep(now)
-        if self.draining and now >= self._drain_until:
-            self._drain_over = True
+        if now >= self._drain_until:
+            self._drain_until = math.inf
+            self.close(now)
 
     def close(self, now: float) -> None:
         """Say goodbye to all clients; take `poll_transmit` once more, then stop."""
@@ -188,8 +190,8 @@ class RelayCore:
 
     @property
     def drained(self) -> bool:
-        """Whether the relay was drained and may stop."""
-        return self.draining and (not self.clients or self._drain_over)
+        """Whether the relay may stop."""
+        return self.draining and not self.clients
 
     # Output.
 
@@ -206,8 +208,7 @@ class RelayCore:
 
     def poll_questions(self) -> list[Question]:
         """What somebody has to answer by `handle_verdict`."""
-        questions, self._questions = self._questions, []
-        return questions
+        return self._questions.poll()
 
     # Getters.
 
@@ -239,11 +240,9 @@ class RelayCore:
             raise BadPacket(verdict.reason)
         knock = Knock(source)
         ticket = verdict.retry_source_connection_id is None
-        same_host = sum(other.network == knock.network for other in self._half_open.values())
         if self.draining:
             raise BadPacket("draining")
-        if len(self._half_open) >= self.limits.handshakes or same_host >= self.limits.handshakes_per_host:
-            raise BadPacket("too_many_handshakes")
+        self._door.crowd_untrusted(knock.network, [other.network for other in self._half_open.values()])
         if not ticket and len(self.clients) >= self.limits.clients:
             raise BadPacket("too_many_clients")
         self._door.enter_untrusted(source.host, ticket, now)
@@ -256,6 +255,7 @@ class RelayCore:
             lanes=[self._random(ID_SIZE) for _ in range(LANES)],
             session=self._random(16),
             observed=knock.source,
+            wall=self._wall,
         )
         link = accept(
             self._identity,
@@ -277,7 +277,7 @@ class RelayCore:
             self._close(driver, CloseCode.TIMEOUT, "its first packet does not open", now)
 
     def _admit(self, node: NodeId, shown: Introduction, knock: Knock, now: float) -> None:
-        reason = f"this relay does not admit your NodeID {node_id_text(node)}"
+        reason, clock = f"this relay does not admit your NodeID {node_id_text(node)}", None
         try:
             invitation = invitation_untrusted(shown.membership)
             if invitation is None:
@@ -288,11 +288,11 @@ class RelayCore:
             admitted = guest_or_member or self._admission.allows(node)
             admitted = admitted or self._admission.holds_token(node, shown, self._identity.node_id)
             if not admitted and self._admission.asks:
-                network = claimed_network(shown.membership)
-                knock.question = Question(next(self._numbers), node, knock.source, network)
+                self._questions.prepare(node, knock, shown.membership)
                 admitted = True
         except NotMember as error:
             admitted, reason = False, str(error)
+            clock = self._wall() if error.of_dates and self._wall is not None else None
         coming = sum(other.greeting > 0 for other in self._half_open.values())
         if admitted and node not in self.clients and len(self.clients) + coming >= self.limits.clients:
             self.drops["too_many_clients"] += 1
@@ -302,13 +302,13 @@ class RelayCore:
             knock.refused = True
             if self._strangers.due(node, now):
                 self._events.append(f"refused {node_id_text(node)} at {knock.source}: {reason}")
-            raise Refused(CloseCode.REFUSED, reason)
+            raise Refused(CloseCode.REFUSED, reason, clock)
         self._greetings += 1
         knock.greeting = self._greetings
 
     def handle_verdict(self, number: int, verdict: Verdict, now: float) -> None:
         """The answer to a question; the client may have gone meanwhile."""
-        driver = self._asked.pop(number, None)
+        driver = self._questions.answered(number)
         if driver is None:
             return
         knock = self._half_open[driver]
@@ -319,10 +319,8 @@ class RelayCore:
             for message in knock.early:
                 self._handle_link(driver, Received(message, b""), now)
             return
-        if verdict.failed:
-            self.drops["hook_failed"] += 1
-        else:
-            self.drops["hook_refused"] += 1
+        self.drops["hook_failed"] += verdict.failed
+        self.drops["hook_refused"] += not verdict.failed
         self._door.refuse(knock.source.host, now)
         knock.refused = True
         if self._strangers.due("hook" if verdict.failed else knock.ready.agreement.peer, now):
@@ -331,12 +329,6 @@ class RelayCore:
         reason = "" if verdict.failed else verdict.reason
         self._close(driver, CloseCode.REFUSED, reason or "this relay does not admit you", now)
 
-    def _ask(self, driver: Driver, knock: Knock, question: Question, ready: Ready) -> None:
-        """Its place among the handshakes under way is kept, so that no more can wait than may begin."""
-        knock.ready = ready
-        self._asked[question.number] = driver
-        self._questions.append(question)
-
     def _handle_link(self, driver: Driver, event: LinkEvent, now: float) -> None:
         client = self.clients.get(driver.link.peer or b"")
         if client is not None and client.driver is not driver:
@@ -344,7 +336,7 @@ class RelayCore:
         knock = self._half_open.get(driver)
         if isinstance(event, Ready):
             if knock is not None and knock.question is not None:
-                self._ask(driver, knock, knock.question, event)
+                self._questions.ask(driver, knock, knock.question, event)
             else:
                 self._welcome(driver, event, now)
         elif isinstance(event, Received):
@@ -360,8 +352,7 @@ class RelayCore:
         self, driver: Driver, client: Client | None, knock: Knock | None, message: Message, now: float
     ) -> None:
         if knock is not None:
-            knock.early.append(message)
-            if len(knock.early) > MAX_EARLY:
+            if not knock.keep(message):
                 self._close(driver, CloseCode.PROTOCOL, "too much before you are let in", now)
         elif client is not None and client.visit is not None and not isinstance(message, Open | Close):
             self.drops["unexpected_message"] += 1
@@ -371,10 +362,7 @@ class RelayCore:
     def _forget_knock(self, driver: Driver, knock: Knock, event: Ended, now: float) -> None:
         del self._half_open[driver]
         self.handshakes["refused" if knock.refused else "failed"] += 1
-        if knock.ready is not None and knock.question is not None:
-            knock.ready.agreement.wipe()
-            self._asked.pop(knock.question.number, None)
-        elif self._strangers.due(knock.network, now):
+        if not self._questions.forget(knock) and self._strangers.due(knock.network, now):
             self._events.append(f"handshake with {knock.source} failed: {event.reason}")
 
     def _welcome(self, driver: Driver, ready: Ready, now: float) -> None:
@@ -431,6 +419,9 @@ class RelayCore:
 
     def _welcome_member(self, client: Client, belonging: Belonging, now: float) -> None:
         """Tell it of the others, and of a revocation list that it has not seen."""
+        network = belonging.guard.network
+        if len(network.links) > belonging.standing.links:
+            self._send(client, NetworkNews(network.document), now)
         current = belonging.guard.revocations.current
         if current is not None and current.number > belonging.standing.revocations:
             self._send(client, RevocationNews(current.document), now)
@@ -483,20 +474,26 @@ class RelayCore:
                     self._events.append(f"{opened.caller} and {opened.callee} have a channel")
         elif isinstance(message, Close):
             rendezvous.handle_close(client, message, now)
-        elif isinstance(message, Invite | RevocationNews):
+        elif isinstance(message, Invite | RevocationNews | ShownMembership | NetworkNews):
             self._handle_member_message(client, message, now)
         elif isinstance(message, NatTest) and self.observer is not None:
             self._serve_test(self.observer, client, message, now)
         else:
             self.drops["unexpected_message"] += 1
 
-    def _handle_member_message(self, client: Client, message: Invite | RevocationNews, now: float) -> None:
+    def _handle_member_message(
+        self, client: Client, message: Invite | RevocationNews | ShownMembership | NetworkNews, now: float
+    ) -> None:
         if isinstance(message, Invite):
             self._serve_invite(client, message, now)
-        elif client.belonging is not None:
-            self._take_list(client.belonging.guard, message, now)
-        else:
+        elif client.belonging is None:
             self.drops["unexpected_message"] += 1
+        elif isinstance(message, RevocationNews):
+            self._take_list(client.belonging.guard, message, now)
+        elif isinstance(message, NetworkNews):
+            self._take_network(client.belonging.guard, message, now)
+        else:
+            self._take_shown(client, client.belonging, message, now)
 
     def _serve_invite(self, client: Client, message: Invite, now: float) -> None:
         if self._admission.may_invite(client.belonging):
@@ -521,6 +518,32 @@ class RelayCore:
             if client.belonging is not None and client.belonging.guard is guard:
                 self._send(client, news, now)
                 self._enforce(client, now)
+
+    def _take_network(self, guard: Guard, news: NetworkNews, now: float) -> None:
+        """A new key of a network's authority counts at once, and goes to all its members here."""
+        try:
+            newer = guard.merge_network_untrusted(news.document)
+        except (BadPacket, NotMember):
+            self.drops["bad_network"] += 1
+            return
+        if not newer:
+            return
+        self._events.append(f"the authority of {guard.network.name} has a new key")
+        for client in list(self.clients.values()):
+            if client.belonging is not None and client.belonging.guard is guard:
+                self._send(client, news, now)
+
+    def _take_shown(self, client: Client, belonging: Belonging, message: ShownMembership, now: float) -> None:
+        """Its session stands on the new certificate, if that counts, else on the old one."""
+        try:
+            client.shows.take(now)
+            standing = belonging.guard.check_untrusted(client.node, message.shown)
+        except RemoteProtocolError as error:
+            self._close(client.driver, CloseCode.PROTOCOL, str(error), now)
+        except (BadPacket, NotMember):
+            self.drops["not_member"] += 1
+        else:
+            client.belonging = Belonging(belonging.guard, standing, message.shown)
 
     def _enforce(self, client: Client, now: float) -> None:
         """Part with a member whose certificate does not count any more."""

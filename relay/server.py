@@ -222,6 +222,7 @@ def run(config: RelayConfig) -> int:
             time.monotonic(),
             observer,
             config.limits,
+            time.time,
         )
         forwarder.set_limits(
             packet_rate=config.limits.packets_per_second, byte_rate=config.limits.bytes_per_second

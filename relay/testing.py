@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,13 +110,16 @@ class MemoryRelay:
         seed: int,
         second_port: int | None = None,
         limits: Limits | None = None,
+        wall: Callable[[], float] | None = None,
     ) -> None:
         self.address = address
         self.identity = identity
         self.tables = MemoryForwarder()
         self.random = random.Random(seed)  # noqa: S311 - a test must repeat itself
         observer = Observer(second_port) if second_port is not None else None
-        self.core = RelayCore(identity, admission, self.tables, self.random.randbytes, now, observer, limits)
+        self.core = RelayCore(
+            identity, admission, self.tables, self.random.randbytes, now, observer, limits, wall
+        )
         self.second = _SecondPort(self.core, Address(address.host, second_port)) if second_port else None
         """A station of its own; whoever attaches the relay attaches it too."""
         self.drops: Counter[str] = Counter()

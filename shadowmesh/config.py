@@ -14,14 +14,14 @@ import ipaddress
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar, cast
 
 import msgspec
 
 from shadowmesh.errors import ConfigError
 from shadowmesh.observing import MAX_SOCKET_PATH, LogSection, log_section, metrics_address
-from shadowmesh.rules import FirewallSection, check_rules, parse_group, read_firewall
-from shadowmesh.units import NODE_ID_SIZE, REKEY_AFTER, Address, NodeId
+from shadowmesh.rules import FirewallSection, check_rules, parse_group, parse_tag, read_firewall
+from shadowmesh.units import NODE_ID_SIZE, REKEY_AFTER, RIGHTS, Address, NodeId
 
 if TYPE_CHECKING:
     from shadowmesh.document import Section
@@ -44,7 +44,7 @@ MAX_PEER_ROUTES = 32
 """As in a certificate."""
 
 MAX_PEER_ADDRESSES = 64
-"""Together with those of a certificate they fit the data plane's table of 128 prefixes a peer."""
+"""Together with those of a certificate they fit the data plane's table of 160 prefixes a peer."""
 
 MAX_BROADCAST = 1_000_000
 """Packets a second: more than the data plane carries, so this much is as good as no limit."""
@@ -95,6 +95,10 @@ class Interface(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...]
     mtu: int | Literal["auto"]
     broadcast: Broadcast = Broadcast()
+    bridge: str | None = None
+    """The Linux bridge that it is a port of."""
+    vlans: tuple[int, ...] = ()
+    """Of tagged frames only these are carried; empty: all."""
 
 
 class RelayPeer(msgspec.Struct, frozen=True):
@@ -151,6 +155,8 @@ class NetworkSection(msgspec.Struct, frozen=True):
     certificate: Path
     connect: Literal["auto", "eager", "demand"] = "auto"
     """When sessions with members that `peers:` does not list are made."""
+    delegation: Path | None = None
+    """By which this machine renews the certificates of other members."""
 
 
 class ClientConfig(msgspec.Struct, frozen=True):
@@ -176,28 +182,17 @@ class ClientConfig(msgspec.Struct, frozen=True):
     """What errors call it: the path as it was given."""
 
 
+_KEYS = tuple(name for name in ClientConfig.__struct_fields__ if name != "file")
+_INTERFACE_KEYS = ("name", "addresses", "mtu", "broadcast", "bridge", "vlans")
+
+
 def load_client_config(path: Path) -> ClientConfig:
     """Read and check client.yaml. Raises ConfigError with a line for each mistake."""
     from shadowmesh.document import Document  # the YAML parser: verbs that need only our defaults skip it
 
     document = Document.load(path)
-    keys = (
-        "node",
-        "listen",
-        "interface",
-        "relays",
-        "peers",
-        "paths",
-        "session",
-        "network",
-        "firewall",
-        "routes",
-        "aead_library",
-        "metrics",
-        "log",
-    )
-    top = document.section(keys)
-    interface = top.section("interface", ("name", "addresses", "mtu", "broadcast"))
+    top = document.section(_KEYS)
+    interface = top.section("interface", _INTERFACE_KEYS)
     relays = top.sections("relays", ("address", "id", "token_file"))
     peers = top.sections("peers", ("name", "id", "addresses", "endpoint", "groups", "rights", "routes"))
     routes = top.sections("routes", ("via", "to", "metric"))
@@ -229,6 +224,7 @@ def load_client_config(path: Path) -> ClientConfig:
         example = f'[{{address: "relay.example.net:4433", id: {EXAMPLE_NODE_ID}}}]'
         top.refuse("relays", "at least one relay is needed to meet the peers", example)
     _refuse_small_mtu(config, interface)
+    _refuse_bridge_keys(config, interface)
     _refuse_repeats(config, relays, peers)
     _check_routes(config, routes, peers)
     if firewall and config.firewall:
@@ -237,38 +233,14 @@ def load_client_config(path: Path) -> ClientConfig:
     return config
 
 
-def refuse_own_id(config: ClientConfig, own: NodeId) -> None:
-    """Raise ConfigError if this machine is among its own relays or peers."""
-    relays = [("relays", index, "relay", relay.id) for index, relay in enumerate(config.relays)]
-    peers = [("peers", index, "peer", peer.id) for index, peer in enumerate(config.peers)]
-    for key, index, whose, node_id in relays + peers:
-        if node_id == own:
-            problem = f"is this machine's own NodeID; put that of the {whose} there"
-            raise ConfigError(f"{config.file}: {key}[{index}].id: {problem}")
+def refuse_bridge(config: ClientConfig, problem: str) -> NoReturn:
+    """Raise ConfigError for `interface.bridge`, with its line, for a reason that takes more than the file."""
+    from shadowmesh.document import Document
 
-
-def doubts(config: ClientConfig, identity_name: str | None = None) -> list[str]:
-    """What is allowed and yet looks like a mistake, one line each.
-
-    :param identity_name: the name that the identity was made with, None if that isn't known.
-    """
-    found = []
-    # In a network the certificate says what a member is called.
-    if config.network is None and identity_name not in (None, config.node.name):
-        found.append(
-            f"{config.file}: node.name: is {config.node.name}, but the identity in "
-            f"{config.node.state_dir} was made for {identity_name}; is it the right one?"
-        )
-    networks = [ipaddress.ip_interface(text).network for text in config.interface.addresses]
-    for index, peer in enumerate(config.peers):
-        for address in peer.addresses:
-            ip = ipaddress.ip_address(address)
-            if networks and not ip.is_link_local and not any(ip in network for network in networks):
-                found.append(
-                    f"{config.file}: peers[{index}].addresses: {address} is in no network of "
-                    f"interface.addresses, so it needs a route of its own to be reached"
-                )
-    return found
+    document = Document.load(Path(config.file))
+    document.section(_KEYS).section("interface", _INTERFACE_KEYS).refuse("bridge", problem)
+    document.finish()
+    raise ConfigError(f"{config.file}: interface.bridge: {problem}")  # the file has changed meanwhile
 
 
 def _node(section: Section) -> NodeSection:
@@ -292,15 +264,15 @@ def _interface(section: Section) -> Interface:
         addresses=section.texts("addresses", parse_interface_address, '10.77.0.1/24, "fd77::1/64"'),
         mtu=cast("int | Literal['auto']", section.number_or_word("mtu", MIN_MTU, MAX_MTU, "auto", "1380")),
         broadcast=_broadcast(section.section("broadcast", ("rate", "burst"))),
+        bridge=section.text("bridge", parse_interface_name, "br0", None),
+        vlans=section.words("vlans", parse_tag, "[10, 20]"),
     )
 
 
 def _broadcast(section: Section) -> Broadcast:
     usual = Broadcast()
-    return Broadcast(
-        rate=section.number("rate", 1, MAX_BROADCAST, default=usual.rate),
-        burst=section.number("burst", 1, MAX_BROADCAST, default=usual.burst),
-    )
+    rate = section.number("rate", 1, MAX_BROADCAST, default=usual.rate)
+    return Broadcast(rate, section.number("burst", 1, MAX_BROADCAST, default=usual.burst))
 
 
 def _relay(section: Section) -> RelayPeer:
@@ -327,7 +299,7 @@ def _peer(section: Section) -> Peer:
         addresses=addresses,
         endpoint=section.text("endpoint", parse_endpoint, '"192.0.2.7:4400"', None),
         groups=section.words("groups", parse_group, "[admin]"),
-        rights=section.words("rights", one_of("dhcp", "ra"), "[dhcp]"),
+        rights=section.words("rights", one_of(*RIGHTS), "[dhcp]"),
         routes=routes,
     )
 
@@ -388,12 +360,13 @@ def _session(section: Section) -> SessionSection:
 def _network(top: Section) -> NetworkSection | None:
     if not top.has("network"):
         return None
-    section = top.section("network", ("file", "certificate", "connect"))
+    section = top.section("network", ("file", "certificate", "delegation", "connect"))
     connect = section.text("connect", one_of("auto", "eager", "demand"), "auto", "auto")
     return NetworkSection(
         file=section.text("file", parse_path, "/etc/shadowmesh/home.pem"),
         certificate=section.text("certificate", parse_path, "/etc/shadowmesh/certificate.pem"),
         connect=cast("Literal['auto', 'eager', 'demand']", connect),
+        delegation=section.text("delegation", parse_path, "/etc/shadowmesh/delegation.pem", None),
     )
 
 
@@ -432,6 +405,15 @@ def _check_routes(config: ClientConfig, routes: list[Section], peers: list[Secti
     for section, peer in zip(peers, config.peers, strict=True):
         if peer.routes and config.network is not None:
             section.refuse("routes", "in a network, the peer's certificate says what it may carry; remove it")
+
+
+def _refuse_bridge_keys(config: ClientConfig, section: Section) -> None:
+    if config.interface.bridge == config.interface.name:
+        section.refuse("bridge", "is interface.name; name the bridge that it becomes a port of", "br0")
+    if section.has("vlans") and not config.interface.vlans:
+        section.refuse("vlans", "names none; leave it out to carry all", "[10, 20]")
+    if section.has("vlans") and config.interface.bridge is None:
+        section.refuse("vlans", "is for a bridge only, and there is no interface.bridge")
 
 
 def _refuse_repeats(config: ClientConfig, relays: list[Section], peers: list[Section]) -> None:

@@ -27,6 +27,17 @@ class NotMember(ShadowMeshError):
         super().__init__(text)
         self.reason = reason
 
+    @property
+    def of_dates(self) -> bool:
+        """Whether another clock might have said otherwise."""
+        return self.reason in (
+            "expired",
+            "not_yet_valid",
+            "delegation_expired",
+            "delegation_not_yet_valid",
+            "basis_expired",
+        )
+
 
 class RemoteProtocolError(ShadowMeshError):
     """The authenticated peer broke the protocol; the connection to it is closed with this text."""

@@ -378,6 +378,13 @@ def parse_ethertype(text: str) -> int:
     return number
 
 
+def parse_tag(text: str) -> int:
+    """A VLAN id (IEEE 802.1Q-2018 table 9-2)."""
+    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= 4094:
+        raise ValueError(f"{text!r} is not a VLAN id, which is 1 to 4094")
+    return int(text)
+
+
 def parse_vlan(text: str) -> int:
     """An id from 1 to 4094, or `none` for frames without a tag."""
     if text == "none":

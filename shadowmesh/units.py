@@ -61,3 +61,10 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+RIGHT_BRIDGE, RIGHT_DHCP, RIGHT_RA = "bridge", "dhcp", "ra"
+"""Rights, of a certificate or of `peers[].rights`: to have stations behind it, and send from what nobody else
+owns; to serve DHCP; to send router advertisements and redirects."""
+
+RIGHTS = (RIGHT_BRIDGE, RIGHT_DHCP, RIGHT_RA)

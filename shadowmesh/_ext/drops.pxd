@@ -51,6 +51,12 @@ cpdef enum DropReason:
     MALFORMED_PACKET        # inbound frame whose addresses can't be told
     BROADCAST_BUDGET        # frame to a group, from us or a peer, beyond what is let through of these
     UNHEARD_PEER            # not opened: the peer has just gone far beyond that
+    LOOPED                  # a frame of ours or of a member that came back through a bridge
+    CLAIMED_STATION         # a station that another member was heard with a moment ago
+    BRIDGE_BLOCKED          # our bridge port carries nothing now, or no floods for a moment
+    LINK_LOCAL_GROUP        # to a group address that no bridge forwards
+    VLAN_NOT_CARRIED        # of a VLAN that is not in interface.vlans
+    OWN_DATAGRAM            # one that we had sent, and that was led into our own interface
     CLIENT_PACKETS          # relay: a client sends more packets than it may
     CLIENT_BYTES            # relay: a client sends more bytes than it may
     CLIENT_SHARE            # relay: more than its share while the relay can't forward everything
@@ -75,7 +81,7 @@ cpdef enum Statistic:
     ANSWERED_REQUESTS       # ARP requests and neighbour solicitations of our host, answered here
 
 cdef enum:
-    DROP_REASONS = 48
+    DROP_REASONS = 54
     STATISTICS = 17
 
 cdef struct Counters:       # written by one thread, read by any

@@ -55,9 +55,15 @@ class DropReason(IntEnum):
     MALFORMED_PACKET = 42
     BROADCAST_BUDGET = 43
     UNHEARD_PEER = 44
-    CLIENT_PACKETS = 45
-    CLIENT_BYTES = 46
-    CLIENT_SHARE = 47
+    LOOPED = 45
+    CLAIMED_STATION = 46
+    BRIDGE_BLOCKED = 47
+    LINK_LOCAL_GROUP = 48
+    VLAN_NOT_CARRIED = 49
+    OWN_DATAGRAM = 50
+    CLIENT_PACKETS = 51
+    CLIENT_BYTES = 52
+    CLIENT_SHARE = 53
 
 class Statistic(IntEnum):
     """What is counted besides drops, over all threads of one engine or forwarder."""

@@ -21,6 +21,7 @@ EVENT_CONTROL: int
 EVENT_LANE_MESSAGE: int
 EVENT_SOURCE: int
 EVENT_WANTED: int
+EVENT_PROBE: int
 
 class Engine:
     """Data plane of one client.
@@ -114,7 +115,7 @@ class Engine:
     ) -> None:
         """What the peer may send from: IP, ARP and neighbour discovery with anything else is refused.
 
-        `prefixes`: at most 128, each 5 (IPv4) or 17 bytes, the address and its length in bits. Those that are
+        `prefixes`: at most 160, each 5 (IPv4) or 17 bytes, the address and its length in bits. Those that are
         one address belong to nobody else (ValueError if they do); in the others, and with `others`
         everywhere, the peer may have what is nobody's own. `dhcp` and `router` let it serve DHCP, and send
         router advertisements and redirects. Before the first call it may send from anywhere.
@@ -127,6 +128,22 @@ class Engine:
         in `compiled.classes` by their number; those that are not are taken for peers that no rule names.
         With `same_rules`, only peers have changed, and the counters go on.
         ValueError for arrays that contradict each other; nothing is changed then.
+        """
+
+    def set_bridging(self, peer: int, allowed: bool) -> None:
+        """Whether it may have stations behind it: send their frames, and get what nobody is known for."""
+
+    def open_bridge(self, mac: Buffer, udp_port: int, vlans: Iterable[int] = ()) -> None:
+        """Before `start`: our TAP is in a bridge with this MAC (6 bytes).
+
+        `udp_port`: of our UDP socket, whose datagrams never go through the TAP.  `vlans` (1..4094): of tagged
+        frames only these are carried; empty: all.
+        """
+
+    def set_port(self, state: int) -> None:
+        """What the port to the bridge does: 0 there is none, 1 listening, 2 blocked, 3 forwarding.
+
+        As long as there is one, EVENT_PROBE (handle = peer) brings loop probes of ours that a peer sent back.
         """
 
     def install_receive(self, session: int, peer: int, ids: Iterable[Buffer], material: Buffer) -> None:
@@ -164,6 +181,11 @@ class Engine:
     def firewall_counters(self) -> FirewallCounters | None:
         """Since the last `set_firewall`; None without rules."""
 
+    def bridge_counters(self) -> dict[str, int]:
+        """near and far: stations known behind our bridge and behind members (some may be over), not_learned:
+        those that found no place, reflected: loop probes of ours that the TAP brought back.
+        """
+
     def features(self) -> dict[str, bool]:
         """Which features are in use now.
 
@@ -185,5 +207,6 @@ class Engine:
         where the route points, and as it says: directly or through a channel; 0.0 = none since it points
         there, or no route), failed_opens (largest of its live sessions; at 2^36 a session opens nothing any
         more), refused (the sum of `peer_refusals`), last_unicast (CLOCK_MONOTONIC seconds of the last frame
-        to its MAC from the TAP, or from it to ours; 0.0 = never).
+        to its MAC from the TAP, or from it to ours; 0.0 = never), stations (known behind it; some may be
+        over).
         """

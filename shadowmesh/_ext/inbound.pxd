@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint64_t
 
+from shadowmesh._ext.bridge cimport Bridge
 from shadowmesh._ext.coalesce cimport Delivery
 from shadowmesh._ext.endpoint cimport Endpoint
 from shadowmesh._ext.fragment cimport Pool
@@ -26,6 +27,7 @@ cdef struct Inbound:
     Pool pool                # frames that come in fragments
     Run run
     uint64_t mac             # ours
+    Bridge *bridge
     Table *sources           # endpoint_key -> Source
     Allowance allowance      # of each peer
     Table *neighbours        # address -> Neighbour, of all peers and ourselves

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint64_t
 
+from shadowmesh._ext.bridge cimport Bridge
 from shadowmesh._ext.drops cimport Counters
 from shadowmesh._ext.peers cimport Peer
 from shadowmesh._ext.ring cimport Ring
@@ -23,6 +24,7 @@ cdef struct Outbound:
     Table *neighbours       # address -> Neighbour
     Allowance allowance
     uint64_t groups         # bucket of our frames to groups
+    Bridge *bridge
     void **flood            # PeerList *, published atomically
     uint64_t mac            # ours
     void **policy           # Policy * of the firewall, published atomically; NULL: there is none

@@ -6,7 +6,7 @@ from shadowmesh._ext.tables cimport Grace, Retired, Table, table_find
 
 
 cdef enum:
-    PREFIX_LIMIT = 128         # of a peer: 8 addresses and 32 routes of a certificate, 64 configured ones
+    PREFIX_LIMIT = 160         # of a peer: 8 and 32 of a certificate, 64 and 32 configured, link-local
     IPV4_MAPPED = 0xFFFF       # above an IPv4 address where both families share one table
 
 cdef struct Prefix4:

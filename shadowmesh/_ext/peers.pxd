@@ -29,6 +29,7 @@ cdef struct Peer:
     Retired retired
     uint64_t number
     uint64_t mac
+    bint bridging             # may have stations behind it; written atomically
     uint64_t serial           # 32 bits, never another peer's of this engine: for the firewall's flows
     void *route               # Route *, published atomically; NULL: nothing is sent to it
     void *owned               # Owned *, published atomically; NULL: it may send from any address

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint64_t
 
+from shadowmesh._ext.bridge cimport Bridge
 from shadowmesh._ext.duty cimport Duty
 from shadowmesh._ext.features cimport Features
 from shadowmesh._ext.firewall cimport Guard
@@ -27,6 +28,7 @@ cdef struct Plane:
     Peer *peers[PEER_LIMIT]
     uint64_t serials           # of peers, used up
     Guard guard
+    Bridge bridge
     Peer *leg                  # owner of the sessions with relays: no MAC, no route, no frames
     void *own                  # Owned * of ourselves: so that no peer claims what is ours
     Stop stop
@@ -38,6 +40,8 @@ cdef struct Plane:
 
 cdef Plane *plane_new() noexcept nogil
 cdef void plane_wire(Plane *plane, int udp_fd, int tap_fd, int event_fd, uint64_t mac) noexcept nogil
+cdef int plane_publish_flood(Plane *plane, const Peer *without) except -1
+cdef int plane_let_bridge(Plane *plane, Peer *peer, bint allowed) except -1
 cdef void plane_use(Plane *plane, const Features *features) noexcept nogil
 cdef void plane_features(const Plane *plane, Features *features) noexcept nogil
 cdef int plane_start(Plane *plane) noexcept nogil

@@ -12,6 +12,7 @@ cpdef enum EventKind:
     EVENT_ENDPOINT = 4
     EVENT_SOURCE = 5
     EVENT_WANTED = 6
+    EVENT_PROBE = 7
 
 cdef struct Arrival:        # how a datagram came in
     const Endpoint *source

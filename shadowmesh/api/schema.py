@@ -35,17 +35,22 @@ class NatStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """This node's membership of its network. Times in seconds; `warning` is for people."""
+    """This node's membership of its network. Times in seconds; `warnings` are for people."""
 
     name: str
     network_id: str
     member: str
     groups: list[str]
     serial: int
+    authority_key: int = 1
     expires_in: float
     revocation_list: int
+    revocation_list_age: float | None = None
     clock_behind: float
     warning: str | None = None
+    warnings: list[str] = []
+    renews_for: float | None = None
+    renewal_error: str | None = None
 
 
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,10 +69,30 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     features: dict[str, bool] = {}
     nat: NatStatus = NatStatus()
     network: NetworkStatus | None = None
+    bridge: BridgeStatus | None = None
+
+
+class BridgeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The Linux bridge that the interface is a port of. Seconds: `since` its state began, `retry_in`.
+
+    `reason` and `blocks` are of the loops that were found; `stations` are known behind the bridge,
+    `far_stations` behind members; `not_learned` counts those that found no place.
+    """
+
+    name: str
+    state: Literal["listening", "blocked", "forwarding"]
+    since: float
+    retry_in: float | None = None
+    reason: str | None = None
+    blocks: int = 0
+    vlans: list[int] = []
+    stations: int = 0
+    far_stations: int = 0
+    not_learned: int = 0
 
 
 class RelayStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One configured relay. `observed_address` is ours as this relay sees it."""
+    """One configured relay. `observed_address` is ours as this relay sees it, `clock_skew` our lead."""
 
     address: str
     node_id: str
@@ -76,6 +101,8 @@ class RelayStatus(msgspec.Struct, frozen=True, kw_only=True):
     observed_address: str | None = None
     last_error: str | None = None
     home: bool = False
+    clock_skew: float | None = None
+    clock_error: float | None = None
 
 
 class PathStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +123,9 @@ class PathStatus(msgspec.Struct, frozen=True, kw_only=True):
 class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One peer; `groups` are those of the configuration and of its certificate.
 
-    `last_handshake` and `epoch_age` are seconds ago, the rest counts since `up`."""
+    `last_handshake` and `epoch_age` are seconds ago, the rest counts since `up`. `bridge`: it may have
+    stations behind it, of which so many are known.
+    """
 
     name: str
     node_id: str
@@ -116,9 +145,13 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     epoch_age: float | None = None
     cipher: str | None = None
     key_exchange: str | None = None
+    bridge: bool = False
+    stations: int = 0
     last_error: str | None = None
     refused: dict[str, int] = {}
     refused_example: str | None = None
+    expires_in: float | None = None
+    renews: bool = False
 
 
 class FirewallRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -234,6 +267,8 @@ class RelayCheck(msgspec.Struct, frozen=True, kw_only=True):
     observed_address: str | None = None
     second_port: Literal["none", "answers", "silent", "unknown"] = "unknown"
     last_error: str | None = None
+    clock_skew: float | None = None
+    clock_error: float | None = None
 
 
 class Netcheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -245,6 +280,7 @@ class Netcheck(msgspec.Struct, frozen=True, kw_only=True):
     ipv4: Literal["works", "not confirmed", "no route"]
     ipv6: Literal["works", "not confirmed", "no route"]
     datagram: int | None = None
+    clock: str | None = None
     relays: list[RelayCheck]
 
 

@@ -18,23 +18,39 @@ from shadowmesh.config import DEFAULT_STATE_DIR, load_client_config
 @config_option()
 @state_dir_option
 @socket_option
+@click.option("--public", is_flag=True, help="Print both public keys, for `network delegate`.")
 @json_option
-def show_id(config: Path | None, state_dir: Path | None, socket: Path | None, as_json: bool) -> None:
+def show_id(
+    config: Path | None, state_dir: Path | None, socket: Path | None, public: bool, as_json: bool
+) -> None:
     """Print this machine's NodeID.
 
     It is read from the identity's files, or with --socket asked of the running client.
     """
+    if public and (socket is not None or as_json):
+        raise click.UsageError("--public reads the identity's files, and prints text")
     if socket is not None:
         name, node_id = _of_client(socket)
     else:
         folder = state_dir or (
             load_client_config(config).node.state_dir if config else Path(DEFAULT_STATE_DIR)
         )
+        if public:
+            click.echo(_public_of(folder), nl=False)
+            return
         name, node_id = _of_files(folder)
     if as_json:
         print_json({"node_id": node_id, "name": name})
     else:
         click.echo(node_id)
+
+
+def _public_of(state_dir: Path) -> str:
+    from shadowmesh.crypto import identity as identities
+    from shadowmesh.io.documents import public_text
+
+    identity = identities.load(state_dir)
+    return public_text(identity.public, identity.name)
 
 
 def _of_client(socket: Path) -> tuple[str, str]:

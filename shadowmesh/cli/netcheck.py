@@ -92,6 +92,7 @@ def render(found: Netcheck) -> list[str]:
         *((f"router, {name}", said) for name, said in nat.port_mapping.items()),
         ("local addresses", ", ".join(nat.local) or "-"),
         ("datagrams", f"{found.datagram} bytes pass" if found.datagram else "-"),
+        ("clock", found.clock or "-"),
     ]
     width = max(len(name) for name, _ in rows)
     return [*(f"{name.ljust(width)}  {text}" for name, text in rows), "", *_relays(found.relays)]

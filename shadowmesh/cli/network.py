@@ -22,6 +22,7 @@ from shadowmesh.config import parse_host_port, parse_name, parse_node_id
 
 if TYPE_CHECKING:
     from shadowmesh.io.authority import AuthorityFolder
+    from shadowmesh.membership.certificate import Certificate
     from shadowmesh.membership.network import NetworkRelay
 
 DEFAULT_AUTHORITY_DIR = "/var/lib/shadowmesh-authority"
@@ -59,6 +60,11 @@ def parsed(parse: Callable[[str], T]) -> Callable[[click.Context, click.Paramete
     return callback
 
 
+def _optional(parse: Callable[[str], T]) -> Callable[..., T | None]:
+    one = parsed(parse)
+    return lambda context, parameter, value: None if value is None else one(context, parameter, value)
+
+
 def each(parse: Callable[[str], T]) -> Callable[..., tuple[T, ...]]:
     one = parsed(parse)
     return lambda context, parameter, values: tuple(one(context, parameter, value) for value in values)
@@ -83,6 +89,9 @@ def _parse_relay(text: str) -> NetworkRelay:
         )
     }
     | {
+        "renew": "shadowmesh.cli.network_life:renew",
+        "rotate": "shadowmesh.cli.network_life:rotate",
+        "delegate": "shadowmesh.cli.network_life:delegate",
         "list": "shadowmesh.cli.network_show:list_members",
         "export": "shadowmesh.cli.network_show:export",
         "spread": "shadowmesh.cli.network_show:spread",
@@ -173,11 +182,15 @@ def create(
     epilog=examples(
         "shadowmesh-client network sign NODE_ID --name bob",
         "shadowmesh-client network sign NODE_ID --name bob --group admin --address 10.77.0.9 --days 365",
+        "shadowmesh-client network sign NEW_NODE_ID --replaces bob",
     )
 )
 @click.argument("node_id", callback=parsed(parse_node_id))
+@click.option("--name", metavar="NAME", callback=_optional(parse_name), help="How others call it.")
 @click.option(
-    "--name", required=True, metavar="NAME", callback=parsed(parse_name), help="How others call it."
+    "--replaces",
+    metavar="NODE",
+    help="Take over name, addresses, groups, rights and routes of this member, and revoke it.",
 )
 @click.option(
     "--group", "groups", multiple=True, metavar="NAME", callback=each(parse_name), help="In this group."
@@ -212,7 +225,8 @@ def create(
 @json_option
 def sign(
     node_id: bytes,
-    name: str,
+    name: str | None,
+    replaces: str | None,
     groups: tuple[str, ...],
     rights: tuple[str, ...],
     addresses: tuple[str, ...],
@@ -226,9 +240,16 @@ def sign(
     """Sign a member in, or its next certificate.
 
     NODE_ID is what `init` printed on its machine. A known member keeps its addresses. Give it the
-    certificate and what `network export` prints.
+    certificate and what `network export` prints. With --replaces, the next revocation list names the old
+    NodeID: `spread` it when the new identity is up.
     """
-    from shadowmesh.crypto.identity import node_id_text
+    if replaces is not None:
+        if name or groups or rights or addresses or routes:
+            raise click.UsageError("--replaces takes everything over; give --days and --output at most")
+        replace_member(node_id, replaces, days, output, state_dir, passphrase_file, as_json)
+        return
+    if name is None:
+        raise click.UsageError("give --name, or --replaces for a new identity of a known member")
     from shadowmesh.membership.authority import Request
 
     request = Request(
@@ -241,26 +262,53 @@ def sign(
         except ValueError as error:
             raise CommandFailed(str(error)) from None
         path = folder.keep_certificate(authority, certificate, output)
+    print_certificate(certificate, path, as_json)
+
+
+def print_certificate(certificate: Certificate, path: Path, as_json: bool, **more: object) -> None:
+    """What was signed, and where it is."""
+    from shadowmesh.crypto.identity import node_id_text
+
     body = certificate.body
     if as_json:
         shown: dict[str, object] = {
             "name": body.name,
-            "node_id": node_id_text(node_id),
+            "node_id": node_id_text(body.node),
             "addresses": body.addresses,
         }
         shown |= {"groups": body.groups, "rights": body.rights, "routes": body.routes, "serial": body.serial}
-        shown |= {
-            "not_after": body.not_after,
-            "fingerprint": certificate.fingerprint.hex(),
-            "file": str(path),
-        }
-        print_json(shown)
+        shown |= {"not_after": body.not_after, "fingerprint": certificate.fingerprint.hex()}
+        print_json(shown | {"file": str(path)} | more)
         return
     click.echo(
         f"{body.name} has {', '.join(body.addresses)}, until {date_text(body.not_after)} "
         f"(serial {body.serial})."
     )
     click.echo(f"Its certificate is in {path}.")
+
+
+def replace_member(
+    node_id: bytes,
+    old: str,
+    days: int,
+    output: Path | None,
+    state_dir: Path,
+    passphrase_file: Path | None,
+    as_json: bool,
+) -> None:
+    """`sign --replaces`."""
+    folder = open_folder(state_dir)
+    with folder.opened(read_passphrase(passphrase_file)) as authority:
+        try:
+            certificate, made = authority.replace(node_id, old, days, time.time())
+        except ValueError as error:
+            raise CommandFailed(str(error)) from None
+        path = folder.keep_certificate(authority, certificate, output)
+        file = folder.keep_list(authority, made)
+    print_certificate(certificate, path, as_json, revocations=str(file), number=made.number)
+    if not as_json:
+        click.echo(f"Its old NodeID is on revocation list {made.number}, in {file}.")
+        click.echo("Next, when the new identity is up: shadowmesh-client network spread FILE")
 
 
 @click.command(

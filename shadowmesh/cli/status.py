@@ -7,7 +7,14 @@ from pathlib import Path
 import click
 import msgspec
 
-from shadowmesh.api.schema import NetworkStatus, PeerStatus, RelayStatus, RouteStatus, Status
+from shadowmesh.api.schema import (
+    BridgeStatus,
+    NetworkStatus,
+    PeerStatus,
+    RelayStatus,
+    RouteStatus,
+    Status,
+)
 from shadowmesh.cli.options import (
     ask,
     config_option,
@@ -53,6 +60,8 @@ def render(status: Status) -> list[str]:
         f"interface {node.interface}, {node.mac}, MTU {node.mtu}, {addresses}",
         f"listening on UDP {node.listen}",
         *_network(node.network),
+        *_renewers(status.peers),
+        *_bridge(node.bridge),
         "",
         *(_peers(status.peers) if status.peers else ["No peers are configured."]),
         "",
@@ -74,7 +83,27 @@ def _network(network: NetworkStatus | None) -> list[str]:
     line = (
         f"{network.member} of network {network.name}{groups}, certificate for {duration(network.expires_in)}"
     )
-    return [line, *([f"  warning: {network.warning}"] if network.warning else [])]
+    if network.renews_for is not None:
+        line += f", renews those of others for {duration(network.renews_for)}"
+    return [line, *(f"  warning: {warning}" for warning in network.warnings)]
+
+
+def _renewers(peers: list[PeerStatus]) -> list[str]:
+    able = [peer.name for peer in peers if peer.renews]
+    return [f"certificates are renewed by {', '.join(able)}"] if able else []
+
+
+def _bridge(bridge: BridgeStatus | None) -> list[str]:
+    if bridge is None:
+        return []
+    vlans = f", VLANs {' '.join(str(vlan) for vlan in bridge.vlans)}" if bridge.vlans else ""
+    line = (
+        f"bridge {bridge.name}: {bridge.state} for {duration(bridge.since)}, "
+        f"{bridge.stations} stations here, {bridge.far_stations} behind members{vlans}"
+    )
+    if bridge.retry_in is None:
+        return [line]
+    return [line, f"  loop: {bridge.reason}; tried again in {duration(bridge.retry_in)}"]
 
 
 def _peers(peers: list[PeerStatus]) -> list[str]:

@@ -8,7 +8,8 @@ import click
 
 from shadowmesh.cli.options import config_option
 from shadowmesh.command import CommandFailed, examples
-from shadowmesh.config import ClientConfig, doubts, load_client_config, refuse_own_id
+from shadowmesh.config import ClientConfig, load_client_config
+from shadowmesh.doubts import doubts, refuse_own_id
 from shadowmesh.errors import IdentityError
 
 _CAP_NET_ADMIN = 12
@@ -74,6 +75,7 @@ def _summary(config: ClientConfig) -> str:
     addresses = ", ".join(config.interface.addresses) or none
     relays, peers = len(config.relays), len(config.peers)
     firewall = ""
+    bridge = "" if config.interface.bridge is None else f" in bridge {config.interface.bridge}"
     if config.firewall is not None:
         rules, tests = len(config.firewall.rules), len(config.firewall.tests)
         firewall = (
@@ -81,7 +83,7 @@ def _summary(config: ClientConfig) -> str:
             f"{config.firewall.outbound}, {tests} test{'s' * (tests != 1)} passed"
         )
     return (
-        f"{config.node.name} on {config.interface.name} ({addresses}), MTU {config.interface.mtu}, "
+        f"{config.node.name} on {config.interface.name}{bridge} ({addresses}), MTU {config.interface.mtu}, "
         f"{relays} relay{'s' * (relays != 1)}, {peers} peer{'s' * (peers != 1)}{firewall}"
     )
 

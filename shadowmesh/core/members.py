@@ -6,17 +6,18 @@ configuration pins.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
 from shadowmesh.errors import BadPacket, NotMember, RemoteProtocolError
-from shadowmesh.membership.guard import Membership, Standing, show_invitation
+from shadowmesh.membership.guard import Membership, ShowLimit, Standing, show_invitation
 from shadowmesh.membership.roster import Member, Roster
-from shadowmesh.session.link import CloseCode
+from shadowmesh.session.link import HANDSHAKE_TIMEOUT, CloseCode
 from shadowmesh.session.machine import Refused
 from shadowmesh.units import NodeId
-from shadowmesh.wire.messages import Introduction, RevocationNews
+from shadowmesh.wire.messages import Introduction, NetworkNews, RevocationNews, ShownMembership
 
 
 class Members:
@@ -25,6 +26,7 @@ class Members:
     :param membership: None without a network.
     :param roster: the members that the configuration names; `learn` adds to it.
     :param handle_news: called when a newer revocation list counts, with `now`.
+    :param handle_rotation: called when the authority has a new key, with `now`.
     :param invitation: the id of the invitation by which this node is about to join, if it is.
     """
 
@@ -34,6 +36,7 @@ class Members:
         roster: Roster,
         drops: Counter[str],
         handle_news: Callable[[float], None],
+        handle_rotation: Callable[[float], None],
         invitation: bytes = b"",
     ) -> None:
         self.membership = membership
@@ -44,6 +47,8 @@ class Members:
         """Called with a member of which something new is known, before the first frame from it counts."""
         self._drops = drops
         self._handle_news = handle_news
+        self._handle_rotation = handle_rotation
+        self._changed_at = -math.inf
 
     def show(self) -> bytes:
         """Our membership field of HELLO and CHALLENGE."""
@@ -51,17 +56,45 @@ class Members:
             return show_invitation(self._invitation)
         return self.membership.show() if self.membership is not None else b""
 
+    def show_again(self, now: float) -> ShownMembership:
+        """What live sessions are to be shown: it has changed now."""
+        self._changed_at = now
+        return ShownMembership(self.show())
+
+    def shown_since_handshake(self, now: float) -> ShownMembership | None:
+        """For a session that is new: what we show, if that has changed since its handshake may have begun."""
+        if now > self._changed_at + HANDSHAKE_TIMEOUT:
+            return None
+        return ShownMembership(self.show())
+
     def admit(self, node: NodeId, shown: Introduction) -> None:
         """Raises Refused, with a reason for the operators of both sides; BadPacket."""
         try:
             self.standing(node, shown.membership)
         except NotMember as error:
             self._drops["not_member"] += 1
-            raise Refused(CloseCode.REFUSED, str(error)) from None
+            assert self.membership is not None
+            clock = self.membership.clock.now() if error.of_dates else None
+            raise Refused(CloseCode.REFUSED, str(error), clock) from None
 
     def standing(self, node: NodeId, shown: bytes) -> Standing | None:
         """What a peer showed, checked; None without a network. Raises NotMember, BadPacket."""
         return self.membership.check_untrusted(node, shown) if self.membership is not None else None
+
+    def handle_shown(
+        self, node: NodeId, limit: ShowLimit, message: ShownMembership, now: float
+    ) -> Standing | None:
+        """What a peer shows in a session that runs; None if it does not count. Raises RemoteProtocolError."""
+        if self.membership is None:
+            return None
+        limit.take(now)
+        try:
+            return self.standing(node, message.shown)
+        except BadPacket as error:
+            raise RemoteProtocolError(f"bad control message: {error.reason}") from None
+        except NotMember:
+            self._drops["not_member"] += 1
+            return None
 
     def learn(self, member: Member, standing: Standing | None) -> Member:
         """A member as its certificate names it; what the configuration says goes before."""
@@ -97,6 +130,29 @@ class Members:
         """Raises NotMember if a session must end."""
         if self.membership is not None and standing is not None:
             self.membership.recheck(standing)
+
+    @property
+    def links(self) -> int:
+        """How many new keys of the authority are known here."""
+        return len(self.membership.network.links) if self.membership is not None else 0
+
+    def network_for(self, links: int) -> NetworkNews | None:
+        """Our network, for whoever knows of so many new keys of its authority; None if that is as new."""
+        if self.membership is None or self.links <= links:
+            return None
+        return NetworkNews(self.membership.network.document)
+
+    def handle_network(self, news: NetworkNews, now: float) -> bool:
+        """A network that somebody sent; returns whether it was newer. Raises RemoteProtocolError."""
+        if self.membership is None:
+            raise RemoteProtocolError("a network came, but there is none here")
+        try:
+            newer = self.membership.merge_network_untrusted(news.document)
+        except (NotMember, BadPacket) as error:
+            raise RemoteProtocolError(f"the network's new key is refused: {error}") from None
+        if newer:
+            self._handle_rotation(now)
+        return newer
 
     def news_for(self, number: int) -> RevocationNews | None:
         """Our list, for whoever has the one with `number`; None if that is as new."""

@@ -17,13 +17,13 @@ from shadowmesh.core.demand import Connect, Demand
 from shadowmesh.core.guests import Guests
 from shadowmesh.core.joiner import Joiner
 from shadowmesh.core.local import LocalNetwork
-from shadowmesh.core.members import Members
+from shadowmesh.core.news import News
 from shadowmesh.core.owners import Owners
 from shadowmesh.core.peers import PeerClient
 from shadowmesh.core.relays import RelayClient, RelayState
 from shadowmesh.core.shared import LEG, CoreEvent, MembersChanged, ProbeAnswered, Shared, Tables
 from shadowmesh.crypto.identity import Identity, node_id_text
-from shadowmesh.errors import BadPacket, RemoteProtocolError
+from shadowmesh.errors import BadPacket
 from shadowmesh.membership.clock import SteadyClock
 from shadowmesh.membership.guard import Membership, Standing
 from shadowmesh.membership.invitations import Invitations
@@ -47,6 +47,7 @@ from shadowmesh.wire.messages import (
     Interest,
     Invited,
     Message,
+    NetworkNews,
     Opened,
     Present,
     RevocationNews,
@@ -96,14 +97,14 @@ class Core:
             Member(peer.name, peer.id, peer.addresses, peer.endpoint) for peer in config.peers
         )
         self.drops: Counter[str] = Counter()
-        shown = token.id if token is not None else b""
-        self.members = Members(membership, self.roster, self.drops, self._enforce, shown)
+        self.peers: dict[NodeId, PeerClient] = {}
+        self.relays: list[RelayClient] = []
+        about = (membership, token.id if token is not None else b"", self.roster, self.peers, self.relays)
+        self._news = News(*about, random, self.drops, self._tell)
+        self.members, self.renewals = self._news.members, self._news.renewals
         self.acquaintances = Acquaintances(self.members, known, most_peers, self.drops, self._learn)
-        overlay = [ipaddress.ip_interface(text).network for text in config.interface.addresses]
-        overlay += [ipaddress.ip_network(text) for peer in config.peers for text in peer.addresses]
-        overlay += membership.network.subnets if membership is not None else ()
-        self._overlay = overlay
-        self.network = LocalNetwork(overlay)
+        self._overlay = _overlay_of(config, membership)
+        self.network = LocalNetwork(self._overlay)
         self._direct = config.paths.direct
         self._most_peers = most_peers
         self._shared = Shared(
@@ -119,19 +120,16 @@ class Core:
             acquaintances=self.acquaintances,
             connect=Connect(config.network.connect if config.network else "eager", drops=self.drops),
             tokens=tokens or {},
+            renewals=self.renewals,
         )
         self.guests = Guests(invitations, self._shared, self.drops)
         self.joiner = Joiner(token, self._shared, clock) if token is not None and clock is not None else None
-        self.peers: dict[NodeId, PeerClient] = {}
         self._by_handle: dict[int, PeerClient] = {}
         for member, peer in zip(self.roster.members, config.peers, strict=True):
             self._add_peer(member, Demand(self._shared.connect, always=True), now, peer)
-        self.relays = [
-            RelayClient(
-                index, relay, self._shared, self._relay_up, self._relay_message, self._relay_down, now
-            )
-            for index, relay in enumerate(config.relays)
-        ]
+        handlers = (self._relay_up, self._relay_message, self._relay_down)
+        for index, relay in enumerate(config.relays):
+            self.relays.append(RelayClient(index, relay, self._shared, *handlers, now))
         self.local: tuple[Address, ...] = ()
         """Where this machine is reached, as far as it knows itself."""
         self.mapped: Address | None = None
@@ -256,6 +254,10 @@ class Core:
             if peer.is_awake and self._shared.tables.peer_counters(peer.handle)["refused"]:
                 peer.handle_refusals(self._shared.tables.peer_refusals(peer.handle), now)
 
+    def handle_network_document(self, document: bytes, now: float) -> bool:
+        """The operator hands a network in; returns whether its key is newer. Raises RemoteProtocolError."""
+        return self.members.handle_network(NetworkNews(document), now)
+
     def hurry(self, now: float) -> None:
         """Ask every relay at once how it sees us."""
         for relay in self.relays:
@@ -365,6 +367,7 @@ class Core:
             if frames != self._frames.get(node_id, 0) and peer.channel is not None and relayed:
                 peer.channel.relay.handle_traffic(now)
             self._frames[node_id] = frames
+        self._news.tick(now)
         self._plan_busy_tick((peer for _, peer in awake), now)
         self._leave_relays(now)
 
@@ -412,10 +415,7 @@ class Core:
         wanted = [one for one in self.peers.values() if one.session is not None or one.demand.wanted(now)]
         for peer in sorted(wanted, key=lambda peer: peer.session is None)[:CALLS_AT_ONCE]:
             peer.rendezvous.handle_relay_up(relay, now)
-
-        news = self.members.news_for(0)
-        if news is not None:
-            relay.send(news, now)
+        self._news.handle_relay_up(relay, now)
         self.guests.handle_relay_up(relay, now)
 
     def _relay_down(self, relay: RelayClient, now: float) -> None:
@@ -436,11 +436,8 @@ class Core:
             self.acquaintances.handle_shown(relay, message, now)
         elif isinstance(message, Present | Absent | Call):
             self._handle_presence(relay, message, now)
-        elif isinstance(message, RevocationNews):
-            try:
-                self.members.handle_news(message, now)
-            except RemoteProtocolError:
-                self.drops["bad_revocations"] += 1
+        elif isinstance(message, RevocationNews | NetworkNews):
+            self._news.handle_relay_message(message, now)
         else:
             self.drops["unexpected_message"] += 1
 
@@ -458,6 +455,9 @@ class Core:
             subject.rendezvous.handle_absent(relay, now)
         else:
             subject.rendezvous.handle_call(relay, message.send, now)
+
+    def _tell(self, subject: str, what: str) -> None:
+        self._shared.tell(subject, what)
 
     def _find_peer(self, node: NodeId, now: float) -> PeerClient | None:
         """The peer that a relay names; in a network it may be a member that is met for the first time.
@@ -496,17 +496,6 @@ class Core:
         if peer is not None and peer.session is None:
             peer.learn(standing)
 
-    def _enforce(self, now: float) -> None:
-        """A newer revocation list counts from now on: act on it, and pass it on to everybody."""
-        news = self.members.news_for(0)
-        assert news is not None
-        self._shared.tell("network", f"revocation list {self.members.number} counts from now on")
-        for peer in list(self.peers.values()):
-            peer.enforce(now)
-            peer.send(news, now)
-        for relay in self.relays:
-            relay.send(news, now)
-
     def _handle_close(self, relay: RelayClient, send: bytes, now: float) -> None:
         self.guests.handle_close(relay, send, now)
         if self.joiner is not None:
@@ -524,3 +513,11 @@ class Core:
                 return
         if opened.send:
             relay.send(Close(opened.send), now)  # too late: we have given up and asked again
+
+
+def _overlay_of(config: ClientConfig, membership: Membership | None) -> list[Prefix]:
+    """Prefixes that lie in the overlay, so that no way to anybody leads through them."""
+    found: list[Prefix] = [ipaddress.ip_interface(text).network for text in config.interface.addresses]
+    found += [ipaddress.ip_network(text) for peer in config.peers for text in peer.addresses]
+    found += membership.network.subnets if membership is not None else ()
+    return found

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from shadowmesh.membership.certificate import Certificate
-from shadowmesh.overlay.ownership import RIGHT_BRIDGE, RIGHT_DHCP, RIGHT_RA, link_local, packed_prefix
+from shadowmesh.overlay.ownership import link_local, packed_prefix
+from shadowmesh.units import RIGHT_BRIDGE, RIGHT_DHCP, RIGHT_RA
 
 OURSELVES = 0
 """Handle of this node, which no peer has."""
@@ -27,6 +28,7 @@ class OwnerTables(Protocol):
     def set_sources(
         self, peer: int, prefixes: Sequence[bytes], *, others: bool, dhcp: bool, router: bool
     ) -> None: ...
+    def set_bridging(self, peer: int, allowed: bool) -> None: ...
 
 
 @dataclass
@@ -41,6 +43,12 @@ class _Owner:
     gone: bool = False
     ranks: dict[str, float] = field(default_factory=dict)
     """What it claims: each address, and how much the claim counts."""
+
+    def all_rights(self) -> frozenset[str]:
+        """Of the configuration and the certificate."""
+        if self.gone:
+            return frozenset()
+        return self.rights.union(self.certificate.body.rights if self.certificate is not None else ())
 
     def claims(self) -> dict[str, float]:
         """What it would own if nobody else claimed it."""
@@ -103,6 +111,10 @@ class Owners:
             self._peers[handle].gone = True
             self._claim(handle)
 
+    def may_bridge(self, handle: int) -> bool:
+        """Whether it may have stations behind it."""
+        return RIGHT_BRIDGE in self._peers[handle].all_rights()
+
     def _owner_of(self, host: str) -> int | None:
         """Of equal claims the first."""
         claimants = self._claimants.get(host, {})
@@ -133,10 +145,9 @@ class Owners:
         assert handle is not None
         owner = self._peers[handle]
         granted = sorted(host for host in owner.ranks if self._owner_of(host) == handle)
-        rights = set() if owner.gone else set(owner.rights)
+        rights = owner.all_rights()
         routes = [] if owner.gone else sorted(owner.routes)
         if owner.certificate is not None and not owner.gone:
-            rights |= set(owner.certificate.body.rights)
             routes += [str(ipaddress.ip_network(text)) for text in owner.certificate.body.routes]
         self._tables.set_sources(
             handle,
@@ -145,3 +156,4 @@ class Owners:
             dhcp=RIGHT_DHCP in rights,
             router=RIGHT_RA in rights,
         )
+        self._tables.set_bridging(handle, RIGHT_BRIDGE in rights)

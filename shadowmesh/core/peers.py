@@ -19,6 +19,7 @@ from shadowmesh.core.routing import Mode, Routing
 from shadowmesh.core.session import Session
 from shadowmesh.core.shared import Shared
 from shadowmesh.errors import NotMember, RemoteProtocolError
+from shadowmesh.membership.certificate import date_text
 from shadowmesh.membership.guard import Standing
 from shadowmesh.membership.roster import Member
 from shadowmesh.overlay.mac import mac_of
@@ -26,13 +27,17 @@ from shadowmesh.path.backoff import Backoff
 from shadowmesh.session.link import CloseCode, Confirmed, Ended, Link, LinkEvent, Ready, Received
 from shadowmesh.session.links import Driver
 from shadowmesh.session.machine import Agreement
-from shadowmesh.units import Address, Whole
+from shadowmesh.units import Address, NodeId, Whole
 from shadowmesh.wire.messages import (
     CertificateAsked,
     CertificateShown,
     Message,
+    NetworkNews,
+    Renewal,
+    RenewAsk,
     RevocationNews,
     Roster,
+    ShownMembership,
 )
 
 GRACE = 10.0
@@ -65,6 +70,8 @@ class PeerClient:
         self.mac = mac_of(member.node_id)
         self.session: Session | None = None
         self.last_error: str | None = None
+        self.dated = False
+        """Whether the last try failed because of a date in a certificate."""
         self.deadline: float | None = None
         self._shared = shared
         self._caller = shared.identity.node_id < member.node_id
@@ -84,6 +91,27 @@ class PeerClient:
     def present(self) -> bool:
         """Whether a relay has told us that this peer is there."""
         return self.rendezvous.present
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.member.name
+
+    @property
+    def node_id(self) -> NodeId:
+        """Its pinned NodeID."""
+        return self.member.node_id
+
+    @property
+    def standing(self) -> Standing | None:
+        """What its session stands on; None without a session or a network."""
+        session = self.session
+        return session.standing if session is not None and session.driver.link.established else None
+
+    @property
+    def may_bridge(self) -> bool:
+        """Whether it may have stations behind it."""
+        return self._shared.owners.may_bridge(self.handle)
 
     @property
     def channel(self) -> Channel | None:
@@ -157,6 +185,11 @@ class PeerClient:
         self._update_deadline()
 
     # Commands.
+
+    def wake(self, now: float) -> None:
+        """Somebody would like a session with this peer: try at once, if there is none."""
+        if self.session is None:
+            self.want(b"", now)
 
     def handle_timer(self, now: float) -> None:
         """Call at or after `deadline`."""
@@ -300,11 +333,18 @@ class PeerClient:
             self.tell(f"{', '.join(foreign)} of its certificate belongs to somebody else now")
 
     def _send_news(self, session: Session, now: float) -> None:
-        """Our revocation list, if the peer's is older."""
-        news = self._shared.members.news_for(session.standing.revocations if session.standing else 0)
-        if news is not None:
-            session.driver.link.send(news)
-            self._shared.links.pump(session.driver, now)
+        """What the peer does not know of the network, and our certificate, if that is newer."""
+        members = self._shared.members
+        number, links = (session.standing.revocations, session.standing.links) if session.standing else (0, 0)
+        # The network first: a list may be signed with the new key.
+        for news in (
+            members.network_for(links),
+            members.news_for(number),
+            members.shown_since_handshake(now),
+        ):
+            if news is not None:
+                session.driver.link.send(news)
+        self._shared.links.pump(session.driver, now)
 
     def send(self, message: Message, now: float) -> None:
         """Send a control message; dropped while there is no session."""
@@ -346,11 +386,26 @@ class PeerClient:
                 self._shared.members.handle_news(received.message, now)
             elif isinstance(received.message, Roster | CertificateAsked | CertificateShown):
                 self._shared.acquaintances.handle_message(self, session.asks, received.message, now)
+            elif isinstance(received.message, NetworkNews):
+                self._shared.members.handle_network(received.message, now)
+            elif isinstance(received.message, ShownMembership):
+                self._handle_shown(session, received.message, now)
+            elif isinstance(received.message, RenewAsk | Renewal):
+                self._shared.renewals.handle_message(self, received.message, now)
             elif session.handle_message(received, now):
                 self.routing.check(now)
         except RemoteProtocolError as error:
             session.close(CloseCode.PROTOCOL, str(error), now)
         self._note_epoch(session, epoch)
+
+    def _handle_shown(self, session: Session, message: ShownMembership, now: float) -> None:
+        """The peer has another certificate: its session stands on that, if it counts, else on the old one."""
+        standing = self._shared.members.handle_shown(self.member.node_id, session.shows, message, now)
+        if standing is not None:
+            self.learn(standing)
+            session.standing, session.shown = standing, message.shown
+            self._shared.acquaintances.handle_session(self.member.node_id, session.shown, standing)
+            self.tell(f"shows a certificate until {date_text(standing.certificate.body.not_after)}")
 
     def handle_authentic(self, session: Session, handle: int, now: float) -> None:
         """A packet of one of our sessions, of the epoch with this handle, was opened."""
@@ -372,6 +427,7 @@ class PeerClient:
         self._note_path(now)
         self._backoff.reset()
         self.last_error = None
+        self.dated = False
         self._act_at = None
         if old is not None:
             self._retired.append((now + GRACE, old))
@@ -401,6 +457,7 @@ class PeerClient:
                 self.schedule(now + 2 * self.rendezvous.patience)
             return
         if failed or lost or self.session is None:
+            self.dated = ended.clock is not None
             self._note_failure(ended.reason or "the connection was lost", now)
 
     def _note_failure(self, reason: str, now: float) -> None:

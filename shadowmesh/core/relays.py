@@ -16,6 +16,7 @@ from shadowmesh.config import RelayPeer
 from shadowmesh.core.shared import LEG, Fatal, ResolveRelay, Shared
 from shadowmesh.crypto.keys import resumption_secret, wipe
 from shadowmesh.errors import BadPacket
+from shadowmesh.membership.clock import Reading
 from shadowmesh.path.backoff import Backoff
 from shadowmesh.path.binding import Binding
 from shadowmesh.path.nat import Observation, SecondPortTest
@@ -73,6 +74,10 @@ class RelayClient:
         self.address: Address | None = None
         self.binding: Binding | None = None
         self.last_error: str | None = None
+        self.reading: Reading | None = None
+        """What the relay said that the time is, when it last did."""
+        self.dated = False
+        """Whether it refused us because of a date in our certificate."""
         self.handle = 0
         self.leaving = False
         """It is about to go: peers are met elsewhere, and the session ends when none needs it any more."""
@@ -84,6 +89,8 @@ class RelayClient:
         self._tries = 0
         self._act_at: float | None = now
         self._driver: Driver | None = None
+        self._asked_at = now
+        """When we sent what the next word on the time answers."""
         self._usable = False
         """Whether messages can be sent."""
         self._shown: RelayTicket | None = None
@@ -148,6 +155,7 @@ class RelayClient:
         self._shared.tables.allow_source(self.address)
         self.state = RelayState.CONNECTING
         self._act_at = now + SILENCE_TIMEOUT
+        self._asked_at = now
         self._shown = self._shared.take_ticket(self.config.id)
         ticket = self._shown.for_tls() if self._shown is not None else None
         opening = self._shared.new_opening(relay=self.config.id)
@@ -272,10 +280,17 @@ class RelayClient:
         if driver is not self._driver:
             return
         if isinstance(event, Resumed):
+            self._asked_at = now  # HELLO
             self._start_using(now)
         elif isinstance(event, Ready):
+            if not self._usable:
+                self._asked_at = now  # RESPONSE
             self._install(event.agreement)
         elif isinstance(event, Confirmed):
+            if isinstance(event.established.clock_ms, int):
+                told = event.established.clock_ms / 1000
+                self.reading = Reading.between(told, self._asked_at, now)
+            self.dated = False
             self.state = RelayState.CONNECTED
             self._act_at = None
             self.binding = Binding(self._shared.random, now)
@@ -308,6 +323,9 @@ class RelayClient:
     def _handle_ended(self, ended: Ended, now: float) -> None:
         was_usable, self._usable = self._usable, False
         self._forget_resumption()
+        self.dated = ended.clock is not None
+        if ended.clock is not None and ended.by_peer:
+            self.reading = Reading.between(ended.clock, self._asked_at, now)
         if self._shown is not None and self._driver is not None and not self._driver.link.heard:
             self._shared.keep_ticket(self._shown)  # there was no network yet, perhaps
         self._shown = None

@@ -15,7 +15,7 @@ from shadowmesh.core.shared import Shared
 from shadowmesh.crypto.keys import Direction
 from shadowmesh.errors import RemoteProtocolError
 from shadowmesh.membership.asking import AskBudget
-from shadowmesh.membership.guard import Standing
+from shadowmesh.membership.guard import ShowLimit, Standing
 from shadowmesh.session.epoch import EpochKeys
 from shadowmesh.session.lane import ControlLane
 from shadowmesh.session.link import CloseCode, Received
@@ -88,6 +88,7 @@ class Session:
         """What the peer may ask of us about others."""
         self.roster_told: int | None = None
         """Version of our roster that the peer has."""
+        self.shows = ShowLimit()
         self.established_at = now
         self._shared = shared
         self._peer = peer

@@ -12,6 +12,7 @@ from shadowmesh.core.acquaintances import Acquaintances
 from shadowmesh.core.demand import Connect
 from shadowmesh.core.members import Members
 from shadowmesh.core.owners import Owners, OwnerTables
+from shadowmesh.core.renewal import Renewals
 from shadowmesh.crypto.identity import Identity
 from shadowmesh.crypto.token import token_proof
 from shadowmesh.session.links import LinkSet
@@ -115,6 +116,7 @@ class Shared:
     owners: Owners
     connect: Connect
     acquaintances: Acquaintances
+    renewals: Renewals
     tokens: Mapping[NodeId, bytes] = field(default_factory=dict)
     """By which relays admit us."""
     outbox: list[tuple[bytes, Address]] = field(default_factory=list)

@@ -1,6 +1,7 @@
 """The folder of an authority: its encrypted key, its ledger, and what it has signed.
 
     authority.pem     0600   both keys, encrypted (crypto/authority_key.py)
+    authority.next.pem       only while a rotation is under way, or was interrupted: the new ones
     ledger.json       0600   everybody who was signed for
     network.pem              the public part
     revocations.pem          the newest list
@@ -23,14 +24,16 @@ import msgspec
 from shadowmesh.crypto.authority_key import AuthorityKey
 from shadowmesh.crypto.identity import check_private, node_id_text, write_once
 from shadowmesh.errors import IdentityError
-from shadowmesh.io.documents import load_network, replace_file
-from shadowmesh.membership.authority import Authority, Ledger, adopt
+from shadowmesh.io.documents import load_network, network_text, replace_file
+from shadowmesh.membership.authority import Authority, Ledger, Rotation, adopt
 from shadowmesh.membership.certificate import Certificate
+from shadowmesh.membership.delegation import Delegation
 from shadowmesh.membership.network import Network, NetworkRelay, Subnet
 from shadowmesh.membership.revocation import RevocationList
 from shadowmesh.membership.signed import Kind, to_text
 
 KEY_FILE = "authority.pem"
+NEXT_KEY_FILE = "authority.next.pem"
 LEDGER_FILE = "ledger.json"
 NETWORK_FILE = "network.pem"
 LIST_FILE = "revocations.pem"
@@ -89,9 +92,10 @@ class AuthorityFolder:
         with self._said():
             check_private(self.folder, 0o022, "changed by others", "700")
             check_private(self.folder / KEY_FILE, 0o077, "read by others", "600")
-            data = (self.folder / KEY_FILE).read_bytes()
         with self._locked():
-            key = AuthorityKey.decode(data, passphrase)
+            with self._said():
+                data = (self.folder / KEY_FILE).read_bytes()
+            key = self._finish_rotation(AuthorityKey.decode(data, passphrase), passphrase)
             try:
                 authority = Authority(key, self.network(), self.ledger())
             except ValueError as error:
@@ -121,6 +125,32 @@ class AuthorityFolder:
         with self._said():
             self._write_ledger(authority.ledger)
 
+    def keep_rotation(self, authority: Authority, rotation: Rotation, passphrase: bytes) -> Path:
+        """Write the new key, then what it has signed; the old key is gone then. Returns the list's file.
+
+        The new network is the step from one key to the other: whoever is interrupted after it is helped by
+        `opened`, which finds the new key beside the old one.
+        """
+        with self._said():
+            encrypted = rotation.key.encode(rotation.network.name, passphrase)
+            replace_file(self.folder / NEXT_KEY_FILE, encrypted, mode=0o600)
+            self._write_ledger(authority.ledger)
+            self._write_network(rotation.network)
+            replace_file(self.folder / LIST_FILE, self._list_text(rotation.revocations.document).encode())
+            os.replace(self.folder / NEXT_KEY_FILE, self.folder / KEY_FILE)
+        return self.folder / LIST_FILE
+
+    def _finish_rotation(self, key: AuthorityKey, passphrase: bytes) -> AuthorityKey:
+        """The key of the network's public part: the new one, where a rotation was interrupted."""
+        path = self.folder / NEXT_KEY_FILE
+        if key.public == self.network().authority or not path.exists():
+            return key
+        check_private(path, 0o077, "read by others", "600")
+        found = AuthorityKey.decode(path.read_bytes(), passphrase)
+        if found.public == self.network().authority:
+            os.replace(path, self.folder / KEY_FILE)
+        return found
+
     def keep_certificate(self, authority: Authority, certificate: Certificate, where: Path | None) -> Path:
         """Write ledger and certificate; returns the certificate's file."""
         path = where or self.folder / CERTIFICATES / f"{certificate.body.name}.pem"
@@ -129,6 +159,14 @@ class AuthorityFolder:
             self._write_ledger(authority.ledger)
             replace_file(path, to_text(certificate.document, Kind.CERTIFICATE, heading).encode())
         return path
+
+    def keep_delegation(self, authority: Authority, delegation: Delegation, where: Path) -> Path:
+        """Write ledger and delegation; returns the delegation's file."""
+        heading = f"delegation of {node_id_text(delegation.delegate.node_id)} in {self.network().name}"
+        with self._said():
+            self._write_ledger(authority.ledger)
+            replace_file(where, to_text(delegation.document, Kind.DELEGATION, heading).encode())
+        return where
 
     def keep_list(self, authority: Authority, made: RevocationList) -> Path:
         """Write ledger and revocation list; returns the list's file."""
@@ -154,8 +192,7 @@ class AuthorityFolder:
 
     @staticmethod
     def _network_text(network: Network) -> str:
-        heading = f"network {network.name}, id {node_id_text(network.id)}"
-        return to_text(network.document, Kind.NETWORK, heading)
+        return network_text(network)
 
     @staticmethod
     def _list_text(document: bytes) -> str:

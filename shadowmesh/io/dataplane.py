@@ -25,6 +25,7 @@ class EngineTables:
         self.set_own_addresses = engine.set_own_addresses
         self.set_sources = engine.set_sources
         self.clear_route = engine.clear_route
+        self.set_bridging = engine.set_bridging
         self.install_receive = engine.install_receive
         self.retire_receive = engine.retire_receive
         self.install_channel = engine.install_channel

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import re
 import secrets
+import textwrap
 from pathlib import Path
 
+from shadowmesh.crypto.identity import ED25519_KEY_SIZE, CompositePublic, node_id_of, node_id_text
 from shadowmesh.errors import BadPacket, ConfigError, NotMember
-from shadowmesh.membership.delegation import Credentials
+from shadowmesh.membership.delegation import Credentials, Delegation
 from shadowmesh.membership.network import Network
 from shadowmesh.membership.revocation import RevocationList
 from shadowmesh.membership.signed import BASIS_TITLE, Kind, from_text, to_text
 
+_PUBLIC = "SHADOWMESH PUBLIC KEYS"
 MAX_FILE = 262_144
 """Bytes: a network and the largest revocation list, as text, take 90,000."""
 
@@ -26,6 +31,17 @@ def load_network(path: Path) -> tuple[Network, RevocationList | None]:
         return network, RevocationList.parse_untrusted(from_text(text, Kind.REVOCATIONS), network)
     except (ValueError, NotMember, BadPacket) as error:
         raise ConfigError(f"{path}: is no public part of a network: {_why(error)}") from None
+
+
+def find_network(path: Path) -> Network | None:
+    """The network in a file that need not have one. Raises ConfigError."""
+    return load_network(path)[0] if "BEGIN SHADOWMESH NETWORK" in _read(path) else None
+
+
+def network_text(network: Network) -> str:
+    """The public part as text."""
+    heading = f"network {network.name}, id {node_id_text(network.id)}"
+    return to_text(network.document, Kind.NETWORK, heading)
 
 
 def load_list(path: Path, network: Network) -> RevocationList:
@@ -60,6 +76,34 @@ def credentials_text(credentials: Credentials, network: str) -> str:
     if basis:
         text += to_text(basis, Kind.CERTIFICATE, title=BASIS_TITLE)
     return text
+
+
+def load_delegation(path: Path) -> Delegation:
+    """What `network delegate` wrote; nobody has checked it yet. Raises ConfigError."""
+    try:
+        return Delegation.parse_untrusted(from_text(_read(path), Kind.DELEGATION))
+    except (ValueError, BadPacket) as error:
+        raise ConfigError(f"{path}: is no delegation: {_why(error)}") from None
+
+
+def public_text(public: CompositePublic, name: str) -> str:
+    """Both public keys of a node, for the authority: what a delegation names."""
+    body = textwrap.fill(base64.b64encode(public.ed25519 + public.mldsa).decode(), 64)
+    heading = f"public keys of {name}, NodeID {node_id_text(public.node_id)}"
+    return f"{heading}\n-----BEGIN {_PUBLIC}-----\n{body}\n-----END {_PUBLIC}-----\n"
+
+
+def load_public(path: Path) -> CompositePublic:
+    """What `public_text` wrote. Raises ConfigError."""
+    found = re.findall(f"-----BEGIN {_PUBLIC}-----\n(.+?)-----END {_PUBLIC}-----", _read(path), re.DOTALL)
+    try:
+        data = base64.b64decode("".join(found[0].split()), validate=True) if len(found) == 1 else b""
+        public = CompositePublic(data[:ED25519_KEY_SIZE], data[ED25519_KEY_SIZE:])
+        node_id_of(public.ed25519, public.mldsa)
+    except ValueError:
+        text = "holds no public keys of a node; `shadowmesh-client id --public` there prints them"
+        raise ConfigError(f"{path}: {text}") from None
+    return public
 
 
 def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:

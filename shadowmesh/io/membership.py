@@ -1,6 +1,7 @@
 """A network as a process has it: its public file, what is kept in the state directory, and the clock.
 
     STATE_DIR/revocations-NETWORK.pem    the newest revocation list that was seen
+    STATE_DIR/network-NETWORK.pem        the network, if its authority's key is newer than in the public file
     STATE_DIR/clock                      the last time that was written down (seconds since 1970)
 
 What can't be written is told in the log, and counts until the process ends.
@@ -8,21 +9,35 @@ What can't be written is told in the log, and counts until the process ends.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from shadowmesh.config import ClientConfig, RelayPeer, parse_host_port
+from shadowmesh.config import ClientConfig, RelayPeer, parse_host_port, refuse_bridge
 from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.errors import ConfigError, NotMember
-from shadowmesh.io.documents import load_credentials, load_list, load_network, replace_file
+from shadowmesh.io.documents import (
+    credentials_text,
+    load_credentials,
+    load_delegation,
+    load_list,
+    load_network,
+    network_text,
+    replace_file,
+)
+from shadowmesh.membership.certificate import Certificate
 from shadowmesh.membership.clock import SteadyClock
 from shadowmesh.membership.delegation import Credentials
 from shadowmesh.membership.guard import Guard, Membership
+from shadowmesh.membership.network import Network
+from shadowmesh.membership.renewal import Delegate
 from shadowmesh.membership.revocation import Revocations
 from shadowmesh.membership.signed import Kind, to_text
+from shadowmesh.units import RIGHT_BRIDGE, NodeId
 
 log = logging.getLogger("shadowmesh")
 
@@ -45,12 +60,18 @@ _MENDED = frozenset(
 def open_guard(network_file: Path, state_dir: Path) -> Guard:
     """The network of a public file, with everything that was kept of it. Raises ConfigError."""
     network, shipped = load_network(network_file)
-    path = state_dir / f"revocations-{node_id_text(network.id)[:10]}.pem"
-    kept = load_list(path, network).document if path.exists() else b""
-    revocations = Revocations(network, kept, lambda data: _keep_list(path, data))
+    short = node_id_text(network.id)[:10]
+    known = state_dir / f"network-{short}.pem"
+    path = state_dir / f"revocations-{short}.pem"
+    newest = load_network(known)[0] if known.exists() else network
+    first, second = sorted((network, newest), key=lambda one: len(one.links))
+    if second.id != first.id or second.links[: len(first.links)] != first.links:
+        raise ConfigError(f"{known}: contradicts {network_file}; which of them is from the authority?")
+    kept = load_list(path, second).document if path.exists() else b""
+    revocations = Revocations(second, kept, lambda data: _keep_list(path, data))
     if shipped is not None:
         revocations.merge_untrusted(shipped.document)
-    return Guard(network, revocations, open_clock(state_dir))
+    return Guard(second, revocations, open_clock(state_dir), lambda made: _keep_network(known, made))
 
 
 def open_clock(state_dir: Path) -> SteadyClock:
@@ -76,7 +97,57 @@ def open_membership(config: ClientConfig, identity: Identity) -> Membership | No
     _require_own(credentials, guard, identity, config.network.certificate)
     if guard.clock.behind:
         log.warning("the machine's clock is at least %d s behind", guard.clock.behind)
-    return Membership(guard.network, guard.revocations, guard.clock, credentials)
+    keep = partial(_keep_credentials, config.network.certificate, guard.network.name)
+    return Membership(guard.network, guard.revocations, guard.clock, credentials, keep, guard.keep_network)
+
+
+def guard_with(network: Network, membership: Membership, file: Path) -> Guard:
+    """To hold other files against: with `network` where that knows a newer key. Raises ConfigError."""
+    known = membership.network
+    if network.id != known.id:
+        raise ConfigError(f"{file}: is another network than {known.name}; that takes a restart")
+    first, second = sorted((known, network), key=lambda one: len(one.links))
+    if second.links[: len(first.links)] != first.links:
+        raise ConfigError(f"{file}: contradicts the new key of the authority that is known here")
+    return Guard(second, membership.revocations, membership.clock)
+
+
+def load_next(
+    config: ClientConfig, membership: Guard, certificate: Certificate, own: NodeId
+) -> Credentials | None:
+    """The certificate of the file as it is now, if it is newer than ours. Raises ConfigError."""
+    assert config.network is not None
+    file, current = config.network.certificate, certificate.body
+    found = load_credentials(file)
+    body = found.certificate.body
+    # A renewal keeps the serial; what the authority signs anew has a higher one.
+    if (body.serial, body.not_after) <= (current.serial, current.not_after):
+        return None
+    try:
+        found.admit(membership.network, membership.revocations, own, membership.clock.now())
+    except NotMember as error:
+        raise ConfigError(f"{file}: {error}") from None
+    return found
+
+
+def open_delegate(config: ClientConfig, membership: Guard, identity: Identity) -> Delegate | None:
+    """The delegation that the configuration names, if it counts now. Raises ConfigError.
+
+    One that has ended, or was revoked, is told: a machine that renews no certificates works all the same.
+    """
+    assert config.network is not None
+    file = config.network.delegation
+    if file is None:
+        return None
+    try:
+        delegate = Delegate(identity, load_delegation(file))
+        delegate.delegation.check(membership.network, membership.revocations, membership.clock.now())
+    except NotMember as error:
+        if error.reason not in _MENDED:
+            raise ConfigError(f"{file}: {error}") from None
+        log.warning("%s: %s; no certificates are renewed here", file, error)
+        return None
+    return delegate
 
 
 def check_membership(config: ClientConfig, identity: Identity) -> None:
@@ -87,6 +158,7 @@ def check_membership(config: ClientConfig, identity: Identity) -> None:
     clock = SteadyClock(time.time, 0.0, lambda _: None)
     membership = Membership(network, Revocations(network, b"", lambda _: None), clock, credentials)
     _require_own(credentials, membership, identity, config.network.certificate)
+    open_delegate(config, membership, identity)
     with_network(config, membership)
 
 
@@ -94,6 +166,13 @@ def with_network(config: ClientConfig, membership: Membership | None) -> ClientC
     """The configuration, with addresses and relays of the network where it has none. Raises ConfigError."""
     if membership is None:
         return config
+    if config.interface.bridge is not None and RIGHT_BRIDGE not in membership.certificate.body.rights:
+        name = membership.certificate.body.name
+        refuse_bridge(
+            config,
+            f"the certificate of {name} has not the right {RIGHT_BRIDGE}, so others would drop the frames; "
+            f"have it signed again: network sign NODE_ID --name {name} --right {RIGHT_BRIDGE}",
+        )
     if not config.interface.addresses:
         addresses = tuple(membership.certificate.body.addresses)
         config = replace(config, interface=replace(config.interface, addresses=addresses))
@@ -112,6 +191,17 @@ def _require_own(credentials: Credentials, guard: Guard, identity: Identity, fil
         if error.reason not in _MENDED:
             raise ConfigError(f"{file}: {error}") from None
         log.warning("%s: %s; nobody will take it", file, error)
+
+
+def _keep_credentials(path: Path, network: str, credentials: Credentials) -> None:
+    """In place of the one before, which stays beside it."""
+    with contextlib.suppress(OSError):
+        replace_file(path.with_name(f"{path.name}.bak"), path.read_bytes())
+    _keep(path, credentials_text(credentials, network).encode())
+
+
+def _keep_network(path: Path, network: Network) -> None:
+    _keep(path, network_text(network).encode())
 
 
 def _keep_list(path: Path, data: bytes) -> None:

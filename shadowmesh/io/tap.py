@@ -13,13 +13,14 @@ import fcntl
 import os
 import struct
 import sys
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from shadowmesh.errors import DeviceError
+from shadowmesh.io.bridge import LinuxBridge, add_addresses, join, remove_addresses
+from shadowmesh.io.netlink import in_thread
 
 _DEVICE: Final = "/dev/net/tun"
 _TUNSETIFF: Final = 0x400454CA
@@ -40,15 +41,20 @@ _OFFLOADS: Final = (
 )
 """What the kernel may leave to us, the best first: each is an all-or-nothing request."""
 
+_VNET_SIZE: Final = 10
+"""Bytes of struct virtio_net_hdr."""
+
 _IFREQ: Final = struct.Struct("16sH22x")
 """struct ifreq of 40 bytes: name, flags, padding."""
 
-_IFA_F_NODAD: Final = 0x02
-
 _IPV6_SETTINGS: Final = {
+    "addr_gen_mode": "0",  # EUI-64: the peers take no other link-local address from this MAC
     "accept_ra": "0",  # routers of the overlay are decided by configuration, not by whoever advertises
     "accept_dad": "0",  # the MAC is derived from the NodeID: the link-local address is usable at once
 }
+
+_IPV6_OFF: Final = {"disable_ipv6": "1"}
+"""In a bridge, the bridge has the addresses."""
 
 
 class Tap:
@@ -57,20 +63,29 @@ class Tap:
     def __init__(self, fd: int, name: str) -> None:
         self._fd = fd
         self.name = name
-        self.offloads = _set_offloads(fd)
+        self._vnet = bool(_IFREQ.unpack(fcntl.ioctl(fd, _TUNGETIFF, bytes(_IFREQ.size)))[1] & _IFF_VNET_HDR)
+        self.offloads = _set_offloads(fd) if self._vnet else ()
         """What the kernel leaves to the engine: of "checksum", "tso", "uso"."""
+        self._bridge: LinuxBridge | None = None
+        self._lent: list[str] = []
+        """Addresses that we put on the bridge."""
 
     @classmethod
-    def open(cls, name: str, mac: bytes, mtu: int, addresses: Sequence[str]) -> Tap:
+    def open(
+        cls, name: str, mac: bytes, mtu: int, addresses: Sequence[str], bridge: LinuxBridge | None = None
+    ) -> Tap:
         """Make device `name`, non-blocking, up, with `mac` (6 bytes) and "ADDRESS/PREFIX" addresses.
+
+        With `bridge` it becomes a port of that one, and the addresses are the bridge's.
 
         Raises DeviceError with what to do about it; then nothing is left behind. Blocks for a few
         milliseconds (more at the first call, which imports pyroute2). Safe inside an event loop.
         """
         tap = cls(_create(name), name)
         try:
-            _set_ipv6(name)
-            _in_thread(lambda: _configure(name, mac, mtu, addresses))
+            _set_ipv6(name, _IPV6_SETTINGS if bridge is None else _IPV6_OFF)
+            tap._bridge = bridge
+            tap._lent = in_thread(lambda: _configure(name, mac, mtu, addresses, bridge))
         except BaseException:
             tap.close()
             raise
@@ -83,11 +98,27 @@ class Tap:
         """
         return self._fd
 
+    def write(self, frame: bytes) -> bool:
+        """Hand one Ethernet frame to the kernel, beside the engine; False if it takes none now."""
+        head = bytes(_VNET_SIZE) if self._vnet else b""
+        try:
+            return os.write(self._fd, head + frame) > 0
+        except OSError:
+            return False
+
+    def forget_stations(self) -> None:
+        """Let the bridge forget what it has learned behind this port, so that it looks elsewhere."""
+        with contextlib.suppress(OSError):
+            Path(f"/sys/class/net/{self.name}/brport/flush").write_text("1")
+
     def close(self) -> None:
         """Remove the device with everything that hangs on it. Again is harmless."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+        if self._bridge is not None:
+            remove_addresses(self._bridge.index, self._lent)
+            self._bridge = None
 
     def __enter__(self) -> Self:
         return self
@@ -121,13 +152,11 @@ def _features(fd: int) -> int:
 
 
 def _set_offloads(fd: int) -> tuple[str, ...]:
-    """The first of `_OFFLOADS` that the kernel agrees to; without IFF_VNET_HDR none."""
-    flags = _IFREQ.unpack(fcntl.ioctl(fd, _TUNGETIFF, bytes(_IFREQ.size)))[1]
-    if flags & _IFF_VNET_HDR:
-        for names, value in _OFFLOADS:
-            with contextlib.suppress(OSError):
-                fcntl.ioctl(fd, _TUNSETOFFLOAD, value)
-                return names
+    """The first of `_OFFLOADS` that the kernel agrees to."""
+    for names, value in _OFFLOADS:
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(fd, _TUNSETOFFLOAD, value)
+            return names
     return ()
 
 
@@ -147,10 +176,10 @@ def _create_problem(name: str, error: OSError) -> str:
     return f"can't make the interface {name}: {error.strerror}"
 
 
-def _set_ipv6(name: str) -> None:
+def _set_ipv6(name: str, settings: Mapping[str, str]) -> None:
     """Before the device goes up. A kernel without IPv6 has no such files."""
     folder = Path("/proc/sys/net/ipv6/conf") / name
-    for key, value in _IPV6_SETTINGS.items():
+    for key, value in settings.items():
         try:
             (folder / key).write_text(value)
         except FileNotFoundError:
@@ -159,39 +188,33 @@ def _set_ipv6(name: str) -> None:
             raise DeviceError(f"can't set {key} of {name}: {error.strerror}") from error
 
 
-def _configure(name: str, mac: bytes, mtu: int, addresses: Sequence[str]) -> None:
+def _configure(
+    name: str, mac: bytes, mtu: int, addresses: Sequence[str], bridge: LinuxBridge | None
+) -> list[str]:
+    """Returns the addresses that a bridge was given."""
     from pyroute2 import IPRoute, NetlinkError
 
     step = "find it"
+    lent: list[str] = []
     try:
         with IPRoute() as netlink:
             index = netlink.link_lookup(ifname=name)[0]
             step = f"set its MAC address and MTU {mtu}"
             netlink.link("set", index=index, address=mac.hex(":"), mtu=mtu)
-            for address in addresses:
-                step = f"add {address}"
-                host, _, prefix = address.partition("/")
-                flags = {"flags": _IFA_F_NODAD} if ":" in host else {}
-                netlink.addr("add", index=index, address=host, prefixlen=int(prefix), **flags)
+            if bridge is not None:
+                step = f"make it a port of {bridge.name}"
+                join(netlink, index, bridge)
+            if bridge is not None:
+                lent = add_addresses(netlink, bridge.index, addresses, shared=True)
+            else:
+                add_addresses(netlink, index, addresses, shared=False)
             step = "set it up"
             netlink.link("set", index=index, state="up")
+            return lent
+    except DeviceError as error:
+        raise DeviceError(f"interface {name}: {error}") from error
     except (NetlinkError, OSError, IndexError) as error:
+        if bridge is not None:
+            remove_addresses(bridge.index, lent)
         reason = os.strerror(error.code) if isinstance(error, NetlinkError) else str(error)
         raise DeviceError(f"interface {name}: can't {step}: {reason}") from error
-
-
-def _in_thread(work: Callable[[], None]) -> None:
-    """pyroute2 runs an event loop of its own, which a thread with a running loop can't have."""
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=run, name="tap set-up")
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]

@@ -109,6 +109,15 @@ class Invitee:
         return [self.name, *(f"{self.name}-{number}" for number in range(2, self.uses + 1))]
 
 
+@dataclass(frozen=True)
+class Rotation:
+    """A new key of an authority, and what it has signed: the network, and the first list of its own."""
+
+    key: AuthorityKey
+    network: Network
+    revocations: RevocationList
+
+
 class Authority:
     """Signs for one network. Errors are ValueError, with a text that says what to do.
 
@@ -247,6 +256,75 @@ class Authority:
         made = self._list(nodes, {*self.ledger.revoked_serials, serial}, now)
         self.ledger.revoked_serials = sorted({*self.ledger.revoked_serials, serial})
         return made
+
+    def renew(self, label: str, days: int, now: float) -> Certificate:
+        """The next certificate of a member, by its name or NodeID, that says what the latest one does."""
+        entry = self.find(label)
+        request = Request(
+            node=parse_node_id(entry.node),
+            name=entry.name,
+            routes=entry.routes,
+            groups=entry.groups,
+            rights=entry.rights,
+            days=days,
+        )
+        return self.sign(request, now)
+
+    def replace(self, node: NodeId, label: str, days: int, now: float) -> tuple[Certificate, RevocationList]:
+        """A new NodeID in place of a member's: what its latest certificate says, and the old one revoked.
+
+        The list counts where it comes to, so both are members until it is spread.
+        """
+        old = self.find(label)
+        if old.revoked is not None:
+            raise ValueError(f"{old.name} is revoked; sign the new identity in as another member")
+        if self._entry_of(node) is not None:
+            raise ValueError(f"{node_id_text(node)} was signed for before; a replacement is a new identity")
+        made = self.revoke(old.node, now)
+        # Its addresses go over at once, and do not rest: they stay with one machine.
+        addresses, old.addresses = old.addresses, []
+        request = Request(
+            node=node,
+            name=old.name,
+            addresses=[text.partition("/")[0] for text in addresses],
+            routes=old.routes,
+            groups=old.groups,
+            rights=old.rights,
+            days=days,
+        )
+        return self.sign(request, now), made
+
+    def delegate_renewals(self, public: CompositePublic, days: int, now: float) -> Delegation:
+        """Let a member renew the certificates of others, from an hour ago until `days` from now."""
+        entry = self._entry_of(public.node_id)
+        if entry is None or entry.revoked is not None:
+            raise ValueError(f"{node_id_text(public.node_id)} is no member of {self._network.name}")
+        if not 1 <= days <= MAX_DAYS:
+            raise ValueError(f"a delegation holds 1 to {MAX_DAYS} days, not {days}")
+        body = DelegationBody(
+            network=self._network.id,
+            ed25519=public.ed25519,
+            mldsa=public.mldsa,
+            scope=Scope.RENEW,
+            not_before=int(now) - BACKDATE,
+            not_after=int(now) + days * DAY,
+            serial=self.ledger.next_serial,
+        )
+        self.ledger.next_serial += 1
+        return Delegation.make(body, self._key)
+
+    def rotate(self, days: int, now: float) -> Rotation:
+        """A new key in place of this one, which signs nothing from then on.
+
+        :param days: what the old key signed counts so long.
+        """
+        if not 0 <= days <= MAX_DAYS:
+            raise ValueError(f"the old key counts for 0 to {MAX_DAYS} days more, not {days}")
+        key, lists = AuthorityKey.generate(), self.ledger.list_number
+        network = self._network.rotated(self._key, key, int(now), int(now) + days * DAY, lists)
+        self._key, self._network = key, network
+        nodes = {one.node for one in self.ledger.entries if one.revoked is not None}
+        return Rotation(key, network, self._list(nodes, set(self.ledger.revoked_serials), now))
 
     def find(self, label: str) -> Entry:
         """The entry with this NodeID, or the one not revoked with this name."""

@@ -116,7 +116,10 @@ class Certificate:
         """
         if self.body.network != network.id:
             raise NotMember("wrong_network", f"the certificate is of another network than {network.name}")
-        self.signed.verify(signer or network.authority)
+        if signer is None:
+            network.verify(self.signed, now)
+        else:
+            self.signed.verify(signer)
         refuse_critical(self.body.critical)
         if self.body.node != node:
             raise NotMember("wrong_node", f"the certificate of {self.body.name} is for another NodeID")

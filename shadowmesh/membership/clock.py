@@ -1,13 +1,40 @@
-"""The time that certificates are held against: never earlier than what this node has known before."""
+"""The time that certificates are held against: never earlier than what this node has known before.
+
+What relays say of the time is kept as a `Reading`: a hint for people, which no certificate is held against.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 RELEASED = 1795219200
 """2026-11-21T00:00:00Z: an earlier clock is wrong, where this release runs. Raised with each release."""
 KEEP_EVERY = 3600.0
 """Seconds between two writes of the time: what a machine without a battery may go back by when it starts."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What somebody else said that the time is.
+
+    :param time: seconds since 1970, as it was there at `at` of our monotonic clock.
+    :param error: seconds that it may be off by: half the round trip.
+    """
+
+    time: float
+    error: float
+    at: float
+
+    @classmethod
+    def between(cls, told: float, asked_at: float, heard_at: float) -> Reading:
+        """`told` was true at some moment from `asked_at` to `heard_at`."""
+        half = (heard_at - asked_at) / 2
+        return cls(told + half, half, heard_at)
+
+    def skew(self, wall: float, now: float) -> float:
+        """Seconds that a clock which shows `wall` at `now` is ahead; below 0: behind."""
+        return wall - (self.time + now - self.at)
 
 
 class SteadyClock:

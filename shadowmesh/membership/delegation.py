@@ -126,7 +126,7 @@ class Delegation:
             text = f"the delegation is of another network than {network.name}"
             raise NotMember("delegation_of_another_network", text)
         try:
-            self.signed.verify(network.authority)
+            network.verify(self.signed, now)
         except NotMember as error:
             raise NotMember("delegation_forged", f"the delegation: {error}") from None
         refuse_critical(self.body.critical)
@@ -194,6 +194,14 @@ class Credentials:
         if self.delegation is not None:
             self.delegation.refuse_revoked(revocations)
 
+    @property
+    def by_authority(self) -> list[Signed]:
+        """What the authority itself has signed of them."""
+        if self.delegation is None:
+            return [self.certificate.signed]
+        basis = [self.basis.signed] if self.basis is not None else []
+        return [self.delegation.signed, *basis]
+
     def _check_scope(self, delegation: Delegation, network: Network, now: float) -> None:
         body = self.certificate.body
         if body.not_after > delegation.body.not_after:
@@ -219,7 +227,7 @@ class Credentials:
             text = f"the renewed certificate of {body.name} says more than its basis"
             raise NotMember("not_renewed", text)
         try:
-            basis.signed.verify(network.authority)
+            network.verify(basis.signed, now)
         except NotMember as error:
             raise NotMember("basis_forged", f"the basis of the certificate of {body.name}: {error}") from None
         if now > basis.body.not_after + BASIS_GRACE:

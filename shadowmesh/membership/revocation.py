@@ -93,7 +93,7 @@ class RevocationList:
         cls.number_untrusted(data, network)
         signed = Signed.parse_untrusted(data, Kind.REVOCATIONS)
         body = decode_body(signed, _Body)
-        signed.verify(network.authority)
+        network.verify_list(signed, body.number)
         refuse_critical(body.critical)
         return cls(
             body.number, body.issued, body.valid_until, frozenset(body.nodes), frozenset(body.serials), data
@@ -111,6 +111,10 @@ class Revocations:
         self.current = RevocationList.parse_untrusted(kept, network) if kept else None
         self._network = network
         self._keep = keep
+
+    def adopt(self, network: Network) -> None:
+        """The authority has a new key."""
+        self._network = network
 
     @property
     def number(self) -> int:

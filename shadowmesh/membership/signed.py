@@ -40,6 +40,7 @@ class Kind(enum.IntEnum):
     CERTIFICATE = 2
     REVOCATIONS = 3
     DELEGATION = 4
+    ROTATION = 5
 
 
 MAX_BODY: dict[Kind, int] = {
@@ -47,6 +48,7 @@ MAX_BODY: dict[Kind, int] = {
     Kind.CERTIFICATE: 3072,
     Kind.REVOCATIONS: 49152,
     Kind.DELEGATION: 8192,
+    Kind.ROTATION: 6144,
 }
 """Bytes. A certificate with its delegation, and with its basis where that grants nothing, has to fit HELLO
 (24,576) beside 700 bytes of it, a revocation list a message (65,536)."""
@@ -57,6 +59,7 @@ _TITLES = {
     Kind.CERTIFICATE: "SHADOWMESH CERTIFICATE",
     Kind.REVOCATIONS: "SHADOWMESH REVOCATION LIST",
     Kind.DELEGATION: "SHADOWMESH DELEGATION",
+    Kind.ROTATION: "SHADOWMESH ROTATION",
 }
 
 Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -108,11 +111,11 @@ class Signed:
     @property
     def fingerprint(self) -> bytes:
         """SHA-256 over what is signed, 32 bytes."""
-        return hashlib.sha256(self._signed).digest()
+        return hashlib.sha256(self.content).digest()
 
     def verify(self, signer: CompositePublic) -> None:
         """Raises NotMember("forged") unless both signatures hold."""
-        if not signer.verifies(self.signature, self._signed):
+        if not signer.verifies(self.signature, self.content):
             raise NotMember("forged", "the authority of this network has not signed it")
 
     def encode(self) -> bytes:
@@ -120,7 +123,8 @@ class Signed:
         return _header(self.kind, self.body) + self.body + self.signature
 
     @property
-    def _signed(self) -> bytes:
+    def content(self) -> bytes:
+        """What the signatures are over."""
         return _LABEL + _header(self.kind, self.body) + self.body
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from msgspec import structs
 
-from shadowmesh._ext.engine import EVENT_LANE_MESSAGE, EVENT_SOURCE, EVENT_WANTED, Engine
+from shadowmesh._ext.engine import EVENT_LANE_MESSAGE, EVENT_PROBE, EVENT_SOURCE, EVENT_WANTED, Engine
 from shadowmesh.api.schema import (
     DelegateReply,
     InvitationReply,
@@ -34,16 +34,19 @@ from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
 from shadowmesh.core.shared import Changed, Fatal, MembersChanged, ProbeAnswered, ResolveRelay, TicketsChanged
 from shadowmesh.crypto.identity import Identity, node_id_text
-from shadowmesh.errors import ConfigError
+from shadowmesh.errors import ConfigError, RemoteProtocolError
 from shadowmesh.io import notify
-from shadowmesh.io.documents import load_list
+from shadowmesh.io.documents import find_network, load_list
 from shadowmesh.io.shield import PAUSE, survives
 from shadowmesh.io.udp import from_sockaddr, local_address, send
 from shadowmesh.membership.roster import Member
 from shadowmesh.node import acquainted, tickets
+from shadowmesh.node.bridge import BridgeService
 from shadowmesh.node.inviting import Inviting
 from shadowmesh.node.netcheck import check_network
+from shadowmesh.node.papers import Papers
 from shadowmesh.node.report import ON_DEMAND, is_idle, problem_of, report
+from shadowmesh.node.standing import clock_warning
 from shadowmesh.node.subnets import Subnets
 from shadowmesh.node.surroundings import Surroundings
 from shadowmesh.node.wall import Wall, read_again
@@ -66,6 +69,7 @@ class Daemon:
     """Runs inside one event loop, from `start` to `finish`.
 
     :param udp: the socket that the engine reads; control datagrams are sent on it too.
+    :param bridge: what our interface is a port of.
     """
 
     def __init__(
@@ -77,15 +81,18 @@ class Daemon:
         udp: socket.socket,
         mtu: int,
         identity: Identity,
+        bridge: BridgeService | None = None,
     ) -> None:
         self.fatal: str | None = None
         self._config = config
         self._file = Path(config.file).absolute()
         self._core = core
+        self._identity = identity
         self._engine = engine
         self._firewall = firewall
         self._udp = udp
         self._mtu = mtu
+        self._bridge = bridge
         self._largest = max(LARGEST, mtu + FRAME_OVERHEAD)
         self._inviting = Inviting(core, identity)
         self._started_at = time.monotonic()
@@ -109,7 +116,9 @@ class Daemon:
         unsent = self._unsent + self._surroundings.mapper.drops
         ports = self._surroundings.mapper
         made = report(self._config, self._core, self._engine, self._udp, self._mtu, uptime, unsent, ports)
-        return structs.replace(made, routes=self._subnets.status())
+        bridge = self._bridge.status() if self._bridge is not None else None
+        node = structs.replace(made.node, bridge=bridge)
+        return structs.replace(made, routes=self._subnets.status(), node=node)
 
     async def netcheck(self) -> Netcheck:
         """Ask every relay how it sees us, wait for what is under way, and tell."""
@@ -167,8 +176,15 @@ class Daemon:
         self._drive()
         state = self._core.peers[member.node_id]
         problem = ON_DEMAND if is_idle(state, time.monotonic()) else problem_of(state, self._core.relays)
+        clock = clock_warning(self._core, state)
         reply = explain(
-            member, state.routing, self._config.paths.direct, self._core.network, problem, state.refusals
+            member,
+            state.routing,
+            self._config.paths.direct,
+            self._core.network,
+            problem,
+            state.refusals,
+            clock,
         )
         refused = [
             f"route to {route.to}: {route.reason}"
@@ -182,24 +198,44 @@ class Daemon:
         membership = self._core.members.membership
         if membership is None:
             raise ConfigError("this client is in no network: its configuration has no `network:`")
+        network = find_network(Path(file))
+        if network is not None and network.id == membership.network.id:
+            self._take_network(network.document)
         made = load_list(Path(file), membership.network)
         newer = self._core.handle_revocations(made.document, time.monotonic())
         self._drive()
         return RevocationsReply(number=membership.revocations.number, newer=newer)
 
+    def _take_network(self, document: bytes) -> None:
+        try:
+            self._core.handle_network_document(document, time.monotonic())
+        except RemoteProtocolError as error:
+            raise ConfigError(str(error)) from None
+
     def reload(self) -> ReloadReply:
-        """Read the file again: rules, groups, routes change at once. Raises ConfigError, changing nothing."""
+        """Read the files again: rules, groups, routes and what the authority signed change at once.
+
+        Raises ConfigError, changing nothing.
+        """
         found = read_again(self._config, self._file, self._core.node_id)
+        papers = Papers.read(found.config, self._core, self._identity)
         # By the names and NodeIDs of the file: a peer may be called otherwise there than when we started.
         self._firewall.install(found.wanted)
         self._config = found.config
         self._subnets.set(found.config)
-        log.info("%s was read again; changed: %s", self._file, ", ".join(found.reply.applied) or "nothing")
-        if found.reply.restart:
-            log.warning(
-                "%s: a restart is needed for what changed in %s", self._file, ", ".join(found.reply.restart)
+        reply = found.reply
+        if papers is not None:
+            restart = [*reply.restart, *papers.restart(self._config)]
+            reply = structs.replace(
+                reply, applied=[*reply.applied, *papers.install(self._core)], restart=restart
             )
-        return found.reply
+            self._drive()
+        log.info("%s was read again; changed: %s", self._file, ", ".join(reply.applied) or "nothing")
+        if reply.restart:
+            log.warning(
+                "%s: a restart is needed for what changed in %s", self._file, ", ".join(reply.restart)
+            )
+        return reply
 
     def invitations(self) -> InvitationsReply:
         """All invitations of this node. Raises ConfigError, as the next three do."""
@@ -242,6 +278,8 @@ class Daemon:
         self._drive()
         self._surroundings.start()
         self._subnets.start()
+        if self._bridge is not None:
+            self._bridge.start()
 
     async def wait_stopped(self) -> None:
         """Returns when somebody asked to stop, or the core says that it must."""
@@ -250,6 +288,8 @@ class Daemon:
     async def finish(self) -> None:
         """Say goodbye to everybody and serve no more."""
         await self._subnets.stop()
+        if self._bridge is not None:
+            self._bridge.stop()
         await self._surroundings.stop()
         self._core.close(time.monotonic())
         self._transmit()
@@ -280,11 +320,18 @@ class Daemon:
                 survives(self._core.handle_payload, handle, data, via, from_sockaddr(source), now)
             elif kind == EVENT_WANTED:
                 survives(self._core.handle_wanted, handle, data, now)
+            elif kind == EVENT_PROBE:
+                survives(self._handle_loop_probe, handle, data)
             elif kind == EVENT_SOURCE:
                 survives(self._core.handle_source, handle, via, from_sockaddr(source), now)
             else:
                 survives(self._core.handle_datagram, data, via, from_sockaddr(source), now)
         self._drive()
+
+    def _handle_loop_probe(self, handle: int, frame: bytes) -> None:
+        for peer in self._core.peers.values():
+            if self._bridge is not None and peer.handle == handle:
+                self._bridge.handle_probe(peer.mac, peer.member.name, frame)
 
     def _serve_timer(self) -> None:
         self._timer = None

@@ -25,30 +25,31 @@ from shadowmesh._ext import aead
 from shadowmesh._ext.engine import Engine
 from shadowmesh.api.server import serve_api
 from shadowmesh.command import CommandFailed, ExitCode, explain
-from shadowmesh.config import ClientConfig, doubts, refuse_own_id
+from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import MAX_PEERS, Core
 from shadowmesh.core.shared import Tables
 from shadowmesh.crypto import identity as identities
 from shadowmesh.crypto.identity import Identity, node_id_text
+from shadowmesh.doubts import doubts, refuse_own_id
 from shadowmesh.errors import ConfigError, DeviceError
 from shadowmesh.io import notify
 from shadowmesh.io.dataplane import EngineTables
 from shadowmesh.io.invitations import open_invitations
 from shadowmesh.io.logs import OWN, log_to
-from shadowmesh.io.membership import open_membership, with_network
+from shadowmesh.io.membership import open_delegate, open_membership, with_network
 from shadowmesh.io.tap import Tap
 from shadowmesh.io.tokens import load_tokens
 from shadowmesh.io.udp import local_address, open_udp
 from shadowmesh.membership.guard import Membership
 from shadowmesh.membership.invitations import Invitations
 from shadowmesh.node import acquainted, tickets
+from shadowmesh.node.bridge import BridgeService, choose_mtu, find_bridge
 from shadowmesh.node.daemon import Daemon
 from shadowmesh.node.metrics import metrics, not_ready
 from shadowmesh.node.subnets import not_forwarded
 from shadowmesh.node.wall import Wall
 from shadowmesh.overlay.firewall import firewall_of
 from shadowmesh.overlay.mac import mac_of
-from shadowmesh.units import DEFAULT_MTU
 from shadowmesh.web.metrics import create_app, serve_metrics
 from shadowmesh.web.server import SocketInUse
 
@@ -130,6 +131,7 @@ def _run_logged(config: ClientConfig, identity: Identity, ready: Callable[[], No
 
 def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) -> int:
     membership = open_membership(config, identity)
+    delegate = open_delegate(config, membership, identity) if membership is not None else None
     config = with_network(config, membership)
     invitations = open_invitations(membership, identity, config.node.state_dir) if membership else None
     for doubt in doubts(config, identity.name):
@@ -139,31 +141,37 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
             aead.use_library(str(config.aead_library))
         except ValueError as error:
             raise ConfigError(f"{config.file}: aead_library: {error}; leave it out to use OpenSSL") from error
-    mtu = DEFAULT_MTU if config.interface.mtu == "auto" else config.interface.mtu
+    linux = find_bridge(config)
+    mtu = choose_mtu(config, linux)
     mac = mac_of(identity.node_id)
     with contextlib.ExitStack() as stack:
         udp = stack.enter_context(open_udp(config.listen.address, config.listen.port))
-        tap = stack.enter_context(Tap.open(config.interface.name, mac, mtu, config.interface.addresses))
+        interface = config.interface
+        tap = stack.enter_context(Tap.open(interface.name, mac, mtu, interface.addresses, linux))
         event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         stack.callback(os.close, event_fd)
-        broadcast = (config.interface.broadcast.rate, config.interface.broadcast.burst)
+        broadcast = (interface.broadcast.rate, interface.broadcast.burst)
         engine = Engine(udp.fileno(), tap.fileno(), event_fd, mac, broadcast=broadcast)
         core = new_core(
             config, identity, EngineTables(engine, udp.family), membership, invitations=invitations
         )
-        unready = not_forwarded(membership, config.interface.name)
+        unready = not_forwarded(membership, interface.bridge or interface.name)
         if unready:
             log.warning("%s; turn it on with sysctl", unready)
+        if delegate is not None:
+            core.renewals.set_delegate(delegate, time.monotonic())
         # Before the first frame can come.
         firewall = Wall(engine, core)
         firewall.install(config)
+        port = local_address(udp).port
+        bridge = BridgeService(config, linux, tap, engine, mac, port) if linux is not None else None
         engine.start()
         stack.callback(engine.stop)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            daemon = Daemon(config, core, engine, firewall, udp, mtu, identity)
+            daemon = Daemon(config, core, engine, firewall, udp, mtu, identity, bridge)
             up = (
-                f"{config.node.name} ({node_id_text(identity.node_id)}) is up on {config.interface.name}, "
-                f"{', '.join(config.interface.addresses) or 'no address'}, UDP {local_address(udp)}, "
+                f"{config.node.name} ({node_id_text(identity.node_id)}) is up on {interface.name}, "
+                f"{', '.join(interface.addresses) or 'no address'}, UDP {local_address(udp)}, "
                 f"ShadowMesh {__version__}"
             )
             runner.run(_serve(config, daemon, up, ready))

@@ -13,6 +13,7 @@ from shadowmesh.api.schema import Netcheck, RelayCheck
 from shadowmesh.core.node import Core
 from shadowmesh.core.relays import RelayClient, RelayState
 from shadowmesh.node.report import nat_status
+from shadowmesh.node.standing import clock_text, clock_warning, skew_of
 from shadowmesh.node.surroundings import Surroundings
 from shadowmesh.units import MAX_QUIC_DATAGRAM
 
@@ -63,6 +64,7 @@ def _report(core: Core, surroundings: Surroundings) -> Netcheck:
         ipv4=family(False),
         ipv6=family(True),
         datagram=_largest_datagram(connected),
+        clock=clock_warning(core) or clock_text(core.relays),
         relays=[_relay(relay) for relay in core.relays],
     )
 
@@ -75,6 +77,7 @@ def _largest_datagram(connected: list[RelayClient]) -> int | None:
 def _relay(relay: RelayClient) -> RelayCheck:
     binding, test = relay.binding, relay.second_port
     rtt = binding.round_trip.smoothed if binding is not None else None
+    skew, error = skew_of(relay)
     second: Literal["none", "answers", "silent", "unknown"] = "unknown"
     if relay.state is RelayState.CONNECTED:
         second = "none" if test is None else "answers" if test.observed else "silent"
@@ -85,4 +88,6 @@ def _relay(relay: RelayClient) -> RelayCheck:
         observed_address=str(binding.observed) if binding is not None and binding.observed else None,
         second_port=second,
         last_error=relay.last_error,
+        clock_skew=skew,
+        clock_error=error,
     )

@@ -13,7 +13,6 @@ from shadowmesh._ext import aead
 from shadowmesh._ext.engine import Engine
 from shadowmesh.api.schema import (
     NatStatus,
-    NetworkStatus,
     NodeStatus,
     PathStatus,
     PeerStatus,
@@ -25,11 +24,9 @@ from shadowmesh.core.node import Core
 from shadowmesh.core.peers import PeerClient
 from shadowmesh.core.relays import RelayClient, RelayState
 from shadowmesh.crypto.identity import node_id_text
-from shadowmesh.errors import NotMember
 from shadowmesh.io.portmap import PortMapper
 from shadowmesh.io.udp import local_address
-from shadowmesh.membership.guard import Membership
-from shadowmesh.node.subnets import not_forwarded
+from shadowmesh.node.standing import network_status, peer_expiry, peer_renews, skew_of
 from shadowmesh.node.wall import firewall_status
 from shadowmesh.overlay.compilation import Party
 from shadowmesh.overlay.firewall import as_configured
@@ -65,12 +62,10 @@ def report(
             aead=aead.implementation(),
             features=engine.features(),
             nat=nat_status(core, ports),
-            network=network_status(core.members.membership, config.interface.name),
+            network=network_status(core, config.interface.name),
         ),
         relays=[_relay(relay, relay is core.home) for relay in core.relays],
-        peers=[
-            _peer(peer, core.relays, engine, config.peers, time.monotonic()) for peer in core.peers.values()
-        ],
+        peers=[_peer(peer, core, engine, config.peers, time.monotonic()) for peer in core.peers.values()],
         counters=engine.counters(),
         drops=dict(drops),
         firewall=firewall_status(engine, config.firewall),
@@ -90,49 +85,6 @@ def nat_status(core: Core, ports: PortMapper) -> NatStatus:
     )
 
 
-def network_status(membership: Membership | None, interface: str) -> NetworkStatus | None:
-    """This node's membership; None without a network."""
-    if membership is None:
-        return None
-    body, behind = membership.certificate.body, membership.clock.behind
-    left = body.not_after - membership.clock.now()
-    return NetworkStatus(
-        name=membership.network.name,
-        network_id=node_id_text(membership.network.id),
-        member=body.name,
-        groups=body.groups,
-        serial=body.serial,
-        expires_in=left,
-        revocation_list=membership.revocations.number,
-        clock_behind=behind,
-        warning=_warning(membership, left, behind) or not_forwarded(membership, interface) or None,
-    )
-
-
-def _warning(membership: Membership, left: float, behind: float) -> str | None:
-    """The worst of what will keep others from taking our certificate, or does already."""
-    body, current = membership.certificate.body, membership.revocations.current
-    if membership.revocations.revokes(membership.certificate):
-        return "this machine is revoked; it needs a new identity to come back"
-    delegation = membership.credentials.delegation
-    if delegation is not None:
-        try:
-            delegation.refuse_revoked(membership.revocations)
-        except NotMember as error:
-            return f"{error}; have the certificate signed by the authority"
-    if behind:
-        return f"the machine's clock is at least {behind:.0f} s behind; set it right"
-    if left < 0:
-        return "the certificate has expired: nobody opens a session with it; have it signed again"
-    if left < min(WARN_BEFORE, (body.not_after - body.not_before) / 3):
-        return f"the certificate expires in {left / 86_400:.1f} days; have it signed again"
-    if current is not None and membership.clock.now() > current.valid_until:
-        return f"revocation list {current.number} is past its date; the authority should issue the next one"
-    return None
-
-
-WARN_BEFORE = 14 * 86_400.0
-"""Seconds before the end of a certificate (or a third of its life) from which `status` warns."""
 ABSENT = "no relay knows of it: it is down, or does not list this node, or uses another relay"
 """Shown for a peer that never came so far as to fail."""
 NO_RELAY = "this machine is not connected to any relay; the relays' entries say why"
@@ -162,6 +114,7 @@ def _is_live(peer: PeerClient) -> bool:
 def _relay(relay: RelayClient, home: bool) -> RelayStatus:
     binding = relay.binding
     observed = binding.observed if binding else None
+    skew, error = skew_of(relay)
     return RelayStatus(
         address=relay.name,
         node_id=node_id_text(relay.config.id),
@@ -170,6 +123,8 @@ def _relay(relay: RelayClient, home: bool) -> RelayStatus:
         observed_address=str(observed) if observed else None,
         last_error=relay.last_error,
         home=home,
+        clock_skew=skew,
+        clock_error=error,
     )
 
 
@@ -196,7 +151,7 @@ def _path(path: Path, in_use: bool, now: float) -> PathStatus:
 
 
 def _peer(
-    peer: PeerClient, relays: Iterable[RelayClient], engine: Engine, configured: tuple[Peer, ...], now: float
+    peer: PeerClient, core: Core, engine: Engine, configured: tuple[Peer, ...], now: float
 ) -> PeerStatus:
     member = peer.member
     party = Party(member.name, node_id_text(member.node_id), member.groups, member.addresses)
@@ -222,9 +177,13 @@ def _peer(
         epoch_age=session.epoch_age(time.monotonic()) if session else None,
         cipher=session.driver.link.cipher if session else None,
         key_exchange=session.driver.link.key_exchange if session else None,
-        last_error=problem_of(peer, relays),
+        bridge=peer.may_bridge,
+        stations=int(counters.get("stations", 0)),
         refused=peer.refusals.counts,
         refused_example=peer.refusals.example,
+        last_error=problem_of(peer, core.relays),
+        expires_in=peer_expiry(core, peer),
+        renews=peer_renews(core, peer),
     )
 
 

@@ -36,7 +36,7 @@ class Subnets:
     """
 
     def __init__(self, config: ClientConfig, core: Core, on_change: Callable[[], None]) -> None:
-        self._interface = config.interface.name
+        self._interface = config.interface.bridge or config.interface.name
         self._own = [ipaddress.ip_interface(text).network for text in config.interface.addresses]
         if core.members.membership is not None:
             self._own += core.members.membership.network.subnets

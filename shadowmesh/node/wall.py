@@ -9,9 +9,10 @@ import msgspec
 
 from shadowmesh._ext.engine import Engine
 from shadowmesh.api.schema import FirewallRule, FirewallStatus, ReloadReply
-from shadowmesh.config import ClientConfig, Peer, load_client_config, refuse_own_id
+from shadowmesh.config import ClientConfig, NetworkSection, Peer, load_client_config
 from shadowmesh.core.node import Core
 from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.doubts import refuse_own_id
 from shadowmesh.membership.roster import Member
 from shadowmesh.overlay.compilation import Compiler, Party
 from shadowmesh.overlay.firewall import as_configured, firewall_of, words
@@ -44,8 +45,8 @@ class Wall:
             self._engine.set_firewall(None)
             return
         compiler = Compiler(config.firewall)
-        for member in self._core.roster.members:
-            compiler.put(self._party(member))
+        for peer in self._core.peers.values():
+            compiler.put(self._party(peer.member))
         self._engine.set_firewall(compiler.compiled())
         self._compiler = compiler
 
@@ -77,14 +78,27 @@ def read_again(running: ClientConfig, file: Path, own: NodeId) -> Reload:
     peers = tuple(
         msgspec.structs.replace(peer, groups=groups.get(peer.id, peer.groups)) for peer in running.peers
     )
-    config = msgspec.structs.replace(running, firewall=wanted.firewall, peers=peers, routes=wanted.routes)
+    config = msgspec.structs.replace(
+        running,
+        firewall=wanted.firewall,
+        peers=peers,
+        routes=wanted.routes,
+        network=_network(wanted, running),
+    )
     applied = ["firewall"] if config.firewall != running.firewall else []
     applied += ["peers[].groups"] if config.peers != running.peers else []
     applied += ["routes"] if config.routes != running.routes else []
     filled = _filled(wanted, running)
-    restart = [name for name in _SECTIONS if getattr(filled, name) != getattr(running, name)]
+    restart = [name for name in _SECTIONS if getattr(filled, name) != getattr(config, name)]
     restart += ["peers"] if wanted.peers != config.peers else []
     return Reload(wanted, config, ReloadReply(applied=applied, restart=restart))
+
+
+def _network(wanted: ClientConfig, running: ClientConfig) -> NetworkSection | None:
+    """The one that runs, with the delegation of the file."""
+    if running.network is None or wanted.network is None:
+        return running.network
+    return msgspec.structs.replace(running.network, delegation=wanted.network.delegation)
 
 
 def _filled(wanted: ClientConfig, running: ClientConfig) -> ClientConfig:

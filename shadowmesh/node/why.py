@@ -40,11 +40,13 @@ def explain(
     network: LocalNetwork,
     problem: str | None,
     refusals: Refusals,
+    clock: str | None = None,
 ) -> WhyReply:
     """The story.
 
     :param problem: why frames go nowhere at all, if they do.
     :param refusals: of frames that came from there.
+    :param clock: what is to be said of this machine's clock.
     """
     here = _side(view(routing.paths, network.nat))
     there = _side(routing.peer_view) if routing.peer_view is not None else None
@@ -52,6 +54,7 @@ def explain(
     if routing.name is None:
         findings: list[str] = [f"there is no path to {member.name}: {problem or 'it is being set up'}"]
         advice: list[str] = []
+        findings += [clock] if clock else []
     elif direct:
         findings, advice = _direct(member.name, there)
     else:

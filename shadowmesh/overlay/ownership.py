@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import ipaddress
 
-RIGHT_BRIDGE, RIGHT_DHCP, RIGHT_RA = "bridge", "dhcp", "ra"
-"""Rights, of a certificate or of `peers[].rights`: to send from what nobody else owns, to serve DHCP, and to
-send router advertisements and redirects."""
-
 
 def packed_prefix(text: str) -> bytes:
     """An address or prefix as 5 (IPv4) or 17 bytes: the address, and its length in bits."""

@@ -11,6 +11,7 @@ then look at `deadline`.
 from __future__ import annotations
 
 import enum
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,6 +57,8 @@ class CloseCode(enum.IntEnum):
     IDLE = 0x07
 
 
+_CLOCK = re.compile(r" \[([0-9]{1,12})\]$")
+"""End of a reason: the clock of who refuses, in seconds since 1970."""
 _HARMLESS = (CloseCode.REFUSED, CloseCode.COLLISION)
 
 
@@ -97,6 +100,8 @@ class Ended:
     code: int
     reason: str
     by_peer: bool
+    clock: float | None = None
+    """The time, in seconds since 1970, by which a certificate was refused: a hint, told by whoever did."""
 
 
 LinkEvent = Resumed | Ready | Confirmed | Received | Ended
@@ -230,11 +235,13 @@ class Link:
         """The peer showed life in the data plane: put off the idle time-out of QUIC."""
         self._connection.renew_idle(now)
 
-    def close(self, code: int, reason: str) -> None:
-        """Say goodbye with `reason` (the peer's operator reads it) and end."""
+    def close(self, code: int, reason: str, clock: float | None = None) -> None:
+        """Say goodbye with `reason` (the peer's operator reads it) and end; `clock` is told with it."""
         if self._closing is None and not self._ended:
-            self._closing = Ended(code, reason[:MAX_REASON], by_peer=False)
-            self._connection.close(error_code=code, reason_phrase=reason[:MAX_REASON])
+            told = "" if clock is None else f" [{clock:.0f}]"
+            reason = reason[: MAX_REASON - len(told)]
+            self._closing = Ended(code, reason, by_peer=False, clock=clock)
+            self._connection.close(error_code=code, reason_phrase=reason + told)
 
     def transmit(self, now: float) -> list[bytes]:
         """Datagrams to send now."""
@@ -277,8 +284,11 @@ class Link:
         code = goodbye.error_code if goodbye.frame_type is None else CloseCode.TRANSPORT
         if self._machine.agreement is None and code not in _HARMLESS:
             code = CloseCode.TRANSPORT
-        reason = goodbye.reason_phrase[:MAX_REASON]
-        return Ended(code, "".join(c if c.isprintable() else "?" for c in reason), by_peer=True)
+        reason = "".join(c if c.isprintable() else "?" for c in goodbye.reason_phrase[:MAX_REASON])
+        told = _CLOCK.search(reason) if code == CloseCode.REFUSED else None
+        if told is None:
+            return Ended(code, reason, by_peer=True)
+        return Ended(code, reason[: told.start()], by_peer=True, clock=float(told[1]))
 
     def _guarded(self, step: Callable[[], None]) -> None:
         """Run a step on the peer's input; what it refuses ends the link and nothing else."""
@@ -287,7 +297,8 @@ class Link:
         except BadPacket as error:
             self.close(CloseCode.PROTOCOL, f"bad control message: {error.reason}")
         except RemoteProtocolError as error:
-            self.close(error.code if isinstance(error, Refused) else CloseCode.REFUSED, str(error))
+            refused = error if isinstance(error, Refused) else Refused(CloseCode.REFUSED, str(error))
+            self.close(refused.code, str(refused), refused.clock)
 
     def _handle_event_untrusted(self, event: QuicEvent) -> None:
         if isinstance(event, HandshakeCompleted):

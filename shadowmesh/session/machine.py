@@ -27,7 +27,7 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from msgspec import UNSET
+import msgspec
 
 from shadowmesh.crypto.identity import Identity, node_id_of
 from shadowmesh.crypto.keys import Direction, frame_keys, wipe
@@ -45,11 +45,15 @@ SUPPORTED_CRITICAL: frozenset[str] = frozenset()
 
 
 class Refused(RemoteProtocolError):
-    """`admit` says no: to be closed with this application error code, and this reason for people."""
+    """`admit` says no: to be closed with this application error code, and this reason for people.
 
-    def __init__(self, code: int, reason: str) -> None:
+    :param clock: the time of who refuses, in seconds since 1970, where that is why.
+    """
+
+    def __init__(self, code: int, reason: str, clock: float | None = None) -> None:
         super().__init__(reason)
         self.code = code
+        self.clock = clock
 
 
 Admit = Callable[[NodeId, Introduction], None]
@@ -132,7 +136,7 @@ class Secrets:
 
 @dataclass(frozen=True)
 class Opening:
-    """What our side brings to a handshake; all random, chosen by the caller."""
+    """What our side brings to a handshake; what is random is chosen by the caller."""
 
     nonce: bytes
     instance: bytes
@@ -145,6 +149,8 @@ class Opening:
     """What we show of our membership of a network; empty without one."""
     token: bytes | None = None
     """Proof of the token that the other side, a relay, admits by."""
+    wall: Callable[[], float] | None = None
+    """The clock that a responder tells of, in seconds since 1970; None tells nothing."""
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -286,7 +292,10 @@ class Machine:
         self._agree(secrets)
         observed = self._opening.observed or Address("", 0)
         self.confirmation = Established(
-            session=self._opening.session, observed_host=observed.host, observed_port=observed.port
+            session=self._opening.session,
+            observed_host=observed.host,
+            observed_port=observed.port,
+            clock_ms=msgspec.UNSET if self._opening.wall is None else int(self._opening.wall() * 1000),
         )
         answer = self._confirmed(MessageType.ESTABLISHED, messages.encode_body(self.confirmation), secrets)
         secrets.wipe()
@@ -312,7 +321,7 @@ class Machine:
             instance=opening.instance,
             lanes=opening.lanes,
             membership=opening.membership,
-            token=UNSET if opening.token is None else opening.token,
+            token=msgspec.UNSET if opening.token is None else opening.token,
         )
 
     def _authenticate(

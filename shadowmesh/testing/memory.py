@@ -71,6 +71,8 @@ class MemoryTables:
         self.path_received: dict[int, float] = {}
         self.material: list[bytes] = []
         """Copies of all key material that was ever installed, for tests that look for leaks."""
+        self.bridging: set[int] = set()
+        """Peers that may have stations behind them; noted only."""
         self.failed_opens = 0
         self.own: list[bytes] = []
         self.prefixes: dict[int, list[bytes]] = {}
@@ -96,6 +98,9 @@ class MemoryTables:
         assert not (taken | set(self.own)) & {one for one in prefixes if _is_host(one)}, "one owner each"
         self.prefixes[peer] = list(prefixes)
         self.flags[peer] = {"others": others, "dhcp": dhcp, "router": router}
+
+    def set_bridging(self, peer: int, allowed: bool) -> None:
+        (self.bridging.add if allowed else self.bridging.discard)(peer)
 
     def new_send_keys(self, material: bytearray, expires_at: float) -> Any:
         self.material.append(bytes(material))

@@ -38,7 +38,9 @@ MAX_INVITATIONS = 64
 MAX_INVITATION_SECONDS = 8 * 86_400
 """Seconds that a relay knows one at most: seven days open, and one day in which the reason is told."""
 MAX_DOCUMENT = 16_384
-"""Bytes of a document in JOINED: no network, certificate or delegation is larger than 12,900."""
+"""Bytes of a document in JOINED: no certificate or delegation is larger than 12,900."""
+MAX_NETWORK = 45_500
+"""Bytes of a network with the links of all keys that its authority has had."""
 
 Bytes8 = Annotated[bytes, msgspec.Meta(min_length=8, max_length=8)]
 Bytes16 = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
@@ -90,6 +92,10 @@ class MessageType(enum.IntEnum):
     ROSTER = 0x5C
     CERTIFICATE_ASKED = 0x5D
     CERTIFICATE_SHOWN = 0x5E
+    RENEW_ASK = 0x58
+    RENEWAL = 0x59
+    MEMBERSHIP = 0x5A
+    NETWORK_NEWS = 0x5B
 
 
 class Introduction(msgspec.Struct, kw_only=True, frozen=True):
@@ -134,6 +140,8 @@ class Established(msgspec.Struct, kw_only=True, frozen=True):
     observed_host: Text = ""
     observed_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     supports_direct: bool = False
+    clock_ms: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)] | msgspec.UnsetType = msgspec.UNSET
+    """Of a relay: milliseconds since 1970 by its clock. A hint for people."""
 
 
 class Interest(msgspec.Struct, kw_only=True, frozen=True):
@@ -348,7 +356,7 @@ class Joined(msgspec.Struct, kw_only=True, frozen=True):
     """Inviter -> joiner: I know it too; you are a member. Documents as `membership` has them."""
 
     proof: Bytes32
-    network: Annotated[bytes, msgspec.Meta(max_length=MAX_DOCUMENT)]
+    network: Annotated[bytes, msgspec.Meta(max_length=MAX_NETWORK)]
     certificate: Annotated[bytes, msgspec.Meta(max_length=MAX_DOCUMENT)]
     delegation: Annotated[bytes, msgspec.Meta(max_length=MAX_DOCUMENT)]
 
@@ -360,6 +368,32 @@ class JoinRefused(msgspec.Struct, frozen=True):
     text: Text
 
 
+class RenewAsk(msgspec.Struct, frozen=True):
+    """Peer -> peer that renews: the next certificate, please, of the one that I have shown."""
+
+
+class Renewal(msgspec.Struct, frozen=True):
+    """Peer -> peer: the next certificate and what it rests on; or `refused` says why not."""
+
+    certificate: Annotated[bytes, msgspec.Meta(max_length=MAX_HANDSHAKE_MESSAGE)] = b""
+    delegation: Annotated[bytes, msgspec.Meta(max_length=MAX_HANDSHAKE_MESSAGE)] = b""
+    basis: Annotated[bytes, msgspec.Meta(max_length=MAX_HANDSHAKE_MESSAGE)] = b""
+    refused: Text = ""
+
+
+class ShownMembership(msgspec.Struct, frozen=True):
+    """Either way, client -> peers and relays: my `membership` of HELLO or CHALLENGE is this one now."""
+
+    shown: Annotated[bytes, msgspec.Meta(max_length=MAX_HANDSHAKE_MESSAGE)]
+
+
+class NetworkNews(msgspec.Struct, frozen=True):
+    """Either way, to peers and relays: the network, with the newest key of its authority that I know."""
+
+    document: Annotated[bytes, msgspec.Meta(max_length=MAX_NETWORK)]
+    """With its links (`membership/rotation.py`)."""
+
+
 Message = (
     Hello | Challenge | Response | Established
     | Interest | Present | Absent | Open | Call | Answer | Opened | Close
@@ -367,6 +401,7 @@ Message = (
     | Candidates | PathView
     | RekeyAsk | RekeyOffer | RekeyAnswer
     | RevocationNews | Join | JoinWait | Joined | JoinRefused | Roster | CertificateAsked | CertificateShown
+    | RenewAsk | Renewal | ShownMembership | NetworkNews
 )  # fmt: skip
 
 REGISTRY: dict[MessageType, type[Any]] = {
@@ -401,6 +436,10 @@ REGISTRY: dict[MessageType, type[Any]] = {
     MessageType.ROSTER: Roster,
     MessageType.CERTIFICATE_ASKED: CertificateAsked,
     MessageType.CERTIFICATE_SHOWN: CertificateShown,
+    MessageType.RENEW_ASK: RenewAsk,
+    MessageType.RENEWAL: Renewal,
+    MessageType.MEMBERSHIP: ShownMembership,
+    MessageType.NETWORK_NEWS: NetworkNews,
 }
 HANDSHAKE = frozenset(
     (MessageType.HELLO, MessageType.CHALLENGE, MessageType.RESPONSE, MessageType.ESTABLISHED)

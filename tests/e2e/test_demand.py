@@ -43,10 +43,6 @@ def test_the_first_packet_makes_the_session_and_arrives(home: Domain) -> None:
     assert state_of(alice, "bob")["addresses"] == [bob.ipv4, state_of(alice, "bob")["addresses"][1]]
     assert lanes(alice) == set()
     assert "a session is made with the first frame" in alice.verb("why", "bob", check=False).stdout
-    link = bob.host.link("smesh0")
-    assert link is not None
-    # Addresses are resolved without asking the members that are not connected.
-    alice.host.ip_batch([f"neigh replace {bob.ipv4} lladdr {link['address']} nud permanent dev smesh0"])
     assert pings(alice, bob.ipv4, wait=3), "one request only: it was held while the session was made"
     assert lanes(alice) == {"bob"}
     assert lanes(bob) == {"alice"}

@@ -118,21 +118,15 @@ def test_a_used_token_is_refused_after_a_restart_of_the_inviter_too(home: Domain
     assert "exists already" in second.stderr
 
 
-def test_late_closed_cut_and_foreign_tokens_are_named(home: Domain, alice: ClientNode) -> None:
+def test_late_and_closed_tokens_are_named(home: Domain, alice: ClientNode) -> None:
     eve = Fresh(home.mesh.lab, "eve")
     late = invite(home, alice, "--ttl", "1s", name="late")["token"]
     closed = invite(home, alice, name="closed")["token"]
     alice.verb("invite", "revoke", "closed")
     time.sleep(1.5)
-    for token, code, text in (
-        (late, NOT_JOINED, "invitation_expired"),
-        (closed, NOT_JOINED, "invitation_revoked"),
-        (closed[:-20], 2, "cut off"),
-        (closed[:40] + "2" + closed[41:], 2, "damaged"),
-        ("hello", 2, "begins with smesh1"),
-    ):
+    for token, text in ((late, "invitation_expired"), (closed, "invitation_revoked")):
         refused = eve.join(token, "--no-up")
-        assert (refused.returncode, text in refused.stderr) == (code, True), refused.stderr
+        assert (refused.returncode, text in refused.stderr) == (NOT_JOINED, True), refused.stderr
         assert token not in refused.stderr
     assert not eve.config.exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,10 +62,14 @@ class Mesh:
         self.network.attach(self.second_relay)
         return self.second_relay
 
-    def start_relay(self, admission: Admission | None = None) -> MemoryRelay:
+    def start_relay(
+        self, admission: Admission | None = None, wall: Callable[[], float] | None = None
+    ) -> MemoryRelay:
         self._seed += 1
         admitted = admission or Admission(True, frozenset())
-        self.relay = MemoryRelay(RELAY_IDENTITY, admitted, self.relay_address, self.network.now, self._seed)
+        self.relay = MemoryRelay(
+            RELAY_IDENTITY, admitted, self.relay_address, self.network.now, self._seed, wall=wall
+        )
         self.network.attach(self.relay)
         return self.relay
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shadowmesh.session.machine import Opening
-from shadowmesh_relay import protocol
+from shadowmesh_relay import clients
 from shadowmesh_relay.admission import Admission
 from shadowmesh_relay.hook import Verdict
 from shadowmesh_relay.testing import MemoryRelay
@@ -131,7 +131,7 @@ def test_a_no_and_no_answer_refuse(verdict: Verdict, reason: str, told: str) -> 
     assert core.drops[reason] == 1
     assert told in (mesh.clients[0].core.relays[0].last_error or "")
     assert core._half_open == {}
-    assert core._asked == {}
+    assert len(core._questions) == 0
 
 
 def test_who_leaves_before_the_answer_leaves_nothing() -> None:
@@ -143,15 +143,15 @@ def test_who_leaves_before_the_answer_leaves_nothing() -> None:
     client.core.close(mesh.network.now)
     mesh.network.flush(client)
     mesh.network.run_for(1)
-    assert (core._half_open, core._asked) == ({}, {})
+    assert (core._half_open, len(core._questions)) == ({}, 0)
     core.handle_verdict(question.number, Verdict(True), mesh.network.now)
     assert core.clients == {}
 
 
 def test_who_says_too_much_before_the_answer_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "MAX_EARLY", 2)
+    monkeypatch.setattr(clients, "MAX_EARLY", 2)
     mesh = start(asks=True)
     mesh.start_client(0, (1, 2, 3, 4))
     relay = mesh.clients[0].core.relays[0]
     mesh.network.run_until(lambda: "too much" in (relay.last_error or ""), 2)
-    assert relay_of(mesh).core._asked == {}
+    assert len(relay_of(mesh).core._questions) == 0

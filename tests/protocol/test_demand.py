@@ -10,6 +10,7 @@ from shadowmesh.core.acquaintances import ASK_TIMEOUT, KEEP_EVERY, MAX_TRIES
 from shadowmesh.core.demand import EAGER_MEMBERS, HELD, HOLD, IDLE_AFTER, WANTED_FOR, Connect, Demand
 from shadowmesh.core.shared import Changed
 from shadowmesh.membership.asking import AskBudget
+from shadowmesh.overlay.ownership import link_local
 from shadowmesh.wire.messages import (
     Acquaintance,
     CertificateAsked,
@@ -19,7 +20,7 @@ from shadowmesh.wire.messages import (
     Roster,
 )
 from tests.protocol.mesh import IDENTITIES, Mesh
-from tests.protocol.test_membership import Domain, served, start_relay
+from tests.protocol.test_membership import Domain, served, sources, start_relay
 
 
 @pytest.fixture
@@ -47,6 +48,7 @@ def test_a_member_that_is_only_known_costs_no_session(home: Domain) -> None:
     assert known is not None
     assert known.name == "member1", "by the certificate that the relay has seen"
     assert known.node_id == IDENTITIES[1].node_id
+    assert sources(mesh, 0, 1) == {"10.77.0.2", link_local(mesh.clients[1].mac)}, "so ARP for it is answered"
 
 
 @pytest.mark.parametrize(("source", "target"), [(0, 1), (1, 0)])

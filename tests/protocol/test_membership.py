@@ -98,6 +98,24 @@ def test_members_meet_without_being_listed(home: Domain) -> None:
     assert mesh.clients[0].core.roster.find("10.77.0.3") is mesh.peer(0, 2).member
 
 
+def test_the_right_to_bridge_comes_from_the_certificate_alone(home: Domain) -> None:
+    """Of the session that is in use: a member that was signed again without it has lost it."""
+    mesh = served(home)
+    mesh.start_client(0, (), membership=home.member(0))
+    mesh.start_client(1, (), membership=home.member(1, rights=("bridge",)))
+    mesh.start_client(2, (), membership=home.member(2, rights=("bridges", "dhcp")))
+    mesh.network.run_until(lambda: len(mesh.clients[0].core.peers) == 2, 5.0)
+    mesh.pair_up(0, 1)
+    mesh.pair_up(0, 2)
+    tables = mesh.clients[0].tables
+    assert tables.bridging == {mesh.peer(0, 1).handle}
+    assert mesh.peer(0, 1).may_bridge
+    mesh.network.detach(mesh.clients[1])
+    mesh.start_client(1, (), membership=home.member(1))
+    mesh.network.run_until(lambda: not tables.bridging, 30.0)
+    assert not mesh.peer(0, 1).may_bridge
+
+
 def test_a_late_member_is_met_too_and_a_restarted_one_again(home: Domain) -> None:
     mesh = served(home)
     members = [home.member(number) for number in (0, 1)]

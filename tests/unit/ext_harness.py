@@ -132,6 +132,7 @@ class Node(Plane):
         number: int,
         family: socket.AddressFamily = socket.AF_INET6,
         features: Iterable[str] | None = None,
+        start: bool = True,
     ) -> None:
         super().__init__(family)
         self.mac = mac(number)
@@ -142,7 +143,8 @@ class Node(Plane):
         self.engine = self.plane = Engine(
             self.udp.fileno(), self.tap_inside.fileno(), self.event_fd, self.mac, features=features
         )
-        self.engine.start()
+        if start:
+            self.engine.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -213,9 +215,11 @@ class Peer:
 
 @contextmanager
 def node_and_peer(
-    family: socket.AddressFamily = socket.AF_INET6, features: Iterable[str] | None = None
+    family: socket.AddressFamily = socket.AF_INET6,
+    features: Iterable[str] | None = None,
+    start: bool = True,
 ) -> Iterator[tuple[Node, Peer]]:
-    with Node(1, family, features) as node:
+    with Node(1, family, features, start) as node:
         peer = Peer(node)
         with peer.udp:
             yield node, peer

@@ -10,13 +10,13 @@ import pytest
 
 from shadowmesh.config import (
     ClientConfig,
-    doubts,
     load_client_config,
     parse_host_port,
     parse_node_id,
-    refuse_own_id,
+    refuse_bridge,
 )
 from shadowmesh.document import MAX_FILE_SIZE
+from shadowmesh.doubts import doubts, refuse_own_id
 from shadowmesh.errors import ConfigError
 from shadowmesh.units import Address
 from shadowmesh_relay.config import admits, load_relay_config
@@ -151,6 +151,21 @@ def test_structs_are_frozen(tmp_path: Path) -> None:
             "paths: {direct: always}\npeers:",
             "paths.direct: 'always' is none of auto, never, static",
         ),
+        (
+            "interface: {",
+            "interface: {bridge: a/b, ",
+            "interface.bridge: 'a/b' is not the name of an interface",
+        ),
+        (
+            "interface: {",
+            "interface: {bridge: smesh0, ",
+            "client.yaml:2: interface.bridge: is interface.name",
+        ),
+        ("interface: {", "interface: {vlans: [10], ", "interface.vlans: is for a bridge only"),
+        ("interface: {", "interface: {bridge: br0, vlans: [], ", "interface.vlans: names none; leave it out"),
+        ("interface: {", "interface: {bridge: br0, vlans: [4095], ", "vlans[0]: '4095' is not a VLAN id"),
+        ("interface: {", "interface: {bridge: br0, vlans: 0, ", "vlans: '0' is not a VLAN id"),
+        ("name: bob,", "name: bob, rights: bridges,", "rights: 'bridges' is none of bridge, dhcp, ra"),
         ("peers:", "session: {rekey_seconds: 1}\npeers:", "rekey_seconds: 1 is not between 2 and 240"),
         ("peers:", "session: {rekey_seconds: 300}\npeers:", "rekey_seconds: 300 is not between 2 and 240"),
         (
@@ -164,6 +179,22 @@ def test_structs_are_frozen(tmp_path: Path) -> None:
 def test_a_mistake_is_refused_with_its_place(tmp_path: Path, old: str, new: str, expected: str) -> None:
     assert MINIMAL.count(old) >= 1
     assert expected in refusal(tmp_path, MINIMAL.replace(old, new, 1))
+
+
+def test_a_bridge_its_vlans_and_who_may_bridge(tmp_path: Path) -> None:
+    text = MINIMAL.replace("interface: {", "interface: {bridge: br0, vlans: [10, 4094], ")
+    config = load(tmp_path, text.replace("name: bob,", "name: bob, rights: [bridge],"))
+    assert (config.interface.bridge, config.interface.vlans) == ("br0", (10, 4094))
+    assert [peer.rights for peer in config.peers] == [("bridge",), ()]
+    plain = load(tmp_path, MINIMAL).interface
+    assert (plain.bridge, plain.vlans) == (None, ())
+
+
+def test_a_bridge_is_refused_with_its_line_also_after_the_file_was_read(tmp_path: Path) -> None:
+    config = load(tmp_path, MINIMAL.replace("interface: {", "interface: {bridge: br0, "))
+    with pytest.raises(ConfigError) as caught:
+        refuse_bridge(config, "there is none")
+    assert str(caught.value) == f"{config.file}:2: interface.bridge: there is none"
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.timeout(120)  # on a busy machine; a second or two by itself
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(rules(), max_size=6),

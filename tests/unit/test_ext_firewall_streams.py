@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import NamedTuple
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,6 +88,7 @@ TALK = st.lists(
 )
 
 
+@pytest.mark.timeout(120)  # on a busy machine; a second or two by itself
 @settings(max_examples=150, deadline=None)
 @given(st.lists(STREAMS, min_size=4, max_size=4), TALK)
 def test_streams_are_judged_as_by_the_twin(

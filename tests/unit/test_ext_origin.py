@@ -233,12 +233,12 @@ def test_prefixes_that_are_none(prefix: bytes) -> None:
 
 def test_as_many_prefixes_as_a_peer_may_have() -> None:
     made = Origins()
-    many = [packed_prefix(f"10.{number}.0.0/16") for number in range(129)]
-    with pytest.raises(ValueError, match="at most 128 prefixes"):
+    many = [packed_prefix(f"10.{number}.0.0/16") for number in range(161)]
+    with pytest.raises(ValueError, match="at most 160 prefixes"):
         made.set_sources(BOB, MACS[BOB], many)
-    made.set_sources(BOB, MACS[BOB], many[:128])
-    assert made.judge(BOB, ip("10.127.0.1", "10.77.0.1", 6, tcp(5, 22, 2))) == "pass"
-    assert made.judge(BOB, ip("10.128.0.1", "10.77.0.1", 6, tcp(5, 22, 2))) == "spoofed_address"
+    made.set_sources(BOB, MACS[BOB], many[:160])
+    assert made.judge(BOB, ip("10.159.0.1", "10.77.0.1", 6, tcp(5, 22, 2))) == "pass"
+    assert made.judge(BOB, ip("10.160.0.1", "10.77.0.1", 6, tcp(5, 22, 2))) == "spoofed_address"
 
 
 # ---- random frames ---------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from typing import Literal
 
 import pytest
 
+from shadowmesh._ext.bridge import PortState
 from shadowmesh._ext.engine import SendKeys
 from shadowmesh.overlay.compilation import Party
 from shadowmesh.overlay.firewall import Firewall
@@ -38,7 +39,8 @@ HEADLESS = bytes(VNET.size)
 EXPECTED_DROPS = {
     "unknown_id", "spoofed_source", "no_route", "unknown_destination", "unexpected_long_header", "short",
     "control_rate", "long_ring_full", "control_ring_full", "tap_full", "send_buffer_full", "send_failed",
-    "firewall_in", "firewall_out",
+    "firewall_in", "firewall_out", "looped", "claimed_station", "bridge_blocked", "not_for_us",
+    "foreign_source",
 }  # fmt: skip
 """What removals and floods cause; above all no authentication, no duplicate and no malformed_segment."""
 
@@ -63,7 +65,10 @@ class Side(Node):
     """An engine, what is installed in it, and a judge of what it writes to its TAP."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(number, features=ALL)
+        super().__init__(number, features=ALL, start=False)
+        self.engine.open_bridge(bytes([2, 0xAA, number, 0, 0, 0]), 1)
+        self.engine.start()
+        self.stations = [bytes([2, 0x77, number, 0, 0, last]) for last in range(50)]
         self.tap.setblocking(False)
         self.peers: dict[int, list[int]] = {}
         self.controls: list[bytes] = []
@@ -76,22 +81,23 @@ class Side(Node):
             self.engine.add_peer(number, far if number == 1 else mac(100 + number))
             self.peers[number] = []
 
-    def send(self, target: bytes, size: int) -> None:
+    def send(self, target: bytes, size: int, source: bytes | None = None) -> None:
         self.sent += 1
         content = self.sent.to_bytes(8, "big") + os.urandom(size)
         content += zlib.crc32(content).to_bytes(4, "big")
-        self.write(HEADLESS + frame(target, self.mac, content))
+        self.write(HEADLESS + frame(target, source or self.mac, content))
 
     def write(self, data: bytes) -> None:
         with suppress(BlockingIOError):
             self.tap.send(data)
 
     def judge(self, far: bytes) -> None:
-        """Each frame whole, from the only peer that may send them, and once."""
+        """Each frame whole, from the only peer that may send them or a station behind it, and once."""
         with suppress(BlockingIOError):
             while True:
                 written = self.tap.recv(70_000)[VNET.size :]
-                assert written[6:12] == far
+                assert written[6:12] == far or written[6:8] == b"\x02\x77"
+                assert written[6:12] not in self.stations
                 if written[12:14] == b"\x08\x00":
                     self.pieces += 1
                     assert set(written[42:]) <= {0x55}
@@ -114,6 +120,7 @@ class Stress:
         self.operations: list[Callable[[Side, Side, int], None]] = [
             self.renew, self.renew, self.renew, self.retire, self.remove, self.move, self.clear,
             self.control, self.source, self.look, self.relay_clients, self.noise, self.firewall,
+            self.bridge,
         ]  # fmt: skip
         for index, side in enumerate(sides):
             relay.forwarder.add_client(index, side.sockaddr)
@@ -194,6 +201,13 @@ class Stress:
         near.engine.set_firewall(self.draw.choice([None, *POLICIES]))
         far.engine.firewall_counters()
 
+    def bridge(self, near: Side, far: Side, number: int) -> None:
+        """The port changes, and whether the other side may have stations."""
+        near.engine.set_port(self.draw.choice(list(PortState)))
+        near.engine.bridge_counters()
+        if 1 in near.peers:
+            near.engine.set_bridging(1, self.draw.random() < 0.8)
+
     def noise(self, near: Side, far: Side, number: int) -> None:
         """Datagrams that are no packets of a lane: to a control id, a long header, rubbish."""
         wire = self.draw.choice(near.controls or [bytes(8)])
@@ -207,6 +221,10 @@ class Stress:
                 number = self.draw.randint(1, PEERS)
                 target = far.mac if number < 4 else mac(100 + number)
                 near.send(BROADCAST if self.draw.random() < 0.1 else target, self.draw.choice((50, 1300)))
+                station = self.draw.choice(far.stations)
+                near.send(
+                    self.draw.choice((far.mac, station)), 50, self.draw.choice((*near.stations, near.mac))
+                )
             whole = packet(far.mac, near.mac, UDP, b"\x55" * 12_000)
             near.write(whole.vnet(1200) + whole.frame(partial=True))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -29,7 +30,7 @@ from shadowmesh.membership.guard import EXPIRY_GRACE, MAX_SHOWN, Guard, Membersh
 from shadowmesh.membership.network import Network, NetworkRelay
 from shadowmesh.membership.revocation import Revocations
 from shadowmesh.membership.signed import Kind, to_text
-from shadowmesh.node.report import network_status
+from shadowmesh.node.standing import network_status
 
 NOW = max(RELEASED, time.time())
 KEY = AuthorityKey.generate()
@@ -96,14 +97,23 @@ def test_a_session_is_ended_by_revocation_at_once_and_by_expiry_after_a_day() ->
         at(revoked=True).recheck(standing)
 
 
+def core_of(member: Membership | None) -> Any:
+    return SimpleNamespace(
+        members=SimpleNamespace(membership=member),
+        relays=[],
+        peers={},
+        renewals=SimpleNamespace(last_error=None),
+    )
+
+
 def warning(member: Membership) -> str:
-    status = network_status(member, "smesh0")
+    status = network_status(core_of(member), "smesh0")
     assert status is not None
     return status.warning or ""
 
 
 def test_status_warns_in_time_and_names_the_clock() -> None:
-    assert network_status(None, "smesh0") is None
+    assert network_status(core_of(None), "smesh0") is None
     assert warning(at()) == ""
     assert "expires in 9.0 days" in warning(at(CERTIFICATE.body.not_after - 9 * DAY))
     assert "has expired" in warning(at(CERTIFICATE.body.not_after + 1))
@@ -153,6 +163,21 @@ def test_addresses_and_relays_come_from_the_network_where_the_file_has_none(conf
     )
     assert with_network(own, opened(own)).interface.addresses == ("10.77.9.9/16",)
     assert with_network(own, None) is own
+
+
+def test_a_bridge_needs_the_right_in_our_own_certificate(config: ClientConfig) -> None:
+    """Told with the line, before any device is touched: the others would drop every frame."""
+    path = Path(config.file)
+    path.write_text(path.read_text() + "interface: {bridge: br0}\n")
+    config = load_client_config(path)
+    with pytest.raises(ConfigError, match=r"client\.yaml:3: interface\.bridge: .* has not the right bridge"):
+        with_network(config, opened(config))
+    with pytest.raises(ConfigError, match=r"network sign NODE_ID --name .* --right bridge"):
+        check_membership(config, ALICE)
+    authority = Authority(KEY, NETWORK, Ledger(network=node_id_text(NETWORK.id)))
+    may = authority.sign(Request(node=ALICE.node_id, name="alice", rights=("bridge", "dhcp")), NOW)
+    path.with_name("alice.pem").write_text(to_text(may.document, Kind.CERTIFICATE))
+    assert with_network(config, opened(config)).interface.bridge == "br0"
 
 
 def test_a_network_that_names_no_relay_needs_them_in_the_file(config: ClientConfig) -> None:

@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shadowmesh.cli.main import main
+from shadowmesh.command import ExitCode
 from shadowmesh.config import load_client_config
 from shadowmesh.crypto.authority_key import AuthorityKey
 from shadowmesh.crypto.identity import Identity, node_id_text
@@ -98,6 +100,24 @@ def test_any_text_is_a_token_or_refused(text: str) -> None:
     with pytest.raises(BadToken) as caught:
         Token.parse(text)
     assert len(text) < 20 or text not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (TOKEN.encode()[:-20], "cut off"),
+        (TOKEN.encode()[:40] + "77" + TOKEN.encode()[42:], "damaged"),
+        ("hello", "begins with smesh1"),
+    ],
+)
+def test_the_verb_names_what_is_wrong_with_a_token_and_does_not_show_it(
+    text: str, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["join", text, "--no-up", "-c", str(tmp_path / "client.yaml")]) == ExitCode.USAGE
+    told = capsys.readouterr().err
+    assert problem in told
+    assert text not in told
+    assert not list(tmp_path.iterdir())
 
 
 def test_id_and_key_come_from_the_secret_and_proofs_are_bound() -> None:
@@ -408,7 +428,7 @@ def test_what_join_writes_is_what_up_reads(network: Network, tmp_path: Path) -> 
 
 
 def test_the_identity_of_a_joined_member_may_be_called_otherwise(tmp_path: Path) -> None:
-    from shadowmesh.config import doubts
+    from shadowmesh.doubts import doubts
 
     write_joined(tmp_path / "c.yaml", admitted(), TOKEN, tmp_path, tmp_path / "c.sock", None)
     assert doubts(load_client_config(tmp_path / "c.yaml"), "machine-7") == []

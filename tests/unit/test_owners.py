@@ -20,6 +20,7 @@ class Tables:
         self.own: list[bytes] = []
         self.prefixes: dict[int, set[bytes]] = {}
         self.flags: dict[int, set[str]] = {}
+        self.bridging: set[int] = set()
 
     def set_own_addresses(self, addresses: Sequence[bytes]) -> None:
         self.own = list(addresses)
@@ -33,6 +34,9 @@ class Tables:
         self.prefixes[peer] = set(prefixes)
         flags = {"others": others, "dhcp": dhcp, "router": router}
         self.flags[peer] = {name for name, value in flags.items() if value}
+
+    def set_bridging(self, peer: int, allowed: bool) -> None:
+        (self.bridging.add if allowed else self.bridging.discard)(peer)
 
 
 def packed(*texts: str) -> set[bytes]:
@@ -77,6 +81,9 @@ def test_by_configuration() -> None:
     assert set(tables.own) == packed("10.77.0.1", own(0))
     assert tables.prefixes == {1: packed("10.77.0.2", "fd77::2", own(1)), 2: packed(own(2))}
     assert tables.flags == {1: {"dhcp"}, 2: {"others"}}
+    assert not tables.bridging, "whose addresses are not known may not have stations behind it for that"
+    made.add(3, MACS[3], [], ["bridge"], False)
+    assert tables.bridging == {3}
 
 
 def test_by_certificate() -> None:
@@ -87,7 +94,11 @@ def test_by_certificate() -> None:
     assert made.certify(1, found) == []
     assert tables.prefixes[1] == packed("10.77.0.2", "fd77::2", "192.168.5.0/24", own(1))
     assert tables.flags[1] == {"others", "router"}
+    assert tables.bridging == {1}
+    assert made.may_bridge(1)
     made.certify(1, certificate(4, ["10.77.0.5/16"]))
+    assert not tables.bridging
+    assert not made.may_bridge(1)
     assert (tables.prefixes[1], tables.flags[1]) == (packed("10.77.0.5", own(1)), set())
 
 
@@ -118,7 +129,7 @@ def test_who_is_revoked_owns_nothing_and_another_has_it() -> None:
     assert tables.prefixes[2] == packed(own(2))
     for _ in range(2):
         made.withdraw(1)
-        assert (tables.prefixes[1], tables.flags[1]) == (set(), set())
+        assert (tables.prefixes[1], tables.flags[1], tables.bridging) == (set(), set(), set())
         assert tables.prefixes[2] == packed("10.77.0.2", own(2))
 
 

@@ -22,13 +22,13 @@ def test_a_peer_through_its_life() -> None:
     mesh = Mesh()
     mesh.start_client(0, (1,))
     relays = mesh.clients[0].core.relays
-    assert _peer(mesh.peer(0, 1), relays, ENGINE, (), mesh.network.now).last_error == NO_RELAY
+    assert _peer(mesh.peer(0, 1), mesh.clients[0].core, ENGINE, (), mesh.network.now).last_error == NO_RELAY
     mesh.start_relay()
     mesh.network.run_until(lambda: relays[0].state.value == "connected", 60)
-    assert _peer(mesh.peer(0, 1), relays, ENGINE, (), mesh.network.now).last_error == ABSENT
+    assert _peer(mesh.peer(0, 1), mesh.clients[0].core, ENGINE, (), mesh.network.now).last_error == ABSENT
     mesh.start_client(1, (0,))
     mesh.pair_up()
-    seen = _peer(mesh.peer(0, 1), relays, ENGINE, (), mesh.network.now)
+    seen = _peer(mesh.peer(0, 1), mesh.clients[0].core, ENGINE, (), mesh.network.now)
     assert (seen.state, seen.last_error, seen.epoch) == ("connected", None, 0)
     assert None not in (seen.path, seen.cipher, seen.key_exchange, seen.last_handshake, seen.epoch_age)
 
@@ -46,7 +46,7 @@ def test_a_session_without_a_path_shows_nothing_that_is_not_true_now() -> None:
     relays = mesh.clients[0].core.relays
     mesh.network.run_until(lambda: relays[0].state.value != "connected", 5)
     assert mesh.peer(0, 1).session is not None, "kept for the relay's return"
-    seen = _peer(mesh.peer(0, 1), relays, ENGINE, (), mesh.network.now)
+    seen = _peer(mesh.peer(0, 1), mesh.clients[0].core, ENGINE, (), mesh.network.now)
     assert (seen.state, seen.last_error, seen.tx_bytes) == ("absent", NO_RELAY, 1)
     gone = (seen.path, seen.rtt_ms, seen.epoch, seen.epoch_age, seen.cipher, seen.key_exchange)
     assert (*gone, seen.last_handshake) == (None,) * 7

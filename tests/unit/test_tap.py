@@ -131,6 +131,76 @@ with Tap.open("smesh0", MAC, 1380, []):
     assert result == "there is an interface smesh0 already: set another interface.name, or remove it"
 
 
+IN_A_BRIDGE = """
+from shadowmesh.io.bridge import LinuxBridge
+def run(*words):
+    subprocess.run(["ip", *words], check=True)
+def state():
+    link = ip("-d", "addr", "show", "dev", "br0")[0]
+    return [link["address"], link["mtu"], [a["local"] for a in link["addr_info"] if a["scope"] == "global"]]
+run("link", "add", "br0", "address", "0a:00:00:00:00:01", "type", "bridge")
+run("link", "set", "br0", "up")
+run("link", "add", "port", "address", "0a:00:00:00:00:01", "type", "veth", "peer", "name", "far")
+run("link", "set", "port", "master", "br0")
+run("address", "add", "10.77.0.1/24", "dev", "br0")
+"""
+
+
+@pytest.mark.root
+def test_in_a_bridge_the_addresses_are_the_bridges_and_go_again() -> None:
+    """The bridge keeps its MAC (ours is lower), its MTU, and the address that it had already."""
+    result = in_namespace(
+        IN_A_BRIDGE
+        + """
+before = state()
+bridge = LinuxBridge.find("br0")
+with Tap.open("smesh0", MAC, bridge.mtu, [*ADDRESSES, "10.77.0.9/24"], bridge) as tap:
+    link = ip("-d", "addr", "show", "dev", "smesh0")[0]
+    inside = [link["master"], link["addr_info"], link["address"], link["mtu"], state(), tap.write(bytes(60))]
+result = [before, inside, state(), [name for _, name in socket.if_nameindex()], bridge.mac.hex(), bridge.up]
+"""
+    )
+    assert isinstance(result, list)
+    before, inside, after, names, bridge_mac, up = result
+    assert before == ["0a:00:00:00:00:01", 1500, ["10.77.0.1"]]
+    own = [before[0], 1500, ["10.77.0.1", "10.77.0.9", "fd77::1"]]
+    assert inside == ["br0", [], MAC.hex(":"), 1500, own, True]
+    assert (after, bridge_mac, up) == (before, "0a0000000001", True)
+    assert sorted(names) == ["br0", "far", "lo", "port"]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ('LinuxBridge.find("br1")', "there is no bridge br1; make it with: ip link add br1 type bridge"),
+        ('LinuxBridge.find("port")', "port is no bridge, but an interface of another kind"),
+        (
+            'Tap.open("smesh0", MAC, 1500, ["10.77.0.9/24", "10.77.0.8/33"], LinuxBridge.find("br0"))',
+            "interface smesh0: can't add 10.77.0.8/33",
+        ),
+        (
+            'Tap.open("smesh0", MAC, 1500, [], LinuxBridge("br0", 99, b"\\x02" * 6, 1500, True))',
+            "interface smesh0: can't make it a port of br0",
+        ),
+    ],
+)
+def test_a_bridge_that_is_none_and_a_failure_leave_all_as_it_was(code: str, expected: str) -> None:
+    result = in_namespace(
+        IN_A_BRIDGE
+        + f"""
+before = state()
+try:
+    {code}
+except DeviceError as error:
+    result = [str(error), state() == before, [name for _, name in socket.if_nameindex()]]
+"""
+    )
+    assert isinstance(result, list)
+    assert expected in result[0]
+    assert result[1:] == [True, ["lo", "br0", "far", "port"]]
+
+
 @pytest.mark.parametrize(
     ("code", "expected"), [(2, "modprobe tun"), (13, "run as root"), (24, "Too many open files")]
 )

@@ -108,6 +108,18 @@ def test_handshake_byte_for_byte() -> None:
     assert initiator.agreement.receive_keys.hex() == VECTORS["handshake"]["keys_epoch_0"]["responder"]
 
 
+def test_a_relay_tells_its_time_in_established() -> None:
+    alice, bob = identity_of("alice"), identity_of("bob")
+    relay = dataclasses.replace(opening_of("bob"), wall=lambda: 1_800_000_000.1234)
+    responder = Machine(Direction.RESPONDER, bob, None, relay)
+    to_bob, vector = secrets_with(alice), VECTORS["handshake"]
+    assert responder.handle(MessageType.HELLO, unhex(vector["hello"])[4:], to_bob) == unhex(
+        vector["challenge"]
+    )
+    established = responder.handle(MessageType.RESPONSE, unhex(vector["response"])[4:], to_bob)
+    assert established == unhex(vector["established_of_relay"])
+
+
 def test_resumed_handshake_byte_for_byte() -> None:
     """The same without RESPONSE, and the secret by which the next session is resumed."""
     alice, bob = identity_of("alice"), identity_of("bob")
@@ -251,6 +263,17 @@ def test_documents_of_an_authority_byte_for_byte() -> None:
     )
     shown = membership.show().replace(pack_bytes(certificate.document), pack_bytes(b""))
     assert shown == unhex(vector["shown_without_certificate"])
+    second = AuthorityKey(
+        Ed25519PrivateKey.from_private_bytes(hashlib.shake_128(b"second ed25519").digest(32)),
+        MLDSA87PrivateKey.from_seed_bytes(hashlib.shake_128(b"second mldsa").digest(32)),
+    )
+    membership.network = network.rotated(key, second, 1_800_000_000, 1_807_776_000, 3)
+    (link,) = membership.network.links
+    assert link[:-4627] == unhex(vector["rotation"]["document_without_mldsa"])
+    assert Signed.parse_untrusted(link, Kind.ROTATION).fingerprint == unhex(vector["rotation"]["fingerprint"])
+    membership.renews = 1_800_100_000
+    shown = membership.show().replace(pack_bytes(certificate.document), pack_bytes(b""))
+    assert shown == unhex(vector["shown_by_delegate_without_certificate"])
 
 
 def test_a_delegation_and_an_invitation_byte_for_byte() -> None:

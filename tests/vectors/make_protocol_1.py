@@ -48,7 +48,7 @@ def pack(value: object) -> bytes:
     if isinstance(value, int):
         if value < 1 << 16:
             return bytes((value,)) if value < 128 else b"\xcd" + value.to_bytes(2, "big")
-        return b"\xce" + value.to_bytes(4, "big")
+        return b"\xce" + value.to_bytes(4, "big") if value < 1 << 32 else b"\xcf" + value.to_bytes(8, "big")
     if isinstance(value, str):
         return bytes((0xA0 | len(value),)) + value.encode()
     if isinstance(value, bytes):
@@ -137,7 +137,8 @@ def handshake(alice: dict, bob: dict) -> dict[str, object]:  # type: ignore[type
     session = stretch("session", 16)
     seen = [("observed_host", "192.0.2.7"), ("observed_port", 40000)]
     body = text_map([("session", session), *seen, ("supports_direct", False)])
-    established = confirmed(4, b"responder", body)
+    clocked = bytes((body[0] + 1,)) + body[1:] + pack("clock_ms") + pack(1_800_000_000_123)
+    established, of_relay = (confirmed(4, b"responder", one) for one in (body, clocked))
     transcript = hello + challenge
     resumed = confirmed(4, b"responder", body)
     keys = {
@@ -151,6 +152,7 @@ def handshake(alice: dict, bob: dict) -> dict[str, object]:  # type: ignore[type
         "challenge": challenge,
         "response": response,
         "established": established,
+        "established_of_relay": of_relay,
         "keys_epoch_0": keys,
         "established_resumed": resumed,
         "resumption_secret": expand(secrets["root"], b"shadowmesh/1 resume " + ids, 32),
@@ -269,12 +271,27 @@ def membership(member: bytes) -> dict[str, object]:
         ("network", network_id), ("number", 3), ("issued", 1_800_000_000), ("valid_until", 1_802_592_000),
         ("nodes", [stretch("revoked", 32)]), ("serials", [2, 5]), ("critical", []),
     ]  # fmt: skip
+    second = (
+        Ed25519PrivateKey.from_private_bytes(stretch("second ed25519", 32)).public_key().public_bytes_raw()
+    )
+    second_mldsa = (
+        MLDSA87PrivateKey.from_seed_bytes(stretch("second mldsa", 32)).public_key().public_bytes_raw()
+    )
+    rotation: list[tuple[str, object]] = [
+        ("network", network_id), ("number", 1), ("old_ed25519", public), ("old_mldsa", mldsa),
+        ("new_ed25519", second), ("new_mldsa", second_mldsa), ("issued", 1_800_000_000),
+        ("until", 1_807_776_000), ("lists", 3), ("critical", []),
+    ]  # fmt: skip
     bodies = {"network": network, "certificate": certificate, "revocations": revocations}
     return {
         "ed25519_seed": stretch("authority ed25519", 32),
         "mldsa_seed": stretch("authority mldsa", 32),
         "network_id": network_id,
         "shown_without_certificate": text_map([("certificate", b""), ("revocations", 3)]),
+        "shown_by_delegate_without_certificate": text_map(
+            [("certificate", b""), ("revocations", 3), ("renews", 1_800_100_000), ("links", 1)]
+        ),
+        "rotation": document(5, text_map(rotation), ed25519),
         **{
             name: document(kind, text_map(body), ed25519)
             for kind, (name, body) in enumerate(bodies.items(), start=1)
