@@ -130,13 +130,11 @@ class Core:
         handlers = (self._relay_up, self._relay_message, self._relay_down)
         for index, relay in enumerate(config.relays):
             self.relays.append(RelayClient(index, relay, self._shared, *handlers, now))
-        self.local: tuple[Address, ...] = ()
-        """Where this machine is reached, as far as it knows itself."""
+        self.local: tuple[Address, ...] = ()  # where this machine is reached, as far as it knows itself
         self.mapped: Address | None = None
         self._tick_at = now + TICK
         self._frames: dict[NodeId, int] = {}
-        self._busy: list[PeerClient] = []
-        """Peers with traffic, whose counters are read ten times a second."""
+        self._busy: list[PeerClient] = []  # with traffic: their counters are read ten times a second
         self._busy_tick_at: float | None = None
 
     @property
