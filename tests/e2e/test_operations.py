@@ -47,7 +47,7 @@ def test_real_scrapes_have_what_dashboard_and_alerts_name(mesh: Mesh) -> None:
     assert samples(of_relay)["shadowmesh_relay_channels"] == {"": 1.0}
     found = samples(of_client)
     assert found["shadowmesh_client_peer_connected"] == {"bob": 1.0}
-    assert found["shadowmesh_client_peer_transmitted_bytes_total"]["bob"] > 98
+    assert found["shadowmesh_client_peer_transmitted_bytes_total"]["bob"] >= 98
     assert get(alice.directory / "metrics.sock", "/ready")[0] == 200
     relay.stop()
     wait_until(
