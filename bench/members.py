@@ -24,17 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.memory import rss
-from shadowmesh.config import (
-    ClientConfig,
-    Interface,
-    Listen,
-    NetworkSection,
-    NodeSection,
-    Paths,
-    RelayPeer,
-    parse_host_port,
-    parse_node_id,
-)
+from shadowmesh.config import ClientConfig, Interface, Listen, NetworkSection, NodeSection, Paths, RelayPeer
 from shadowmesh.crypto.authority_key import AuthorityKey
 from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.membership.authority import Authority, Ledger, Request
@@ -50,6 +40,7 @@ from shadowmesh.testing.memory import MemoryClient
 from shadowmesh.testing.mesh import ClientNode, Mesh, RelayNode
 from shadowmesh.testing.process import LabError
 from shadowmesh.units import Address
+from shadowmesh.values import parse_host_port, parse_node_id
 from shadowmesh.wire.messages import Absent, Present
 
 MEMBERS, ACTIVE, TALKING = 500, 50, 5

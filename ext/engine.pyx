@@ -259,8 +259,7 @@ cdef class Engine:
         peer_clear_route(self.plane.grace, self._peer(peer))
 
     def set_own_addresses(self, addresses):
-        owned_set(&self.plane.neighbours, &self.plane.own, LEG, self.plane.outbound.mac, addresses,
-                  False, False, False)
+        owned_set(&self.plane.neighbours, &self.plane.own, LEG, self.plane.outbound.mac, addresses, 0, 0, 0)
 
     def set_sources(self, peer, prefixes, *, others=False, dhcp=False, router=False):
         cdef Peer *found = self._peer(peer)

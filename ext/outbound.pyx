@@ -3,11 +3,10 @@
 Does NOT learn addresses or choose paths: peers, routes and the flood set are installed by Python, and what
 can't be sent is counted.  The first frames to a peer without a route go to Python, which may want one then.
 
-Stages, in the order of the functions: `outbound_serve` -> `_read_batch` -> `_classify` (may the source send?
-for all: a question that we can answer?) -> `_address` (one peer, all, or those with bridges? for more than one:
-`_within` the broadcast budget?) -> `_passed` (by the firewall, once for a super-frame) -> `_frame` (whole,
-checksum partial, or a super-frame to be cut) -> `_to_peers` -> `_fragments`, where the route carries less ->
-`_seal` -> send_flush (udp.pyx), which protects the headers of the batch and sends it.
+Stages, in the order of the functions: `outbound_serve` -> `_read_batch` -> `_classify` (may its source send?)
+-> `_address` (one peer, all, or those with bridges?) -> `_passed` (by the firewall, once for a super-frame)
+-> `_frame` (whole, checksum partial, or a super-frame to be cut) -> `_to_peers` -> `_fragments`, where the
+route carries less -> `_seal` -> send_flush (udp.pyx), which protects the headers of the batch and sends it.
 """
 
 from libc.stdlib cimport calloc, free
@@ -159,31 +158,26 @@ cdef void _classify(Outbound *outbound, uint8_t *frame, size_t size) noexcept no
 
 
 cdef void _address(Outbound *outbound, uint8_t *frame, size_t size) noexcept nogil:
+    """To one, or within the broadcast budget to all; unicast that nobody has heard of, to all that bridge."""
     cdef PeerList *peers
     cdef Peer *peer
     if frame[0] & 1:
         peers = <PeerList *>load_pointer(outbound.flood)
-        if _within(outbound, size):
-            _passed(outbound, peers.peers, peers.count, frame, size)
-        return
-    peer = <Peer *>table_find(outbound.macs, load48(frame))
-    if peer != NULL:
-        store_relaxed(&peer.last_addressed, outbound.now)
     else:
-        peer = bridge_find(outbound.bridge, frame, size, outbound.now)
-    if peer != NULL:
-        _passed(outbound, &peer, 1, frame, size)
-    else:
-        _unknown(outbound, frame, size)
-
-
-cdef void _unknown(Outbound *outbound, uint8_t *frame, size_t size) noexcept nogil:
-    """Unicast to a station that nobody has heard: to all that may have it behind them."""
-    cdef PeerList *members = <PeerList *>load_pointer(&outbound.bridge.members)
-    if members.count == 0:
-        drop(&outbound.counters, DropReason.UNKNOWN_DESTINATION)
-    elif _within(outbound, size):
-        _passed(outbound, members.peers, members.count, frame, size)
+        peer = <Peer *>table_find(outbound.macs, load48(frame))
+        if peer != NULL:
+            store_relaxed(&peer.last_addressed, outbound.now)
+        else:
+            peer = bridge_find(outbound.bridge, frame, size, outbound.now)
+        if peer != NULL:
+            _passed(outbound, &peer, 1, frame, size)
+            return
+        peers = <PeerList *>load_pointer(&outbound.bridge.members)
+        if peers.count == 0:
+            drop(&outbound.counters, DropReason.UNKNOWN_DESTINATION)
+            return
+    if _within(outbound, size):
+        _passed(outbound, peers.peers, peers.count, frame, size)
 
 
 cdef void _probe_back(Outbound *outbound, uint8_t *frame, size_t size) noexcept nogil:

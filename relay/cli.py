@@ -14,8 +14,8 @@ import click
 
 from shadowmesh import __version__
 from shadowmesh.command import VerbGroup, examples, print_json, run
-from shadowmesh.config import parse_name
 from shadowmesh.units import PROTOCOL_VERSIONS
+from shadowmesh.values import parse_name
 
 from .config import DEFAULT_STATE_DIR, RelayConfig, admits, load_relay_config
 

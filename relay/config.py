@@ -11,9 +11,12 @@ from typing import cast
 
 import msgspec
 
-from shadowmesh.config import (
+from shadowmesh.config import after_refusal
+from shadowmesh.document import Document, Section
+from shadowmesh.observing import LogSection, log_section, metrics_address
+from shadowmesh.units import Address, NodeId
+from shadowmesh.values import (
     EXAMPLE_NODE_ID,
-    after_refusal,
     parse_host_port,
     parse_listen_address,
     parse_name,
@@ -21,9 +24,6 @@ from shadowmesh.config import (
     parse_path,
     parse_socket_path,
 )
-from shadowmesh.document import Document, Section
-from shadowmesh.observing import LogSection, log_section, metrics_address
-from shadowmesh.units import Address, NodeId
 
 from .hook import parse_hook
 from .limits import Limits

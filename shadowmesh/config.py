@@ -1,17 +1,13 @@
-"""The client's configuration: `client.yaml` -> frozen structs, and the checks of single values.
+"""The client's configuration: `client.yaml` -> frozen structs.
 
-Reads a file and nothing else: no identity is loaded, no name resolved, no device touched. The parsers
-of single values (`parse_host_port`, `parse_node_id`, ...) serve the relay's configuration too; each
-raises ValueError with what is wrong, and `document` adds file, line, key and an example.
+Reads a file and nothing else: no identity is loaded, no name resolved, no device touched.
 Reference for people: docs/configuration.md; examples: configs/.
 """
 
 from __future__ import annotations
 
-import base64
 import difflib
 import ipaddress
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar, cast
@@ -19,9 +15,24 @@ from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar, cast
 import msgspec
 
 from shadowmesh.errors import ConfigError
-from shadowmesh.observing import MAX_SOCKET_PATH, LogSection, log_section, metrics_address
+from shadowmesh.observing import LogSection, log_section, metrics_address
 from shadowmesh.rules import FirewallSection, check_rules, parse_group, parse_tag, read_firewall
-from shadowmesh.units import NODE_ID_SIZE, REKEY_AFTER, RIGHTS, Address, NodeId
+from shadowmesh.units import REKEY_AFTER, RIGHTS, Address, NodeId
+from shadowmesh.values import (
+    EXAMPLE_NODE_ID,
+    one_of,
+    parse_endpoint,
+    parse_host_port,
+    parse_interface_address,
+    parse_interface_name,
+    parse_listen_address,
+    parse_name,
+    parse_node_id,
+    parse_overlay_address,
+    parse_path,
+    parse_route,
+    parse_socket_path,
+)
 
 if TYPE_CHECKING:
     from shadowmesh.document import Section
@@ -52,16 +63,11 @@ MAX_BROADCAST = 1_000_000
 DEFAULT_METRIC = 1024
 """Of a route: the kernel's default for IPv6, and behind those of local networks, which stay preferred."""
 
-MIN_ROUTE_PREFIX = 8
-"""A default route in two halves is one too; whole blocks of private use are /8 at the largest (RFC 1918)."""
-
 MIN_REKEY_SECONDS = 2
 """Sessions leave 1 s between two rekeys."""
 
 MAX_REKEY_SECONDS = 240
 """A minute is left for the rekey before keys of 300 s (units.EPOCH_LIFETIME) seal nothing any more."""
-
-EXAMPLE_NODE_ID = "exampleaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 
 
 class NodeSection(msgspec.Struct, frozen=True):
@@ -241,6 +247,38 @@ def refuse_bridge(config: ClientConfig, problem: str) -> NoReturn:
     document.section(_KEYS).section("interface", _INTERFACE_KEYS).refuse("bridge", problem)
     document.finish()
     raise ConfigError(f"{config.file}: interface.bridge: {problem}")  # the file has changed meanwhile
+
+
+def refuse_own_id(config: ClientConfig, own: NodeId) -> None:
+    """Raise ConfigError if this machine is among its own relays or peers."""
+    relays = [("relays", index, "relay", relay.id) for index, relay in enumerate(config.relays)]
+    peers = [("peers", index, "peer", peer.id) for index, peer in enumerate(config.peers)]
+    for key, index, whose, node_id in relays + peers:
+        if node_id == own:
+            problem = f"is this machine's own NodeID; put that of the {whose} there"
+            raise ConfigError(f"{config.file}: {key}[{index}].id: {problem}")
+
+
+def doubts(config: ClientConfig, identity_name: str | None = None) -> list[str]:
+    """What is allowed and yet looks like a mistake, one line each.
+
+    :param identity_name: the name that the identity was made with, None if that isn't known.
+    """
+    found = []
+    # In a network the certificate says what a member is called.
+    if config.network is None and identity_name not in (None, config.node.name):
+        made = f"the identity in {config.node.state_dir} was made for {identity_name}"
+        found.append(f"{config.file}: node.name: is {config.node.name}, but {made}; is it the right one?")
+    networks = [ipaddress.ip_interface(text).network for text in config.interface.addresses]
+    for index, peer in enumerate(config.peers):
+        for address in peer.addresses:
+            ip = ipaddress.ip_address(address)
+            if networks and not ip.is_link_local and not any(ip in network for network in networks):
+                found.append(
+                    f"{config.file}: peers[{index}].addresses: {address} is in no network of "
+                    f"interface.addresses, so it needs a route of its own to be reached"
+                )
+    return found
 
 
 def _node(section: Section) -> NodeSection:
@@ -436,161 +474,3 @@ def refuse_repeat(section: Section, key: str, value: T, seen: dict[T, str]) -> N
         shown = f"{value} " if isinstance(value, str) else ""
         section.refuse(key, f"{shown}is the same as at {seen[value]}; each must be given once")
     seen.setdefault(value, section.path(key))
-
-
-def parse_name(text: str) -> str:
-    """A host name label (RFC 1123 section 2.1): what may become a DNS name later."""
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", text):
-        raise ValueError(
-            f"{text!r} is not a name; a name is 1 to 63 lower-case letters, digits and inner hyphens"
-        )
-    return text
-
-
-def parse_node_id(text: str) -> NodeId:
-    """A NodeID as people copy it: 52 characters of RFC 4648 base32, in either case."""
-    if len(text) != 52:
-        raise ValueError(f"a NodeID has 52 characters, this has {len(text)}")
-    try:
-        node_id = base64.b32decode(text.upper() + "====")
-    except ValueError:
-        raise ValueError("a NodeID has only the letters a-z and the digits 2-7") from None
-    if len(node_id) != NODE_ID_SIZE or base64.b32encode(node_id)[:52].decode() != text.upper():
-        raise ValueError("the last character of a NodeID is a or q; is this one copied in full?")
-    return node_id
-
-
-def parse_path(text: str) -> Path:
-    """An absolute path, since the daemon's working directory is nobody's choice."""
-    if not text.startswith("/") or "\0" in text:
-        raise ValueError(f"{text!r} is not an absolute path")
-    return Path(text)
-
-
-def parse_socket_path(text: str) -> Path:
-    """An absolute path that fits a Unix socket address."""
-    if len(text.encode()) > MAX_SOCKET_PATH:
-        raise ValueError(f"has {len(text.encode())} bytes, a Unix socket's path at most {MAX_SOCKET_PATH}")
-    return parse_path(text)
-
-
-def parse_interface_name(text: str) -> str:
-    """What Linux takes (dev_valid_name) and its tools understand."""
-    if not re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", text) or text in (".", "..", "all", "default", "lo"):
-        raise ValueError(
-            f"{text!r} is not the name of an interface; a name is up to 15 letters, digits, _ . -"
-        )
-    return text
-
-
-def parse_listen_address(text: str) -> str:
-    """A local IPv4 or IPv6 address, `::` for both families."""
-    address = _ip_address(text)
-    if address.is_multicast:
-        raise ValueError(f"{text} is a multicast address")
-    return str(address)
-
-
-def parse_interface_address(text: str) -> str:
-    """An overlay address of this node with its prefix length."""
-    host, slash, prefix = text.partition("/")
-    address = _overlay_address(host)
-    if not slash:
-        raise ValueError(f"{text} lacks its prefix length")
-    if not re.fullmatch(r"[0-9]{1,3}", prefix) or not 1 <= int(prefix) <= address.max_prefixlen:
-        raise ValueError(f"the prefix length of {text} is not between 1 and {address.max_prefixlen}")
-    network = ipaddress.ip_network((address, int(prefix)), strict=False)
-    reserved = [network.network_address] + ([network.broadcast_address] if address.version == 4 else [])
-    if address in reserved and int(prefix) < address.max_prefixlen - 1:
-        raise ValueError(f"{text} names the network itself, not a node in it")
-    return f"{address}/{int(prefix)}"
-
-
-def parse_overlay_address(text: str) -> str:
-    """An overlay address of a peer, without prefix length."""
-    if "/" in text:
-        raise ValueError(f"{text}: peers' addresses have no prefix length")
-    return str(_overlay_address(text))
-
-
-def parse_route(text: str) -> str:
-    """A prefix behind a member, in its canonical form; nothing that takes a large part of all addresses."""
-    try:
-        prefix = ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        raise ValueError(f"{text!r} is not an IPv4 or IPv6 prefix") from None
-    if "/" not in text:
-        raise ValueError(f"{text} lacks its prefix length")
-    if str(prefix.network_address) != str(ipaddress.ip_address(text.partition("/")[0])):
-        raise ValueError(f"{text} is an address in {prefix}; name the prefix itself")
-    if prefix.prefixlen < MIN_ROUTE_PREFIX:
-        raise ValueError(
-            f"{text} takes too much; default routes and prefixes below /{MIN_ROUTE_PREFIX} are not taken"
-        )
-    if prefix.is_multicast or prefix.is_loopback or prefix.is_link_local:
-        raise ValueError(f"{text} is nothing that can be behind a member")
-    return str(prefix)
-
-
-def parse_host_port(text: str) -> tuple[str, int]:
-    """`host:port` or `[IPv6]:port`; the host without brackets, the port from 1."""
-    match = re.fullmatch(r"(?:\[([^\]]*)\]|([^:\[\]]*)):([0-9]{1,5})", text)
-    if not match:
-        form = "host:port" if text.count(":") < 2 else "[IPv6 address]:port"
-        raise ValueError(f"{text!r} has not the form {form}")
-    if not 1 <= int(match[3]) <= 65535:
-        raise ValueError(f"port {match[3]} is not between 1 and 65535")
-    if match[1] is not None:
-        return _ipv6_literal(match[1]), int(match[3])
-    return _host(match[2]), int(match[3])
-
-
-def parse_endpoint(text: str) -> Address | None:
-    """`ADDRESS:PORT` or `[IPv6]:PORT`; no name, since nobody looks it up again when it changes."""
-    host, port = parse_host_port(text)
-    try:
-        return Address(str(ipaddress.ip_address(host)), port)
-    except ValueError:
-        raise ValueError(f"{host!r} is no IP address") from None
-
-
-def one_of(*words: str) -> Callable[[str], str]:
-    """A parser that takes exactly these words."""
-
-    def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"{text!r} is none of {', '.join(words)}")
-        return text
-
-    return parse
-
-
-def _ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not an IPv4 or IPv6 address") from None
-
-
-def _overlay_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    address = _ip_address(text)
-    if address.is_multicast or address.is_loopback or address.is_unspecified or "%" in text:
-        raise ValueError(f"{text} can't be the address of a node on the overlay")
-    return address
-
-
-def _ipv6_literal(text: str) -> str:
-    try:
-        address = ipaddress.IPv6Address(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not an IPv6 address") from None
-    return str(address.ipv4_mapped or address)
-
-
-def _host(text: str) -> str:
-    if re.fullmatch(r"[0-9.]*", text):
-        return str(_ip_address(text))
-    label = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
-    if len(text) > 253 or not re.fullmatch(rf"{label}(\.{label})*\.?", text):
-        raise ValueError(f"{text!r} is neither a host name nor an address")
-    return text

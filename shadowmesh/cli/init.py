@@ -8,7 +8,8 @@ import click
 
 from shadowmesh.cli.options import json_option, state_dir_option
 from shadowmesh.command import examples, print_json
-from shadowmesh.config import DEFAULT_STATE_DIR, parse_name
+from shadowmesh.config import DEFAULT_STATE_DIR
+from shadowmesh.values import parse_name
 
 _NEXT = """
 Next:

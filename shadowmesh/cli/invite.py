@@ -29,7 +29,7 @@ from shadowmesh.cli.network import (
 from shadowmesh.cli.options import ask, config_option, json_option, socket_option, socket_path, start_advice
 from shadowmesh.cli.output import duration, table
 from shadowmesh.command import CommandFailed, ExitCode, VerbGroup, examples, print_json
-from shadowmesh.config import parse_name
+from shadowmesh.values import parse_name
 
 if TYPE_CHECKING:
     from shadowmesh.api.client import ApiClient

@@ -13,7 +13,8 @@ from shadowmesh.cli.network import date_text
 from shadowmesh.cli.options import json_option
 from shadowmesh.cli.up import require_net_admin
 from shadowmesh.command import CommandFailed, ExitCode, examples, print_json
-from shadowmesh.config import DEFAULT_SOCKET, DEFAULT_STATE_DIR, load_client_config, parse_interface_name
+from shadowmesh.config import DEFAULT_SOCKET, DEFAULT_STATE_DIR, load_client_config
+from shadowmesh.values import parse_interface_name
 
 if TYPE_CHECKING:
     from shadowmesh.crypto.identity import Identity

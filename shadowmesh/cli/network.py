@@ -18,7 +18,7 @@ import click
 
 from shadowmesh.cli.options import json_option
 from shadowmesh.command import CommandFailed, ExitCode, VerbGroup, examples, print_json
-from shadowmesh.config import parse_host_port, parse_name, parse_node_id
+from shadowmesh.values import parse_host_port, parse_name, parse_node_id
 
 if TYPE_CHECKING:
     from shadowmesh.io.authority import AuthorityFolder

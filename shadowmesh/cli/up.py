@@ -8,8 +8,7 @@ import click
 
 from shadowmesh.cli.options import config_option
 from shadowmesh.command import CommandFailed, examples
-from shadowmesh.config import ClientConfig, load_client_config
-from shadowmesh.doubts import doubts, refuse_own_id
+from shadowmesh.config import ClientConfig, doubts, load_client_config, refuse_own_id
 from shadowmesh.errors import IdentityError
 
 _CAP_NET_ADMIN = 12

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from shadowmesh.config import ClientConfig, RelayPeer, parse_host_port, refuse_bridge
+from shadowmesh.config import ClientConfig, RelayPeer, refuse_bridge
 from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.errors import ConfigError, NotMember
 from shadowmesh.io.documents import (
@@ -38,6 +38,7 @@ from shadowmesh.membership.renewal import Delegate
 from shadowmesh.membership.revocation import Revocations
 from shadowmesh.membership.signed import Kind, to_text
 from shadowmesh.units import RIGHT_BRIDGE, NodeId
+from shadowmesh.values import parse_host_port
 
 log = logging.getLogger("shadowmesh")
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import msgspec
 
-from shadowmesh.config import parse_node_id
 from shadowmesh.crypto.authority_key import AuthorityKey
 from shadowmesh.crypto.identity import CompositePublic, node_id_text
 from shadowmesh.membership.certificate import Certificate, CertificateBody
@@ -21,6 +20,7 @@ from shadowmesh.membership.delegation import MAX_GRANTS, Delegation, DelegationB
 from shadowmesh.membership.network import Network, Subnet
 from shadowmesh.membership.revocation import RevocationList
 from shadowmesh.units import NodeId
+from shadowmesh.values import parse_node_id
 
 DAY = 86_400
 BACKDATE = 3600

@@ -14,7 +14,6 @@ from typing import Annotated
 
 import msgspec
 
-from shadowmesh.config import parse_name
 from shadowmesh.crypto.identity import CompositePublic
 from shadowmesh.errors import BadPacket, NotMember
 from shadowmesh.membership.network import Network
@@ -30,6 +29,7 @@ from shadowmesh.membership.signed import (
     refuse_critical,
 )
 from shadowmesh.units import NodeId
+from shadowmesh.values import parse_name
 
 MAX_ADDRESSES = 8
 MAX_ROUTES = 32

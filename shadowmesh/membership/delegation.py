@@ -15,7 +15,6 @@ from typing import Annotated
 import msgspec
 from msgspec.structs import replace
 
-from shadowmesh.config import parse_name
 from shadowmesh.crypto.authority_key import AuthorityKey
 from shadowmesh.crypto.identity import CompositePublic
 from shadowmesh.errors import BadPacket, NotMember
@@ -40,6 +39,7 @@ from shadowmesh.membership.signed import (
     refuse_critical,
 )
 from shadowmesh.units import NodeId
+from shadowmesh.values import parse_name
 
 MAX_GRANTS = 32
 BASIS_GRACE = 30 * 86_400

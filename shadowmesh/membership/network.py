@@ -15,7 +15,6 @@ from typing import Annotated
 
 import msgspec
 
-from shadowmesh.config import parse_host_port, parse_name
 from shadowmesh.crypto.authority_key import AuthorityKey, AuthorityPublic, NetworkId
 from shadowmesh.errors import BadPacket, NotMember
 from shadowmesh.membership.rotation import Former, Link, check_chain, split_untrusted
@@ -29,6 +28,7 @@ from shadowmesh.membership.signed import (
     decode_body,
     refuse_critical,
 )
+from shadowmesh.values import parse_host_port, parse_name
 
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 MAX_SUBNETS = 8

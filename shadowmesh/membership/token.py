@@ -26,9 +26,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from shadowmesh.config import parse_host_port
 from shadowmesh.crypto.authority_key import NetworkId
 from shadowmesh.units import NodeId
+from shadowmesh.values import parse_host_port
 
 PREFIX = "smesh1"
 SECRET_SIZE = 32

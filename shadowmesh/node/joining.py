@@ -14,16 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shadowmesh.command import CommandFailed, ExitCode
-from shadowmesh.config import (
-    ClientConfig,
-    Interface,
-    Listen,
-    NodeSection,
-    Paths,
-    RelayPeer,
-    parse_host_port,
-    parse_name,
-)
+from shadowmesh.config import ClientConfig, Interface, Listen, NodeSection, Paths, RelayPeer
 from shadowmesh.core.joiner import Joiner, Rejected
 from shadowmesh.core.node import Core
 from shadowmesh.core.shared import Tables
@@ -33,6 +24,7 @@ from shadowmesh.io.membership import open_clock
 from shadowmesh.membership.invitations import Admitted
 from shadowmesh.membership.token import Token
 from shadowmesh.node.alone import run_alone
+from shadowmesh.values import parse_host_port, parse_name
 
 POLL = 0.02
 

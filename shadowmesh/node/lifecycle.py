@@ -25,12 +25,11 @@ from shadowmesh._ext import aead
 from shadowmesh._ext.engine import Engine
 from shadowmesh.api.server import serve_api
 from shadowmesh.command import CommandFailed, ExitCode, explain
-from shadowmesh.config import ClientConfig
+from shadowmesh.config import ClientConfig, doubts, refuse_own_id
 from shadowmesh.core.node import MAX_PEERS, Core
 from shadowmesh.core.shared import Tables
 from shadowmesh.crypto import identity as identities
 from shadowmesh.crypto.identity import Identity, node_id_text
-from shadowmesh.doubts import doubts, refuse_own_id
 from shadowmesh.errors import ConfigError, DeviceError
 from shadowmesh.io import notify
 from shadowmesh.io.dataplane import EngineTables

@@ -9,10 +9,9 @@ import msgspec
 
 from shadowmesh._ext.engine import Engine
 from shadowmesh.api.schema import FirewallRule, FirewallStatus, ReloadReply
-from shadowmesh.config import ClientConfig, NetworkSection, Peer, load_client_config
+from shadowmesh.config import ClientConfig, NetworkSection, Peer, load_client_config, refuse_own_id
 from shadowmesh.core.node import Core
 from shadowmesh.crypto.identity import node_id_text
-from shadowmesh.doubts import refuse_own_id
 from shadowmesh.membership.roster import Member
 from shadowmesh.overlay.compilation import Compiler, Party
 from shadowmesh.overlay.firewall import as_configured, firewall_of, words

@@ -8,17 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from shadowmesh.config import (
-    ClientConfig,
-    load_client_config,
-    parse_host_port,
-    parse_node_id,
-    refuse_bridge,
-)
+from shadowmesh.config import ClientConfig, doubts, load_client_config, refuse_bridge, refuse_own_id
 from shadowmesh.document import MAX_FILE_SIZE
-from shadowmesh.doubts import doubts, refuse_own_id
 from shadowmesh.errors import ConfigError
 from shadowmesh.units import Address
+from shadowmesh.values import parse_host_port, parse_node_id
 from shadowmesh_relay.config import admits, load_relay_config
 from shadowmesh_relay.limits import Limits
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from shadowmesh.config import parse_node_id
 from shadowmesh.crypto import identity as identities
 from shadowmesh.crypto.identity import Identity, node_id_of, node_id_text
 from shadowmesh.errors import IdentityError
 from shadowmesh.overlay.mac import mac_of, mac_text
+from shadowmesh.values import parse_node_id
 
 
 def test_create_makes_private_files_once(tmp_path: Path) -> None:

@@ -428,7 +428,7 @@ def test_what_join_writes_is_what_up_reads(network: Network, tmp_path: Path) -> 
 
 
 def test_the_identity_of_a_joined_member_may_be_called_otherwise(tmp_path: Path) -> None:
-    from shadowmesh.doubts import doubts
+    from shadowmesh.config import doubts
 
     write_joined(tmp_path / "c.yaml", admitted(), TOKEN, tmp_path, tmp_path / "c.sock", None)
     assert doubts(load_client_config(tmp_path / "c.yaml"), "machine-7") == []
