@@ -25,6 +25,7 @@ from shadowmesh._ext.endpoint cimport (
     endpoint_from,
     socket_family,
 )
+from shadowmesh._ext.fair cimport limits_set
 from shadowmesh._ext.features cimport Features, features_choose, features_dict
 from shadowmesh._ext.forward_thread cimport (
     Forward,
@@ -99,6 +100,10 @@ EVENT_CONTROL = int(EventKind.EVENT_CONTROL)
 EVENT_ENDPOINT = int(EventKind.EVENT_ENDPOINT)
 # A cimported class is no attribute of the module, and Python looks for it here.
 globals()["SendKeys"] = SendKeys
+
+
+cdef enum:
+    MOST_PACKETS = 1000000000  # per second: a step of one nanosecond; bytes a hundred times that
 
 
 cdef struct RelayPlane:        # everything that the thread points to: one allocation, never moved
@@ -227,6 +232,11 @@ cdef class Forwarder:
         grace_reclaim(self.plane.grace)
         return drain(&receiver.control, &receiver.long_headers, self.event_fd)
 
+    def set_limits(self, *, packet_rate=0, byte_rate=0):
+        cdef uint64_t packets = unsigned(packet_rate, MOST_PACKETS, "packet_rate")
+        cdef uint64_t octets = unsigned(byte_rate, 100 * <uint64_t>MOST_PACKETS, "byte_rate")
+        limits_set(&self.plane.forward.limits, packets, octets)
+
     # ---- clients
 
     cdef Client *_client(self, object client) except NULL:
@@ -348,6 +358,7 @@ cdef class Forwarder:
             "rx_bytes": load_relaxed(&found.received.bytes),
             "tx_packets": load_relaxed(&found.sent.packets),
             "tx_bytes": load_relaxed(&found.sent.bytes),
+            "refused": load_relaxed(&found.refused),
             "next_number": load_relaxed(&lane.number) if lane != NULL else 0,
             "last_bind": load_relaxed(&found.last_bind) / 1e9,
             "failed_opens": failed,

@@ -3,8 +3,8 @@
 Does NOT open what members send each other: a relay has no key of it.
 
 In the order of the functions: receive.pyx fetches -> `_on_datagram`: long header and control connection
-to asyncio, channel datagram onwards with the other end's id (`_forward`), lane packet opened ->
-`_on_packet`: BIND (bind.pyx) and its BOUND, nothing else -> `_on_batch_end` sends the batch.
+to asyncio, channel datagram onwards with the other end's id (`_forward`, as far as fair.pyx allows), lane
+packet opened -> `_on_packet`: BIND (bind.pyx) and its BOUND, nothing else -> `_on_batch_end` sends the batch.
 """
 
 from libc.stdint cimport uint8_t
@@ -22,6 +22,16 @@ from shadowmesh._ext.bytes cimport store64
 from shadowmesh._ext.clients cimport Client
 from shadowmesh._ext.drops cimport DropReason, drop
 from shadowmesh._ext.endpoint cimport Endpoint
+from shadowmesh._ext.fair cimport (
+    BYTE_RATE,
+    PACKET_RATE,
+    PASSES,
+    Verdict,
+    fair_due,
+    fair_judge,
+    fair_queue_fills,
+    fair_turn,
+)
 from shadowmesh._ext.lanes cimport SendLane, lane_expired, lane_seal
 from shadowmesh._ext.packets cimport BIND_SIZE, KIND_BIND
 from shadowmesh._ext.receive cimport (
@@ -64,6 +74,7 @@ cdef bint forward_init(Forward *forward) noexcept nogil:
     forward.receiver.on_datagram = _on_datagram
     forward.receiver.on_packet = _on_packet
     forward.receiver.on_batch_end = _on_batch_end
+    forward.fair.window = 1
     forward.batch = send_new(REPLY_ROOM * SEND_LIMIT)
     return forward.batch != NULL and receiver_init(&forward.receiver)
 
@@ -115,11 +126,30 @@ cdef Outgoing *_next(Forward *forward) noexcept nogil:
     return outgoing
 
 
+cdef bint _may_send(Forward *forward, Client *source, size_t size) noexcept nogil:
+    """Asked first of all: what is over a limit must cost no more than to read it."""
+    cdef Verdict verdict = fair_judge(&forward.fair, &forward.limits, &source.share, size,
+                                      forward.receiver.now)
+    if verdict == PASSES:
+        return True
+    add_relaxed(&source.refused, 1)
+    if verdict == PACKET_RATE:
+        drop(&forward.receiver.counters, DropReason.CLIENT_PACKETS)
+    elif verdict == BYTE_RATE:
+        drop(&forward.receiver.counters, DropReason.CLIENT_BYTES)
+    else:
+        drop(&forward.receiver.counters, DropReason.CLIENT_SHARE)
+    return False
+
+
 cdef void _forward(Forward *forward, Record *channel, uint8_t *data, size_t size) noexcept nogil:
     """Rewrite the id in the receive buffer and send it to where the other client is now."""
     cdef Client *source = <Client *>channel.source
     cdef Client *target = <Client *>channel.target
-    cdef Outgoing *outgoing = _next(forward)
+    cdef Outgoing *outgoing
+    if not _may_send(forward, source, size):
+        return
+    outgoing = _next(forward)
     add_relaxed(&source.received.packets, 1)
     add_relaxed(&source.received.bytes, size)
     store64(data + 1, channel.target_id)
@@ -180,4 +210,7 @@ cdef void _reply(Forward *forward, Client *client, const uint8_t *payload, BindR
 
 cdef void _on_batch_end(Receiver *receiver) noexcept nogil:
     """Before the grace step and before the receive buffers are used again."""
-    send_flush((<Forward *>receiver.owner).batch, receiver.udp.fd, &receiver.counters)
+    cdef Forward *forward = <Forward *>receiver.owner
+    send_flush(forward.batch, receiver.udp.fd, &receiver.counters)
+    if fair_due(&forward.fair, receiver.now):
+        fair_turn(&forward.fair, fair_queue_fills(receiver.udp.fd), receiver.now)

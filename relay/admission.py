@@ -1,7 +1,8 @@
-"""Who may use this relay: a list of NodeIDs, members of its networks, or everybody.
+"""Who may use this relay: a list of NodeIDs, members of its networks, holders of a token, or everybody.
 
 Nobody, unless the configuration says so. A certificate of a network that the relay serves counts or
-refuses; that of any other network is not looked at.
+refuses; that of any other network is not looked at.  Whoever none of these admits may still be asked about
+(`hook.py`), if there is somebody to ask.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shadowmesh.crypto.authority_key import NetworkId
+from shadowmesh.crypto.token import proves_token
 from shadowmesh.errors import BadPacket, NotMember
 from shadowmesh.membership.guard import Guard, Standing
 from shadowmesh.units import NodeId
+from shadowmesh.wire.messages import Introduction
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,20 @@ class Admission:
     :param is_open: admit everybody.
     :param nodes: the NodeIDs that are admitted otherwise.
     :param guards: one for each network whose members are admitted.
+    :param tokens: whoever holds one of them is admitted.
+    :param asks: whether a program decides on everybody else.
     """
 
-    def __init__(self, is_open: bool, nodes: frozenset[NodeId], guards: Sequence[Guard] = ()) -> None:
+    def __init__(
+        self,
+        is_open: bool,
+        nodes: frozenset[NodeId],
+        guards: Sequence[Guard] = (),
+        tokens: Sequence[bytes] = (),
+        asks: bool = False,
+    ) -> None:
+        self.asks = asks
+        self._tokens = tuple(tokens)
         self._open = is_open
         self._nodes = nodes
         self._guards: dict[NetworkId, Guard] = {guard.network.id: guard for guard in guards}
@@ -45,6 +59,11 @@ class Admission:
     def allows(self, node: NodeId) -> bool:
         """Whether this node may have a session with the relay without being a member of anything."""
         return self._open or node in self._nodes
+
+    def holds_token(self, node: NodeId, shown: Introduction, relay: NodeId) -> bool:
+        """Whether HELLO of this node proves that it holds a token of ours."""
+        proof = shown.token
+        return isinstance(proof, bytes) and proves_token(self._tokens, proof, shown.nonce, node, relay)
 
     def belonging_untrusted(self, node: NodeId, shown: bytes) -> Belonging | None:
         """The network of ours that `node` shows a certificate of; None if it shows none.
@@ -59,3 +78,11 @@ class Admission:
             raise NotMember("malformed", "what you show of your membership can't be taken apart") from None
         guard = self._guards.get(network)
         return Belonging(guard, guard.check_untrusted(node, shown), shown) if guard is not None else None
+
+
+def claimed_network(shown: bytes) -> NetworkId | None:
+    """The network that a certificate says it is of; nobody has checked it. None if there is none."""
+    try:
+        return Standing.parse_untrusted(shown).certificate.body.network if shown else None
+    except BadPacket:
+        return None

@@ -1,4 +1,4 @@
-"""The command `shadowmesh-relay`: init, serve, id, version.
+"""The command `shadowmesh-relay`: init, serve, status, drain, id, version.
 
 Heavy imports happen in the verb that needs them, so that --help and --check are quick.
 """
@@ -49,6 +49,8 @@ _state_dir_option = click.option(
     verbs={
         "init": f"{__name__}:init",
         "serve": f"{__name__}:serve",
+        "status": "shadowmesh_relay.verbs:status",
+        "drain": "shadowmesh_relay.verbs:drain",
         "id": f"{__name__}:show_id",
         "version": f"{__name__}:version",
     },
@@ -56,6 +58,7 @@ _state_dir_option = click.option(
         "shadowmesh-relay init --name relay1             make the relay's identity",
         "shadowmesh-relay serve -c relay.yaml --check    only check the file",
         "shadowmesh-relay serve -c relay.yaml            run, Ctrl+C stops it",
+        "shadowmesh-relay status -c relay.yaml           who is connected, what was dropped",
     ),
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
@@ -114,9 +117,12 @@ def serve(config: Path, check: bool) -> int:
     settings = load_relay_config(config)
     if check:
         from shadowmesh.io.documents import load_network
+        from shadowmesh.io.tokens import load_tokens
 
         for file in settings.admission.networks:
             load_network(file)
+        if settings.admission.token_file:
+            load_tokens(settings.admission.token_file)
         click.echo(f"{config} is valid\n{_summary(settings)}")
         return 0
     from .server import run as serve_relay

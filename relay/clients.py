@@ -5,14 +5,21 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 
+import msgspec
+
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.membership.asking import AskBudget
 from shadowmesh.membership.guard import ShowLimit
+from shadowmesh.session.link import Ready
 from shadowmesh.session.links import Driver
 from shadowmesh.units import Address, NodeId
+from shadowmesh.wire.messages import Message
 
 from .admission import Belonging
+from .hook import Question
 
+MAX_EARLY = 64
+"""Messages of a client that is not let in yet: its list of peers takes four, and eight calls."""
 FLIP_WINDOW = 60.0
 """Seconds within which the return of a displaced instance shows that two machines hold one identity."""
 
@@ -33,8 +40,20 @@ class Knock:
 
     source: Address
     greeting: int = 0
+    refused: bool = False
     belonging: Belonging | None = None
     visit: Visit | None = None
+    question: Question | None = None
+    """What somebody has to answer before it is let in."""
+    ready: Ready | None = None
+    """The handshake is complete, and the question open."""
+    early: list[Message] = field(default_factory=list)
+    """What came meanwhile."""
+
+    def keep(self, message: Message) -> bool:
+        """Keep a message for when it is let in; False if that is too much."""
+        self.early.append(message)
+        return len(self.early) <= MAX_EARLY
 
     @property
     def network(self) -> str:
@@ -55,6 +74,7 @@ class Client:
     driver: Driver
     address: Address
     heard_at: float
+    joined_at: float
     greeting: int
     """Number of its HELLO among all; the newest handshake of a NodeID wins."""
     belonging: Belonging | None = None
@@ -80,7 +100,19 @@ class Client:
         return ours is not None and theirs is not None and ours.guard is theirs.guard
 
     def __str__(self) -> str:
-        return node_id_text(self.node)[:10]
+        return f"{node_id_text(self.node)[:10]}…"
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """Numbers of the control part: what there is now, and what has been since the start."""
+
+    clients: int
+    clients_limit: int
+    channels: int
+    handshakes_under_way: int
+    handshakes: dict[str, int]
+    channels_opened: int
+    openings_refused: dict[str, int]
 
 
 class Duplicates:

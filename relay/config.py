@@ -7,12 +7,14 @@ Reference for people: docs/configuration.md; example: configs/relay.yaml.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
 from shadowmesh.config import after_refusal
 from shadowmesh.document import Document, Section
-from shadowmesh.units import NodeId
+from shadowmesh.observing import LogSection, log_section, metrics_address
+from shadowmesh.units import Address, NodeId
 from shadowmesh.values import (
     EXAMPLE_NODE_ID,
     parse_host_port,
@@ -20,9 +22,15 @@ from shadowmesh.values import (
     parse_name,
     parse_node_id,
     parse_path,
+    parse_socket_path,
 )
 
+from .hook import parse_hook
+from .limits import Limits
+
 DEFAULT_STATE_DIR = "/var/lib/shadowmesh-relay"
+SOCKET_FILE = "relay.sock"
+"""In the state directory, unless the configuration has another path."""
 DEFAULT_LISTEN = "[::]:4433"
 
 
@@ -35,6 +43,8 @@ class RelaySection(msgspec.Struct, frozen=True):
     port: int
     second_port: int | None = None
     """Another UDP port, by which clients learn what their NATs do."""
+    socket: Path = Path(DEFAULT_STATE_DIR) / SOCKET_FILE
+    """Where the verbs reach the running relay."""
 
 
 class Admission(msgspec.Struct, frozen=True):
@@ -44,6 +54,10 @@ class Admission(msgspec.Struct, frozen=True):
     nodes: frozenset[NodeId]
     networks: tuple[Path, ...] = ()
     """Public files of networks (`shadowmesh-client network export`)."""
+    token_file: Path | None = None
+    """Whoever holds a token in it may connect."""
+    hook: str | None = None
+    """URL of a program on this machine that is asked about everybody else."""
 
 
 class RelayConfig(msgspec.Struct, frozen=True):
@@ -51,6 +65,10 @@ class RelayConfig(msgspec.Struct, frozen=True):
 
     relay: RelaySection
     admission: Admission
+    limits: Limits = Limits()
+    metrics: Address | Path | None = None
+    """Where Prometheus reads, on this machine."""
+    log: LogSection = LogSection()
 
 
 def admits(admission: Admission) -> str:
@@ -59,16 +77,21 @@ def admits(admission: Admission) -> str:
         return "admits everybody"
     counts = ((len(admission.nodes), "member"), (len(admission.networks), "network"))
     parts = [f"{count} {what}{'s' * (count != 1)}" for count, what in counts if count]
+    parts += ["holders of a token"] if admission.token_file else []
+    parts += ["whom the hook lets in"] if admission.hook else []
     return f"admits {' and '.join(parts)}"
 
 
 def load_relay_config(path: Path) -> RelayConfig:
     """Read and check relay.yaml. Raises ConfigError with a line for each mistake."""
     document = Document.load(path)
-    top = document.section(("relay", "admission"))
+    top = document.section(("relay", "admission", "limits", "metrics", "log"))
     config = RelayConfig(
-        relay=_relay(top.section("relay", ("name", "state_dir", "listen", "second_port"))),
-        admission=_admission(top.section("admission", ("open", "nodes", "networks"))),
+        relay=_relay(top.section("relay", ("name", "state_dir", "listen", "second_port", "socket"))),
+        admission=_admission(top.section("admission", ("open", "nodes", "networks", "token_file", "hook"))),
+        limits=_limits(top.section("limits", Limits.__struct_fields__)),
+        metrics=metrics_address(top),
+        log=log_section(top),
     )
     document.finish()
     return config
@@ -80,9 +103,13 @@ def _relay(section: Section) -> RelaySection:
     second = section.number_or_word("second_port", 1, 65535, "off", "4434")
     if second == port:
         section.refuse("second_port", "is the port of listen; it must be another", "4434")
+    found = section.text("state_dir", parse_path, DEFAULT_STATE_DIR, Path(DEFAULT_STATE_DIR))
+    state_dir = cast("Path | None", found) or Path(DEFAULT_STATE_DIR)  # a refused value reads as None
+    default = state_dir / SOCKET_FILE
     return RelaySection(
         name=section.text("name", parse_name, "relay1"),
-        state_dir=section.text("state_dir", parse_path, DEFAULT_STATE_DIR, Path(DEFAULT_STATE_DIR)),
+        state_dir=state_dir,
+        socket=section.text("socket", parse_socket_path, str(default), default),
         host=host,
         port=port,
         second_port=None if second == "off" else int(second),
@@ -93,7 +120,9 @@ def _admission(section: Section) -> Admission:
     everybody = section.flag("open", default=False)
     nodes = section.texts("nodes", parse_node_id, EXAMPLE_NODE_ID)
     networks = section.texts("networks", parse_path, "/etc/shadowmesh/home.pem")
-    if not nodes and not networks and not everybody:
+    token_file = section.text("token_file", parse_path, "/etc/shadowmesh/relay.tokens", None)
+    hook = section.text("hook", parse_hook, '"http://127.0.0.1:8080/admit"', None)
+    if not (nodes or networks or everybody or token_file or hook):
         section.refuse(
             "nodes",
             "nobody may connect; list the NodeIDs of the members, or a file in networks",
@@ -101,7 +130,35 @@ def _admission(section: Section) -> Admission:
         )
     if len(set(nodes)) < len(nodes) and None not in nodes:
         section.refuse("nodes", "has a NodeID twice; each must be given once")
-    return Admission(open=everybody, nodes=frozenset(nodes), networks=networks)
+    return Admission(everybody, frozenset(nodes), networks, token_file, hook)
+
+
+_MOST = {
+    "clients": 1_000_000,
+    "channels_per_client": 65536,
+    "openings_per_second": 10_000,
+    "handshakes": 65536,
+    "handshakes_per_host": 65536,
+    "handshakes_per_second": 100_000,
+    "refusals_per_minute": 1_000_000,
+    "packets_per_second": 1_000_000_000,
+    "bytes_per_second": 100_000_000_000,
+}
+"""The largest value of each limit; the smallest is 1. Rates of what is forwarded may be `off` as well."""
+
+
+def _limits(section: Section) -> Limits:
+    defaults, values = Limits(), {}
+    for key, most in _MOST.items():
+        default = getattr(defaults, key)
+        if default:
+            values[key] = section.number(key, 1, most, default=default)
+        else:
+            value = section.number_or_word(key, 1, most, "off", str(most // 1000))
+            values[key] = value if isinstance(value, int) else 0
+    if (values["handshakes_per_host"] or 0) > (values["handshakes"] or 0):
+        section.refuse("handshakes_per_host", "is more than handshakes allows in all", "32")
+    return Limits(**values)
 
 
 def _parse_listen(text: str) -> tuple[str, int]:

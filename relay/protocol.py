@@ -10,6 +10,7 @@ Call order: after any `handle_*`, take `poll_transmit()` and `poll_events()`, th
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -34,6 +35,7 @@ from shadowmesh.wire.messages import (
     Introduction,
     Invite,
     Invited,
+    Leave,
     Message,
     NatTest,
     NetworkNews,
@@ -45,18 +47,16 @@ from shadowmesh.wire.messages import (
 )
 
 from .admission import Admission, Belonging
-from .clients import Client, Duplicates, Knock
+from .clients import Client, Duplicates, Knock, Totals
 from .guests import Guests
+from .hook import Question, Verdict
+from .limits import Door, Limits
 from .notes import Notes
 from .observer import Observer
+from .questions import Questions
 from .rendezvous import Rendezvous
 from .tickets import Tickets
 
-MAX_HALF_OPEN = 256
-"""Handshakes under way at once; a full one takes 9 ms of one core (measured), so this is 2.3 s of work."""
-MAX_HALF_OPEN_PER_HOST = 32
-"""Of these, from one address: a house behind one NAT, but no more."""
-MAX_CLIENTS = 4096
 SWEEP = 5.0
 """Seconds between looks at the clients' BINDs."""
 CLIENT_SILENCE = 35.0
@@ -82,6 +82,7 @@ class RelayCore:
 
     :param random: returns n random bytes.
     :param observer: the second port, if there is one.
+    :param limits: those of the control part; the data plane has its own.
     :param wall: the machine's clock, in seconds since 1970; clients are told of it.
     """
 
@@ -93,9 +94,15 @@ class RelayCore:
         random: Callable[[int], bytes],
         now: float,
         observer: Observer | None = None,
+        limits: Limits | None = None,
         wall: Callable[[], float] | None = None,
     ) -> None:
         self.drops: Counter[str] = Counter()
+        self.limits = limits or Limits()
+        self.handshakes: Counter[str] = Counter(completed=0, refused=0, failed=0)  # that ended
+        self.draining = False
+        """Whether the relay is being left."""
+        self._drain_until = math.inf
         self.observer = observer
         self.clients: dict[NodeId, Client] = {}
         self._identity = identity
@@ -107,11 +114,13 @@ class RelayCore:
         self._gate = TokenGate(random(32), self._tickets.prove_address)
         self._links = LinkSet(tables.install_control, tables.remove)
         self._guests = Guests(self.clients)
-        self._rendezvous = Rendezvous(self.clients, tables, random, self._send)
+        self._rendezvous = Rendezvous(self.clients, tables, random, self._send, self.limits)
+        self._door = Door(self.limits)
         self._duplicates = Duplicates()
         self._half_open: dict[Driver, Knock] = {}
         self._by_handle: dict[int, Client] = {}
         self._handles = itertools.count(1)
+        self._questions = Questions()
         self._instance = random(ID_SIZE)
         self._outbox: list[tuple[bytes, Address]] = []
         self._events: deque[str] = deque()
@@ -125,7 +134,8 @@ class RelayCore:
     def deadline(self) -> float:
         """When `handle_timer` wants to be called."""
         links = self._links.deadline
-        return self._sweep_at if links is None else min(links, self._sweep_at)
+        own = min(self._sweep_at, self._drain_until)
+        return own if links is None else min(links, own)
 
     # Input.
 
@@ -161,11 +171,27 @@ class RelayCore:
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP
             self._sweep(now)
+        if now >= self._drain_until:
+            self._drain_until = math.inf
+            self.close(now)
 
     def close(self, now: float) -> None:
         """Say goodbye to all clients; take `poll_transmit` once more, then stop."""
         for client in list(self.clients.values()):
             self._close(client.driver, CloseCode.SHUTDOWN, "the relay is going down", now)
+
+    def drain(self, until: float, now: float) -> None:
+        """Admit nobody any more and have all clients leave; whoever is there at `until` is sent away."""
+        self.draining = True
+        self._drain_until = until
+        self._events.append(f"draining, {len(self.clients)} clients are to leave")
+        for client in list(self.clients.values()):
+            self._send(client, Leave(), now)
+
+    @property
+    def drained(self) -> bool:
+        """Whether the relay may stop."""
+        return self.draining and not self.clients
 
     # Output.
 
@@ -180,6 +206,28 @@ class RelayCore:
         self._events.clear()
         return events
 
+    def poll_questions(self) -> list[Question]:
+        """What somebody has to answer by `handle_verdict`."""
+        return self._questions.poll()
+
+    # Getters.
+
+    def totals(self) -> Totals:
+        """What there is now, and what has been."""
+        return Totals(
+            clients=len(self.clients),
+            clients_limit=self.limits.clients,
+            channels=self._rendezvous.channels,
+            handshakes_under_way=len(self._half_open),
+            handshakes=dict(self.handshakes),
+            channels_opened=self._rendezvous.opened,
+            openings_refused=dict(self._rendezvous.refusals),
+        )
+
+    def channels_of(self, client: Client) -> int:
+        """Channels of a client, those included that are being opened."""
+        return self._rendezvous.channels_of(client)
+
     # Handshakes.
 
     def _knock_untrusted(self, data: bytes, source: Address, now: float) -> None:
@@ -191,10 +239,13 @@ class RelayCore:
         if isinstance(verdict, Drop):
             raise BadPacket(verdict.reason)
         knock = Knock(source)
-        same_host = sum(other.network == knock.network for other in self._half_open.values())
-        full = len(self._half_open) >= MAX_HALF_OPEN or len(self.clients) >= MAX_CLIENTS
-        if full or same_host >= MAX_HALF_OPEN_PER_HOST:
-            raise BadPacket("too_many_handshakes")
+        ticket = verdict.retry_source_connection_id is None
+        if self.draining:
+            raise BadPacket("draining")
+        self._door.crowd_untrusted(knock.network, [other.network for other in self._half_open.values()])
+        if not ticket and len(self.clients) >= self.limits.clients:
+            raise BadPacket("too_many_clients")
+        self._door.enter_untrusted(source.host, ticket, now)
         self._accept(verdict, data, knock, now)
 
     def _accept(self, admit: Admit, data: bytes, knock: Knock, now: float) -> None:
@@ -235,39 +286,90 @@ class RelayCore:
                 knock.visit = self._guests.visit(invitation, now)
             guest_or_member = knock.belonging is not None or knock.visit is not None
             admitted = guest_or_member or self._admission.allows(node)
+            admitted = admitted or self._admission.holds_token(node, shown, self._identity.node_id)
+            if not admitted and self._admission.asks:
+                self._questions.prepare(node, knock, shown.membership)
+                admitted = True
         except NotMember as error:
             admitted, reason = False, str(error)
             clock = self._wall() if error.of_dates and self._wall is not None else None
+        coming = sum(other.greeting > 0 for other in self._half_open.values())
+        if admitted and node not in self.clients and len(self.clients) + coming >= self.limits.clients:
+            self.drops["too_many_clients"] += 1
+            admitted, reason = False, "this relay is full"
         if not admitted:
+            self._door.refuse(knock.source.host, now)
+            knock.refused = True
             if self._strangers.due(node, now):
                 self._events.append(f"refused {node_id_text(node)} at {knock.source}: {reason}")
             raise Refused(CloseCode.REFUSED, reason, clock)
         self._greetings += 1
         knock.greeting = self._greetings
 
+    def handle_verdict(self, number: int, verdict: Verdict, now: float) -> None:
+        """The answer to a question; the client may have gone meanwhile."""
+        driver = self._questions.answered(number)
+        if driver is None:
+            return
+        knock = self._half_open[driver]
+        assert knock.ready is not None
+        if verdict.admitted:
+            knock.question = None
+            self._welcome(driver, knock.ready, now)
+            for message in knock.early:
+                self._handle_link(driver, Received(message, b""), now)
+            return
+        self.drops["hook_failed"] += verdict.failed
+        self.drops["hook_refused"] += not verdict.failed
+        self._door.refuse(knock.source.host, now)
+        knock.refused = True
+        if self._strangers.due("hook" if verdict.failed else knock.ready.agreement.peer, now):
+            self._events.append(f"the hook {'failed' if verdict.failed else 'refused'}: {verdict.reason}")
+        # What is wrong with the operator's program is nobody else's matter.
+        reason = "" if verdict.failed else verdict.reason
+        self._close(driver, CloseCode.REFUSED, reason or "this relay does not admit you", now)
+
     def _handle_link(self, driver: Driver, event: LinkEvent, now: float) -> None:
         client = self.clients.get(driver.link.peer or b"")
         if client is not None and client.driver is not driver:
             client = None
+        knock = self._half_open.get(driver)
         if isinstance(event, Ready):
-            self._welcome(driver, event, now)
-        elif isinstance(event, Received) and client is not None:
-            if client.visit is None or isinstance(event.message, Open | Close):
-                self._handle_message(client, event.message, now)
+            if knock is not None and knock.question is not None:
+                self._questions.ask(driver, knock, knock.question, event)
             else:
-                self.drops["unexpected_message"] += 1
+                self._welcome(driver, event, now)
+        elif isinstance(event, Received):
+            self._handle_received(driver, client, knock, event.message, now)
         elif isinstance(event, Ended):
-            knock = self._half_open.pop(driver, None)
-            if knock is not None and self._strangers.due(knock.network, now):
-                self._events.append(f"handshake with {knock.source} failed: {event.reason}")
+            if knock is not None:
+                self._forget_knock(driver, knock, event, now)
             if client is not None:
                 self._events.append(f"{client} left: {event.reason or 'connection lost'}")
                 self._forget(client, now)
+
+    def _handle_received(
+        self, driver: Driver, client: Client | None, knock: Knock | None, message: Message, now: float
+    ) -> None:
+        if knock is not None:
+            if not knock.keep(message):
+                self._close(driver, CloseCode.PROTOCOL, "too much before you are let in", now)
+        elif client is not None and client.visit is not None and not isinstance(message, Open | Close):
+            self.drops["unexpected_message"] += 1
+        elif client is not None:
+            self._handle_message(client, message, now)
+
+    def _forget_knock(self, driver: Driver, knock: Knock, event: Ended, now: float) -> None:
+        del self._half_open[driver]
+        self.handshakes["refused" if knock.refused else "failed"] += 1
+        if not self._questions.forget(knock) and self._strangers.due(knock.network, now):
+            self._events.append(f"handshake with {knock.source} failed: {event.reason}")
 
     def _welcome(self, driver: Driver, ready: Ready, now: float) -> None:
         """A handshake is complete: the newest of a NodeID wins."""
         agreement = ready.agreement
         knock = self._half_open.pop(driver)
+        self.handshakes["completed"] += 1
         holder = self.clients.get(agreement.peer)
         if holder is not None and not self._displace(holder, driver, agreement, knock, now):
             agreement.wipe()
@@ -286,6 +388,7 @@ class RelayCore:
             driver=driver,
             address=knock.source,
             heard_at=now,
+            joined_at=now,
             greeting=knock.greeting,
             belonging=knock.belonging,
             visit=visit,
@@ -300,7 +403,7 @@ class RelayCore:
         if client.visit is None:
             self._equip(client, agreement, now)
         agreement.wipe()
-        guest = f" as a guest of {node_id_text(client.visit.host)[:10]}" if client.visit else ""
+        guest = f" as a guest of {node_id_text(client.visit.host)[:10]}…" if client.visit else ""
         self._events.append(f"{client} joined from {client.address}{guest}")
         if client.belonging is not None:
             self._welcome_member(client, client.belonging, now)
@@ -311,6 +414,8 @@ class RelayCore:
             self.observer.add(client.handle, agreement, now)
             self._send(client, SecondPort(self.observer.port), now)
         self._give_ticket(client, agreement, now)
+        if self.draining:  # its handshake had begun before
+            self._send(client, Leave(), now)
 
     def _welcome_member(self, client: Client, belonging: Belonging, now: float) -> None:
         """Tell it of the others, and of a revocation list that it has not seen."""

@@ -6,7 +6,7 @@ A guest may call the client that invited it, and nobody else.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,12 +27,11 @@ from shadowmesh.wire.messages import (
 )
 
 from .clients import Client
+from .limits import Limits
 
 if TYPE_CHECKING:
     from .protocol import Tables
 
-OPENINGS_PER_SECOND = 10
-"""Channels that one client may ask for within a second."""
 MAX_CALLS_PER_CALLEE = 4
 """Unanswered calls that may wait at one client."""
 CALL_TIMEOUT = 5.0
@@ -40,7 +39,6 @@ CALL_TIMEOUT = 5.0
 MAX_INTERESTS = 4096
 MAX_INTRODUCED = 1024
 """Members of its network that a client is told of: a quarter of what may wait for it to be read."""
-MAX_CHANNELS_PER_CLIENT = 4096
 MAX_CHANNELS_PER_GUEST = 1
 
 
@@ -60,6 +58,7 @@ class Rendezvous:
     """Interests, calls and channels of all clients.
 
     :param send: sends a message to a client.
+    :param limits: how many channels there may be.
     """
 
     def __init__(
@@ -68,7 +67,13 @@ class Rendezvous:
         tables: Tables,
         random: Callable[[int], bytes],
         send: Callable[[Client, Message, float], None],
+        limits: Limits,
     ) -> None:
+        self.refusals: Counter[str] = Counter()
+        """Openings that were refused, by the reason that the caller was told."""
+        self.opened = 0
+        """Channels since the start."""
+        self._limits = limits
         self._clients = clients
         self._tables = tables
         self._random = random
@@ -76,6 +81,16 @@ class Rendezvous:
         self._calls: dict[bytes, Channel] = {}
         self._channels: dict[bytes, Channel] = {}
         self._of_client: defaultdict[Client, set[Channel]] = defaultdict(set)
+
+    @property
+    def channels(self) -> int:
+        """Those that stand now."""
+        return len(self._channels) // 2
+
+    def channels_of(self, client: Client) -> int:
+        """Those that stand, and those that are about to."""
+        calls = sum(client in (call.caller, call.callee) for call in self._calls.values())
+        return len(self._of_client.get(client, ())) + calls
 
     def introduce(self, client: Client, now: float) -> None:
         """A member of a network has come: it and the others of that network learn of each other."""
@@ -119,7 +134,7 @@ class Rendezvous:
         refusal = self._refusal(client, message.node, now)
         callee = self._clients.get(message.node)
         if refusal or callee is None:
-            self._send(client, Opened(message.receive, refused=refusal or "the node is not here"), now)
+            self._refuse(client, message.receive, refusal or "the node is not here", now)
             return
         call = Channel(
             caller=client,
@@ -144,14 +159,13 @@ class Rendezvous:
             return None
         del self._calls[message.send]
         if len(message.receive) != ID_SIZE:
-            self._send(
-                call.caller, Opened(call.caller_receive, refused="the node did not take the call"), now
-            )
+            self._refuse(call.caller, call.caller_receive, "the node did not take the call", now)
             return None
         caller, callee = call.caller.handle, client.handle
         self._tables.install_channel(call.caller_send, caller, callee, message.receive)
         self._tables.install_channel(call.callee_send, callee, caller, call.caller_receive)
         self._channels[call.caller_send] = self._channels[call.callee_send] = call
+        self.opened += 1
         self._of_client[call.caller].add(call)
         self._of_client[client].add(call)
         self._send(call.caller, Opened(call.caller_receive, call.caller_send), now)
@@ -180,6 +194,10 @@ class Rendezvous:
         for call in [call for call in self._calls.values() if call.expires_at <= now]:
             self._end_call(call, "the node did not answer", now)
 
+    def _refuse(self, caller: Client, receive: bytes, reason: str, now: float) -> None:
+        self.refusals[reason] += 1
+        self._send(caller, Opened(receive, refused=reason), now)
+
     def _mutual(self, client: Client, node: NodeId) -> Client | None:
         other = self._clients.get(node)
         if other is None or other is client:
@@ -191,7 +209,7 @@ class Rendezvous:
 
     def _refusal(self, client: Client, node: NodeId, now: float) -> str:
         client.opened = [at for at in client.opened if now - at < 1.0]
-        if len(client.opened) >= OPENINGS_PER_SECOND:
+        if len(client.opened) >= self._limits.openings_per_second:
             return "too many openings"
         client.opened.append(now)
         callee = self._mutual(client, node)
@@ -199,15 +217,20 @@ class Rendezvous:
             return "the node is not here"
         if sum(call.callee is callee for call in self._calls.values()) >= MAX_CALLS_PER_CALLEE:
             return "the node is busy"
-        most = MAX_CHANNELS_PER_CLIENT if client.visit is None else MAX_CHANNELS_PER_GUEST
-        if len(self._of_client[client]) >= most:
+        if self._has_too_many(client, callee):
             return "too many channels"
         return ""
+
+    def _has_too_many(self, caller: Client, callee: Client) -> bool:
+        most = self._limits.channels_per_client
+        if caller.visit is not None and len(self._of_client.get(caller, ())) >= MAX_CHANNELS_PER_GUEST:
+            return True
+        return any(self.channels_of(one) >= most for one in (caller, callee))
 
     def _end_call(self, call: Channel, reason: str, now: float) -> None:
         del self._calls[call.callee_send]
         if call.caller.node in self._clients:
-            self._send(call.caller, Opened(call.caller_receive, refused=reason), now)
+            self._refuse(call.caller, call.caller_receive, reason, now)
 
     def _remove(self, call: Channel, closer: Client, now: float) -> None:
         for send in (call.caller_send, call.callee_send):

@@ -11,28 +11,35 @@ import signal
 import socket
 import sys
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import uvloop
+from prometheus_client.core import Metric
 
-from shadowmesh import __version__
 from shadowmesh._ext.forward import EVENT_ENDPOINT, Forwarder
 from shadowmesh._ext.lanes import SendKeys
+from shadowmesh.command import CommandFailed, ExitCode
 from shadowmesh.crypto import identity as identities
-from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.errors import DeviceError
 from shadowmesh.io import notify
-from shadowmesh.io.logs import log_to
+from shadowmesh.io.logs import OWN, log_to
 from shadowmesh.io.membership import open_guard
 from shadowmesh.io.shield import PAUSE, survives
-from shadowmesh.io.udp import from_sockaddr, local_address, open_udp, receive, send, to_sockaddr
+from shadowmesh.io.tokens import load_tokens
+from shadowmesh.io.udp import from_sockaddr, open_udp, receive, send, to_sockaddr
 from shadowmesh.units import Address
+from shadowmesh.web.metrics import create_app as metrics_app
+from shadowmesh.web.metrics import serve_metrics
+from shadowmesh.web.server import SocketInUse, serve_unix
 
 from .admission import Admission
-from .config import RelayConfig, admits
+from .config import RelayConfig
+from .control import create_app
+from .hook import Hook, Question, Verdict
 from .observer import Observer
 from .protocol import RelayCore
+from .report import Report, Reporter
 
 log = logging.getLogger("shadowmesh.relay")
 
@@ -73,51 +80,73 @@ class Server:
     """Moves datagrams between protocol and sockets, and wakes the protocol at its deadline.
 
     :param second: the socket of the second port, if there is one.
+    :param hook: answers the questions of the protocol; without one every answer is no.
     """
 
     def __init__(
-        self, core: RelayCore, forwarder: Forwarder, udp: socket.socket, second: socket.socket | None = None
+        self,
+        core: RelayCore,
+        forwarder: Forwarder,
+        udp: socket.socket,
+        second: socket.socket | None = None,
+        hook: Hook | None = None,
     ) -> None:
         self._core = core
         self._forwarder = forwarder
         self._udp = udp
         self._second = second
         self._timer: asyncio.TimerHandle | None = None
-        self._unsent = 0
+        self.unsent = 0
+        """Control datagrams that the system did not take."""
+        self._hook = hook
+        self._answers: set[asyncio.Task[None]] = set()
+        self._stop = asyncio.Event()
 
-    async def serve(self, up: str) -> None:
-        """Serve until SIGTERM or SIGINT, then say goodbye; SIGUSR1 asks for a line with the totals.
+    async def serve(self, up: str, totals: Callable[[], str]) -> None:
+        """Serve until SIGTERM or SIGINT, then say goodbye.
 
         :param up: the line that says that the relay serves.
+        :param totals: makes the line that SIGUSR1 asks for.
         """
         loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        loop.add_signal_handler(signal.SIGUSR1, lambda: log.info("%s", self.totals()))
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGUSR1, lambda: log.info("%s", totals()))
         loop.add_reader(self._forwarder.fileno(), self._serve_forwarder)
         if self._second is not None:
             loop.add_reader(self._second, self._serve_second, self._second)
         self._drive()
-        log.info("%s", up)
+        log.info("%s", up, extra=OWN)
         notify.ready(up)
-        await stop.wait()
+        await self._stop.wait()
         notify.stopping()
         loop.remove_reader(self._forwarder.fileno())
         if self._second is not None:
             loop.remove_reader(self._second)
+        for task in self._answers:
+            task.cancel()
+        await asyncio.gather(*self._answers, return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()
         self._core.close(time.monotonic())
         self._flush()
         await asyncio.sleep(DRAIN)
 
-    def totals(self) -> str:
-        """What was carried and what was dropped since the start, in one line."""
-        drops = Counter(self._forwarder.drops())
-        drops.update(self._core.drops)
-        drops["control_send_failed"] += self._unsent
-        return totals(len(self._core.clients), self._forwarder.counters(), drops)
+    def drain(self, timeout: float) -> int:
+        """Be left by all clients, then stop, after `timeout` seconds in any case; how many there are."""
+        clients = len(self._core.clients)
+        survives(self._core.drain, time.monotonic() + timeout, time.monotonic())
+        self._drive()
+        return clients
+
+    async def _answer(self, question: Question) -> None:
+        verdict = Verdict(False, failed=True)
+        try:
+            if self._hook is not None:
+                verdict = await self._hook.ask(question)
+        finally:
+            survives(self._core.handle_verdict, question.number, verdict, time.monotonic())
+            self._drive()
 
     def _serve_forwarder(self) -> None:
         now = time.monotonic()
@@ -150,19 +179,26 @@ class Server:
 
     def _flush(self) -> None:
         for data, address in self._core.poll_transmit():
-            self._unsent += not send(self._udp, data, address)
+            self.unsent += not send(self._udp, data, address)
         if self._second is not None and self._core.observer is not None:
             for data, address in self._core.observer.poll_transmit():
-                self._unsent += not send(self._second, data, address)
+                self.unsent += not send(self._second, data, address)
+        for question in self._core.poll_questions():
+            task = asyncio.create_task(self._answer(question))
+            self._answers.add(task)
+            task.add_done_callback(self._answers.discard)
         for line in self._core.poll_events():
             log.info("%s", line)
+        if self._core.drained:
+            self._stop.set()
 
 
 def run(config: RelayConfig) -> int:
     """Run a relay until it is told to stop; returns the exit code of the command."""
     identity = identities.load(config.relay.state_dir)
     guards = [open_guard(file, config.relay.state_dir) for file in config.admission.networks]
-    log_to(sys.stderr.fileno())
+    tokens = load_tokens(config.admission.token_file) if config.admission.token_file else ()
+    log_to(sys.stderr.fileno(), config.log)
     with contextlib.ExitStack() as stack:
         udp = stack.enter_context(open_udp(config.relay.host, config.relay.port))
         second, observer = None, None
@@ -174,24 +210,68 @@ def run(config: RelayConfig) -> int:
         forwarder = Forwarder(udp.fileno(), event_fd)
         core = RelayCore(
             identity,
-            Admission(config.admission.open, config.admission.nodes, guards),
+            Admission(
+                config.admission.open,
+                config.admission.nodes,
+                guards,
+                tokens,
+                asks=config.admission.hook is not None,
+            ),
             ForwarderTables(forwarder, udp.family),
             secrets.token_bytes,
             time.monotonic(),
             observer,
+            config.limits,
             time.time,
+        )
+        forwarder.set_limits(
+            packet_rate=config.limits.packets_per_second, byte_rate=config.limits.bytes_per_second
         )
         forwarder.start()
         stack.callback(forwarder.stop)
-        up = (
-            f"{config.relay.name} ({node_id_text(identity.node_id)}) serves on UDP {local_address(udp)}, "
-            f"{admits(config.admission)}, ShadowMesh {__version__}"
-        )
-        server = Server(core, forwarder, udp, second)
+        hook = Hook(config.admission.hook, identity.node_id) if config.admission.hook else None
+        server = Server(core, forwarder, udp, second, hook)
+        reporter = Reporter(config, identity.node_id, core, forwarder, udp)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(server.serve(up))
-        log.info("stopped; %s", server.totals())
+            runner.run(_serve(config, server, reporter, core, forwarder))
+        log.info(
+            "stopped; %s", totals(len(core.clients), forwarder.counters(), reporter.drops(server.unsent))
+        )
     return 0
+
+
+async def _serve(
+    config: RelayConfig, server: Server, reporter: Reporter, core: RelayCore, forwarder: Forwarder
+) -> None:
+    """Serve until told to stop, with the local API and the metrics beside."""
+    began = time.monotonic()
+
+    def report() -> Report:
+        now = time.monotonic()
+        return reporter.report(now - began, server.unsent, now)
+
+    def line() -> str:
+        return totals(len(core.clients), forwarder.counters(), reporter.drops(server.unsent))
+
+    def metrics() -> Iterable[Metric]:
+        return reporter.metrics(time.monotonic() - began, server.unsent, time.time())
+
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(serve_unix(config.relay.socket, create_app(report, server.drain)))
+        except SocketInUse as error:
+            raise CommandFailed(str(error), ExitCode.ALREADY_RUNNING) from error
+        except OSError as error:
+            where = config.relay.socket
+            raise DeviceError(f"can't serve the local API on {where}: {error.strerror}") from error
+        app = metrics_app(metrics, lambda: "the relay is draining" if core.draining else "")
+        await stack.enter_async_context(serve_metrics(config.metrics, app))
+        relay = report().relay
+        await server.serve(
+            f"{relay.name} ({relay.node_id}) serves on UDP {relay.listen}, {relay.admits}, "
+            f"ShadowMesh {relay.version}",
+            line,
+        )
 
 
 def totals(clients: int, counters: Mapping[str, int], drops: Mapping[str, int]) -> str:

@@ -17,6 +17,7 @@ from shadowmesh.wire.headers import LONG_HEADER, split_channel, through_channel
 from shadowmesh.wire.payload import NO_CHALLENGE, Kind
 
 from .admission import Admission
+from .limits import Limits
 from .observer import Observer
 from .protocol import RelayCore
 
@@ -108,6 +109,7 @@ class MemoryRelay:
         now: float,
         seed: int,
         second_port: int | None = None,
+        limits: Limits | None = None,
         wall: Callable[[], float] | None = None,
     ) -> None:
         self.address = address
@@ -115,7 +117,9 @@ class MemoryRelay:
         self.tables = MemoryForwarder()
         self.random = random.Random(seed)  # noqa: S311 - a test must repeat itself
         observer = Observer(second_port) if second_port is not None else None
-        self.core = RelayCore(identity, admission, self.tables, self.random.randbytes, now, observer, wall)
+        self.core = RelayCore(
+            identity, admission, self.tables, self.random.randbytes, now, observer, limits, wall
+        )
         self.second = _SecondPort(self.core, Address(address.host, second_port)) if second_port else None
         """A station of its own; whoever attaches the relay attaches it too."""
         self.drops: Counter[str] = Counter()

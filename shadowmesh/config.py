@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar, cast
 import msgspec
 
 from shadowmesh.errors import ConfigError
+from shadowmesh.observing import LogSection, log_section, metrics_address
 from shadowmesh.rules import FirewallSection, check_rules, parse_group, parse_tag, read_firewall
 from shadowmesh.units import REKEY_AFTER, RIGHTS, Address, NodeId
 from shadowmesh.values import (
@@ -112,6 +113,8 @@ class RelayPeer(msgspec.Struct, frozen=True):
     host: str
     port: int
     id: NodeId
+    token_file: Path | None = None
+    """Holds the token by which it admits us."""
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -178,6 +181,9 @@ class ClientConfig(msgspec.Struct, frozen=True):
     routes: tuple[Route, ...] = ()
     aead_library: Path | None = None
     """A BoringSSL-class libcrypto that seals and opens frame packets instead of OpenSSL's."""
+    metrics: Address | Path | None = None
+    """Where Prometheus reads, on this machine."""
+    log: LogSection = LogSection()
     file: str = "the configuration"
     """What errors call it: the path as it was given."""
 
@@ -193,7 +199,7 @@ def load_client_config(path: Path) -> ClientConfig:
     document = Document.load(path)
     top = document.section(_KEYS)
     interface = top.section("interface", _INTERFACE_KEYS)
-    relays = top.sections("relays", ("address", "id"))
+    relays = top.sections("relays", ("address", "id", "token_file"))
     peers = top.sections("peers", ("name", "id", "addresses", "endpoint", "groups", "rights", "routes"))
     routes = top.sections("routes", ("via", "to", "metric"))
     members = tuple(_peer(peer) for peer in peers)
@@ -215,6 +221,8 @@ def load_client_config(path: Path) -> ClientConfig:
         else None,
         routes=tuple(_route(route) for route in routes),
         aead_library=top.text("aead_library", parse_path, "/usr/lib/android/libcrypto.so.0", None),
+        metrics=metrics_address(top),
+        log=log_section(top),
         file=document.file,
     )
     document.finish()
@@ -308,7 +316,12 @@ def _broadcast(section: Section) -> Broadcast:
 def _relay(section: Section) -> RelayPeer:
     address = section.text("address", parse_host_port, '"relay.example.net:4433"')
     host, port = after_refusal(address)
-    return RelayPeer(host=host, port=port, id=section.text("id", parse_node_id, EXAMPLE_NODE_ID))
+    return RelayPeer(
+        host=host,
+        port=port,
+        id=section.text("id", parse_node_id, EXAMPLE_NODE_ID),
+        token_file=section.text("token_file", parse_path, "/etc/shadowmesh/relay.token", None),
+    )
 
 
 def _peer(section: Section) -> Peer:

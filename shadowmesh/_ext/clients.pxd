@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint64_t
 
 from shadowmesh._ext.endpoint cimport Endpoint
+from shadowmesh._ext.fair cimport Share
 from shadowmesh._ext.lanes cimport SendLane
 from shadowmesh._ext.records cimport Session
 from shadowmesh._ext.tables cimport Retired
@@ -26,6 +27,8 @@ cdef struct Client:
     uint64_t next_bind           # forwarder thread: BIND numbers from here on are new
     uint64_t last_bind           # forwarder thread: ns, 0 = never
     uint64_t bucket              # forwarder thread: BINDs
+    Share share                  # forwarder thread
+    uint64_t refused             # forwarder thread: datagrams beyond its limits
     Traffic received
     Traffic sent
     void *lane                   # SendLane *, published atomically

@@ -57,6 +57,9 @@ cpdef enum DropReason:
     LINK_LOCAL_GROUP        # to a group address that no bridge forwards
     VLAN_NOT_CARRIED        # of a VLAN that is not in interface.vlans
     OWN_DATAGRAM            # one that we had sent, and that was led into our own interface
+    CLIENT_PACKETS          # relay: a client sends more packets than it may
+    CLIENT_BYTES            # relay: a client sends more bytes than it may
+    CLIENT_SHARE            # relay: more than its share while the relay can't forward everything
 
 cpdef enum Statistic:
     UDP_RX_DATAGRAMS
@@ -78,7 +81,7 @@ cpdef enum Statistic:
     ANSWERED_REQUESTS       # ARP requests and neighbour solicitations of our host, answered here
 
 cdef enum:
-    DROP_REASONS = 51
+    DROP_REASONS = 54
     STATISTICS = 17
 
 cdef struct Counters:       # written by one thread, read by any

@@ -61,6 +61,9 @@ class DropReason(IntEnum):
     LINK_LOCAL_GROUP = 48
     VLAN_NOT_CARRIED = 49
     OWN_DATAGRAM = 50
+    CLIENT_PACKETS = 51
+    CLIENT_BYTES = 52
+    CLIENT_SHARE = 53
 
 class Statistic(IntEnum):
     """What is counted besides drops, over all threads of one engine or forwarder."""

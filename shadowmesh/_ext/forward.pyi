@@ -37,6 +37,13 @@ class Forwarder:
     def poll(self) -> list[Event]:
         """As `Engine.poll`.  EVENT_ENDPOINT (handle = client) says that a client proved a new address."""
 
+    def set_limits(self, *, packet_rate: int = 0, byte_rate: int = 0) -> None:
+        """What each client may have forwarded per second, a tenth of a second at once; 0: no limit.
+
+        At most 10^9 packets and 10^11 bytes.  Counts from the next datagram on, also for clients that are
+        there already.
+        """
+
     def add_client(self, client: int, sockaddr: Buffer) -> None:
         """A client whose endpoint is `sockaddr`, until a BIND proves another."""
 
@@ -68,8 +75,8 @@ class Forwarder:
 
     def client_counters(self, client: int) -> dict[str, float]:
         """rx_packets rx_bytes (channel datagrams from it), tx_packets tx_bytes (channel datagrams and BOUND
-        to it), next_number, last_bind (CLOCK_MONOTONIC seconds of the last BIND from its endpoint,
-        0.0 = never), failed_opens.
+        to it), refused (channel datagrams from it beyond its limits), next_number, last_bind
+        (CLOCK_MONOTONIC seconds of the last BIND from its endpoint, 0.0 = never), failed_opens.
         """
 
     def counters(self) -> dict[str, int]:

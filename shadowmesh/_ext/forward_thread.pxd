@@ -1,5 +1,6 @@
 """State of the relay's forwarder thread."""
 
+from shadowmesh._ext.fair cimport Fair, Limits
 from shadowmesh._ext.receive cimport Receiver
 from shadowmesh._ext.udp cimport SendBatch
 from shadowmesh._ext.workers cimport Stop, Waiter
@@ -10,6 +11,8 @@ cdef struct Forward:
     Stop *stop
     Waiter waiter
     SendBatch *batch
+    Limits limits
+    Fair fair
 
 cdef bint forward_init(Forward *forward) noexcept nogil
 cdef void forward_free(Forward *forward) noexcept nogil

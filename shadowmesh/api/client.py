@@ -6,7 +6,6 @@ Blocking, one request per connection; used by the verbs, never by the daemon.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import select
 import socket
@@ -24,7 +23,6 @@ from shadowmesh.api.schema import (
     Netcheck,
     PingReply,
     PingRequest,
-    Problem,
     ReloadReply,
     RevocationsReply,
     RevocationsRequest,
@@ -32,6 +30,8 @@ from shadowmesh.api.schema import (
     WhyRequest,
 )
 from shadowmesh.errors import ConfigError, ShadowMeshError
+from shadowmesh.web.client import Unreachable, request
+from shadowmesh.web.problem import Problem
 
 TIMEOUT = 5.0
 """Seconds for an answer that needs no network: the daemon's event loop never blocks that long."""
@@ -139,37 +139,17 @@ class ApiClient:
         return None
 
     def _request(self, method: str, target: str, body: bytes = b"", timeout: float = TIMEOUT) -> bytes:
-        connection = _UnixConnection(self.path, timeout)
         try:
-            connection.request(method, target, body)
-            answer = connection.getresponse()
-            data = answer.read()
-        except FileNotFoundError:
-            raise NotRunning(f"no client runs here: there is no socket {self.path}") from None
-        except ConnectionRefusedError:
-            raise NotRunning(f"no client runs here: nobody answers on {self.path}") from None
+            status, data = request(self.path, method, target, body, timeout)
+        except Unreachable as error:
+            raise NotRunning(f"no client runs here: {error}") from None
         except PermissionError:
             raise ApiFailed(f"may not open {self.path}; the socket belongs to root: use sudo") from None
-        except (OSError, http.client.HTTPException) as error:
+        except OSError as error:
             raise ApiFailed(f"the client on {self.path} does not answer: {error}") from error
-        finally:
-            connection.close()
-        if answer.status >= 300:
-            raise _error(answer.status, data)
+        if status >= 300:
+            raise _error(status, data)
         return data
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTPConnection whose transport is a Unix socket."""
-
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = str(path)
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 def _ended(process: int) -> bool:

@@ -23,9 +23,6 @@ MAX_PING_TIMEOUT = 60.0
 """Seconds that one ping may wait: far above any path, and short enough for a person."""
 
 
-ErrorKind = Literal["unknown-peer", "no-reply", "refused", "bad-request", "too-large", "not-found", "failed"]
-
-
 class NatStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of the NAT before this machine, in the words of RFC 4787; addresses as ADDRESS:PORT."""
 
@@ -103,6 +100,7 @@ class RelayStatus(msgspec.Struct, frozen=True, kw_only=True):
     rtt_ms: float | None = None
     observed_address: str | None = None
     last_error: str | None = None
+    home: bool = False
     clock_skew: float | None = None
     clock_error: float | None = None
 
@@ -391,10 +389,3 @@ class VerdictReply(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     node_id: str | None = None
-
-
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Body of every answer that is not 2xx. `error` is for programs, `message` for people."""
-
-    error: ErrorKind
-    message: str

@@ -1,12 +1,15 @@
-"""How the verbs print: aligned tables, sizes, durations, colours. Knows no verb and no API."""
+"""How the verbs of the client print: colours, round trips, and what `shadowmesh.output` has."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 
 import click
+
+from shadowmesh.output import duration, size, table
+
+__all__ = ["coloured", "duration", "milliseconds", "size", "table"]
 
 _COLOURS = {
     "connected": "green",
@@ -17,22 +20,6 @@ _COLOURS = {
 }
 
 
-def table(
-    head: Sequence[str], rows: Sequence[Sequence[str]], right: frozenset[str] = frozenset()
-) -> list[str]:
-    """Lines of a table, columns two spaces apart; the columns named in `right` are set flush right."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = (
-            cell.rjust(width) if title in right else cell.ljust(width)
-            for title, cell, width in zip(head, cells, widths, strict=True)
-        )
-        return "  ".join(padded).rstrip()
-
-    return [line([title.upper() for title in head]), *map(line, rows)]
-
-
 def coloured(line: str) -> str:
     """The line with the states in it coloured, where a person at a terminal reads it."""
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
@@ -41,25 +28,6 @@ def coloured(line: str) -> str:
         if f"  {state}" in line:
             return line.replace(f"  {state}", "  " + click.style(state, fg=colour), 1)
     return line
-
-
-def size(count: int) -> str:
-    """Bytes with a binary prefix and three digits: 1.50 KiB."""
-    if count < 1000:
-        return f"{count} B"
-    power = 1
-    while count / 1024**power >= 999.5:
-        power += 1
-    value = count / 1024**power
-    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {'KMGTPE'[power - 1]}iB"
-
-
-def duration(seconds: float) -> str:
-    """The two largest units: 45 s, 1 min 15 s, 1 h 2 min, 3 d 4 h."""
-    whole = max(0, int(seconds))
-    units = [(whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
-    first = next((index for index, (value, _) in enumerate(units) if value), len(units) - 1)
-    return " ".join(f"{value} {unit}" for value, unit in units[first : first + 2])
 
 
 def milliseconds(value: float | None) -> str:

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from shadowmesh.api.client import ApiClient, NoReply, UnknownPeer
-from shadowmesh.api.schema import MAX_PING_TIMEOUT, PING_SCHEMA, ErrorKind, PingReply
+from shadowmesh.api.schema import MAX_PING_TIMEOUT, PING_SCHEMA, PingReply
 from shadowmesh.cli.options import (
     ask,
     config_option,
@@ -21,6 +21,7 @@ from shadowmesh.cli.options import (
     start_advice,
 )
 from shadowmesh.command import ExitCode, examples, print_json
+from shadowmesh.web.problem import ErrorKind
 
 
 class _Count(click.IntRange):

@@ -7,6 +7,7 @@ Call order: after any `handle_*` or command, take `poll_transmit()` and `poll_ev
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
@@ -70,6 +71,7 @@ class Core:
     :param membership: of the network that the configuration names.
     :param invitations: those that this node has open, in its network.
     :param token: by which this node is to join a network; it then does nothing else.
+    :param tokens: by which relays admit us.
     :param most_peers: no more members are met than make this number with the peers of the configuration.
     :param known: members that were known when the process before this one ended, and what they had shown.
     """
@@ -88,6 +90,7 @@ class Core:
         invitations: Invitations | None = None,
         token: Token | None = None,
         clock: SteadyClock | None = None,
+        tokens: dict[NodeId, bytes] | None = None,
     ) -> None:
         self.node_id = identity.node_id
         self.roster = Roster(
@@ -116,6 +119,7 @@ class Core:
             owners=Owners(tables, config.interface.addresses, mac_of(identity.node_id)),
             acquaintances=self.acquaintances,
             connect=Connect(config.network.connect if config.network else "eager", drops=self.drops),
+            tokens=tokens or {},
             renewals=self.renewals,
         )
         self.guests = Guests(invitations, self._shared, self.drops)
@@ -126,13 +130,11 @@ class Core:
         handlers = (self._relay_up, self._relay_message, self._relay_down)
         for index, relay in enumerate(config.relays):
             self.relays.append(RelayClient(index, relay, self._shared, *handlers, now))
-        self.local: tuple[Address, ...] = ()
-        """Where this machine is reached, as far as it knows itself."""
+        self.local: tuple[Address, ...] = ()  # where this machine is reached, as far as it knows itself
         self.mapped: Address | None = None
         self._tick_at = now + TICK
         self._frames: dict[NodeId, int] = {}
-        self._busy: list[PeerClient] = []
-        """Peers with traffic, whose counters are read ten times a second."""
+        self._busy: list[PeerClient] = []  # with traffic: their counters are read ten times a second
         self._busy_tick_at: float | None = None
 
     @property
@@ -274,6 +276,12 @@ class Core:
     # Getters.
 
     @property
+    def home(self) -> RelayClient | None:
+        """The nearest of the relays: where channels are opened first."""
+        nearest = min(self.relays, key=lambda relay: relay.distance, default=None)
+        return nearest if nearest is not None and nearest.distance < math.inf else None
+
+    @property
     def nat(self) -> NatReport:
         """What is known of the NAT before us."""
         local = {address.host.partition("%")[0] for address in self.local}
@@ -359,6 +367,20 @@ class Core:
             self._frames[node_id] = frames
         self._news.tick(now)
         self._plan_busy_tick((peer for _, peer in awake), now)
+        self._leave_relays(now)
+
+    def _leave_relays(self, now: float) -> None:
+        """A relay that is going down is left once no peer is met there; few peers at a time go elsewhere."""
+        for relay in self.relays:
+            if not relay.leaving:
+                continue
+            here = [peer for peer in self.peers.values() if peer.rendezvous.needs(relay)]
+            openings = 0
+            for peer in here:
+                if openings < CALLS_AT_ONCE:
+                    openings += peer.rendezvous.handle_leave(relay, now)
+            if not here:
+                relay.leave(now)
 
     def _busy_tick(self, now: float) -> None:
         for peer in self._busy:

@@ -9,6 +9,7 @@ CONNECTING; what the relay answers counts once it has proved itself.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Sequence
 
 from shadowmesh.config import RelayPeer
@@ -26,12 +27,14 @@ from shadowmesh.session.machine import Agreement
 from shadowmesh.session.tickets import RelayTicket
 from shadowmesh.units import Address, Whole
 from shadowmesh.wire.headers import through_channel
-from shadowmesh.wire.messages import Message, NatTest, SecondPort, Ticket
+from shadowmesh.wire.messages import Leave, Message, NatTest, SecondPort, Ticket
 from shadowmesh.wire.observe import OBSERVE_LANE
 from shadowmesh.wire.payload import Kind
 
 SILENCE_TIMEOUT = 3.0
 """Seconds after which a try that nothing answered is given up; QUIC's own retransmissions grow too rare."""
+LEAVE_DELAY = 30.0
+"""Seconds before a relay that had us leave is tried again: one that comes back takes that long to restart."""
 REFUSED_DELAY = 5.0
 """Seconds at least before a relay that refused us is asked again."""
 RESOLVE_TIMEOUT = 10.0
@@ -76,6 +79,8 @@ class RelayClient:
         self.dated = False
         """Whether it refused us because of a date in our certificate."""
         self.handle = 0
+        self.leaving = False
+        """It is about to go: peers are met elsewhere, and the session ends when none needs it any more."""
         self._shared = shared
         self._handle_up = handle_up
         self._handle_message = handle_message
@@ -103,6 +108,12 @@ class RelayClient:
     def name(self) -> str:
         """`host:port` of the configuration."""
         return str(Address(self.config.host, self.config.port))
+
+    @property
+    def distance(self) -> float:
+        """Seconds of a round trip to it, the lowest of late; infinite while unknown, or if it is leaving."""
+        lowest = self.binding.round_trip.lowest if self.binding is not None else None
+        return math.inf if lowest is None or self.leaving else lowest
 
     @property
     def deadline(self) -> float | None:
@@ -147,7 +158,7 @@ class RelayClient:
         self._asked_at = now
         self._shown = self._shared.take_ticket(self.config.id)
         ticket = self._shown.for_tls() if self._shown is not None else None
-        opening = self._shared.new_opening()
+        opening = self._shared.new_opening(relay=self.config.id)
         link = Link.initiate(self._shared.identity, self.config.id, opening, now, ticket)
         self._driver = self._shared.links.add(link, self.transmit, self._handle_link, now)
 
@@ -205,6 +216,12 @@ class RelayClient:
             self._driver.link.send(message)
             self._shared.links.pump(self._driver, now)
 
+    def leave(self, now: float) -> None:
+        """It had us leave, and no peer needs it any more: end the session; look later whether it is back."""
+        if self._driver is not None and self.leaving:
+            self._driver.link.close(CloseCode.SHUTDOWN, "leaving, as you asked")
+            self._shared.links.pump(self._driver, now)
+
     def close(self, now: float) -> None:
         """Say goodbye and stay down."""
         self._act_at = None
@@ -243,6 +260,9 @@ class RelayClient:
     def _handle_received(self, message: Message, now: float) -> None:
         if isinstance(message, Ticket):
             self._keep_ticket(message.ticket)
+        elif isinstance(message, Leave):
+            self.leaving = True
+            self._shared.tell(f"relay {self.name}", "is going down; peers are met elsewhere")
         elif not isinstance(message, SecondPort):
             self._handle_message(self, message, now)
         elif self.second_port is None or self.second_port.port != message.port:
@@ -323,7 +343,9 @@ class RelayClient:
             self._shared.events.append(Fatal(ended.reason))
         says = f"the relay says: {ended.reason}" if ended.by_peer and ended.reason else ended.reason
         refused = ended.by_peer and ended.code == CloseCode.REFUSED
-        self._fail(says or "the connection was lost", now, REFUSED_DELAY if refused else 0.0)
+        left, self.leaving = self.leaving, False
+        at_least = LEAVE_DELAY if left else REFUSED_DELAY if refused else 0.0
+        self._fail(says or "the connection was lost", now, at_least)
         if was_usable:
             self._handle_down(self, now)
 

@@ -18,6 +18,9 @@ from shadowmesh.wire.messages import Answer, Close, Open, Opened
 
 PATIENCE = 1.5
 """Seconds that the node with the smaller NodeID waits to be called before it calls; the other waits twice."""
+LINGER = 1.0
+"""Seconds that a channel at a relay that is going down is kept after another took its place: the peer changes
+a round trip later, and its frames are on their way still."""
 OPEN_TIMEOUT = 5.0
 """Seconds after which an unanswered Open is tried again."""
 
@@ -68,6 +71,10 @@ class Rendezvous:
         self._shared = shared
         self._instances: dict[RelayClient, bytes] = {}
         self._opening: Channel | None = None
+        self._failed: set[RelayClient] = set()
+        """Relays at which an opening came to nothing; others are asked first."""
+        self._left: tuple[Channel, float] | None = None
+        """The channel at a relay that is going down, and until when what is on its way there is taken."""
 
     # Getters.
 
@@ -85,7 +92,7 @@ class Rendezvous:
         """Whether datagrams of this channel id, sent by the relay at `source`, come from this peer."""
         return any(
             way is not None and way.receive == receive and way.relay.address == source
-            for way in (self.channel, self._opening)
+            for way in (self.channel, self._opening, self._left[0] if self._left else None)
         )
 
     def awaits(self, relay: RelayClient, receive: bytes) -> bool:
@@ -112,12 +119,36 @@ class Rendezvous:
     def handle_absent(self, relay: RelayClient, now: float) -> None:
         """The peer has left this relay, or the relay has left us."""
         self._instances.pop(relay, None)
+        if self._left is not None and self._left[0].relay is relay:
+            self._drop_left(now)
         if self._opening is not None and self._opening.relay is relay:
             self._drop_opening()
         if self.channel is not None and self.channel.relay is relay:
             self._set_channel(None, now, f"relay {relay.name} lost it, or is lost itself")
             if self._instances:
                 self._owner.schedule(now + self.patience)
+
+    def handle_leave(self, relay: RelayClient, now: float) -> bool:
+        """This relay is about to go: open a channel elsewhere, and use the old one until that stands.
+
+        Both sides are told; the node with the smaller NodeID opens.  Returns whether it began to.
+        """
+        self._instances.pop(relay, None)
+        if self._left is not None and now >= self._left[1]:
+            self._drop_left(now)
+        if self._opening is not None and self._opening.relay is relay:
+            self._drop_opening()
+        if self.channel is None or self.channel.relay is not relay:
+            return False
+        if not self._instances or not self._caller or self._opening is not None:
+            return False
+        self.open(now)
+        return True
+
+    def needs(self, relay: RelayClient) -> bool:
+        """Whether our channel is at this relay."""
+        left = self._left is not None and self._left[0].relay is relay
+        return left or (self.channel is not None and self.channel.relay is relay)
 
     def handle_call(self, relay: RelayClient, send: bytes, now: float) -> None:
         """The peer wants a channel; while we call it ourselves, the smaller NodeID keeps its own call."""
@@ -134,7 +165,7 @@ class Rendezvous:
 
     def _works_without(self, relay: RelayClient, now: float) -> bool:
         """A relay must not take a peer away from another relay whose path works."""
-        if self.channel is None or self.channel.relay is relay:
+        if self.channel is None or self.channel.relay is relay or self.channel.relay.leaving:
             return False
         return self._owner.path_works(now)
 
@@ -152,6 +183,7 @@ class Rendezvous:
             self._owner.handle_refusal(f"no channel: {opened.refused or 'the relay gave no id'}", now)
             return
         self._opening = None
+        self._failed.discard(relay)
         self._set_channel(Channel(relay, opened.send, opening.receive), now)
         self._owner.consider(now)
 
@@ -164,8 +196,8 @@ class Rendezvous:
     # Commands.
 
     def open(self, now: float) -> None:
-        """Ask a relay where the peer is for a channel; only while `present`."""
-        self._open(next(iter(self._instances)), now)
+        """Ask the nearest relay where the peer is for a channel; only while `present`."""
+        self._open(min(self._instances, key=lambda relay: (relay in self._failed, relay.distance)), now)
 
     def hang_up(self, now: float) -> None:
         """The peer is not wanted for now: give the channel back."""
@@ -177,9 +209,9 @@ class Rendezvous:
         """Forget an opening, if one is under way, and try its relay last."""
         if self._opening is None:
             return
-        relay = self._opening.relay
-        if relay in self._instances:
-            self._instances[relay] = self._instances.pop(relay)
+        self._failed.add(self._opening.relay)
+        if self._failed.issuperset(self._instances):
+            self._failed = {self._opening.relay}
         self._drop_opening()
 
     def transmit(self, datagram: bytes) -> None:
@@ -201,9 +233,20 @@ class Rendezvous:
             self._shared.tables.remove(self._opening.receive)
             self._opening = None
 
+    def _drop_left(self, now: float) -> None:
+        if self._left is not None:
+            self._close(self._left[0], now)
+            self._left = None
+
+    def _close(self, channel: Channel, now: float) -> None:
+        self._shared.tables.remove(channel.receive)
+        channel.relay.send(Close(channel.send), now)
+
     def _set_channel(self, channel: Channel | None, now: float, why: str = "") -> None:
         old, self.channel = self.channel, channel
-        if old is not None:
-            self._shared.tables.remove(old.receive)
-            old.relay.send(Close(old.send), now)
+        if old is not None and old.relay.leaving and channel is not None:
+            self._drop_left(now)
+            self._left = old, now + LINGER
+        elif old is not None:
+            self._close(old, now)
         self._owner.handle_channel(old, why, now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from shadowmesh.core.members import Members
 from shadowmesh.core.owners import Owners, OwnerTables
 from shadowmesh.core.renewal import Renewals
 from shadowmesh.crypto.identity import Identity
+from shadowmesh.crypto.token import token_proof
 from shadowmesh.session.links import LinkSet
 from shadowmesh.session.machine import Opening
 from shadowmesh.session.tickets import RelayTicket
@@ -116,6 +117,8 @@ class Shared:
     connect: Connect
     acquaintances: Acquaintances
     renewals: Renewals
+    tokens: Mapping[NodeId, bytes] = field(default_factory=dict)
+    """By which relays admit us."""
     outbox: list[tuple[bytes, Address]] = field(default_factory=list)
     events: deque[CoreEvent] = field(default_factory=deque)
     receivers: dict[int, int] = field(default_factory=dict)
@@ -126,15 +129,21 @@ class Shared:
         """A number that names a session in the data plane, never used twice."""
         return int(next(self._handles))
 
-    def new_opening(self, observed: Address | None = None) -> Opening:
-        """Fresh random values for one handshake."""
+    def new_opening(self, observed: Address | None = None, relay: NodeId = b"") -> Opening:
+        """Fresh random values for one handshake.
+
+        :param relay: with whom, if that is a relay; it gets a proof of its token.
+        """
+        nonce = self.random(32)
+        token = self.tokens.get(relay)
         return Opening(
-            nonce=self.random(32),
+            nonce=nonce,
             instance=self.instance,
             lanes=[self.random(ID_SIZE) for _ in range(LANES)],
             session=self.random(16),
             observed=observed,
             membership=self.members.show(),
+            token=None if token is None else token_proof(token, nonce, self.identity.node_id, relay),
         )
 
     def take_ticket(self, relay: NodeId) -> RelayTicket | None:

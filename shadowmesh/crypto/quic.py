@@ -283,7 +283,7 @@ class SessionConnection(HybridConnection):
         if not self._network_paths or self._state in stock.END_STATES:
             return []
         try:
-            return [data for data, address in self.datagrams_to_send(now) if address == VIRTUAL_ADDRESS]
+            datagrams = [data for data, address in self.datagrams_to_send(now) if address == VIRTUAL_ADDRESS]
         except Exception:
             # A close that can't even be written (no keys yet), or state left torn by an error before it.
             logger.exception("internal error while sending; the connection is dropped")
@@ -292,6 +292,10 @@ class SessionConnection(HybridConnection):
             )
             self._close_end()
             return []
+        path = self._virtual_path
+        if not path.is_validated and path.bytes_sent > 3 * path.bytes_received:
+            return []  # a goodbye, which aioquic does not hold to the limit of RFC 9000 section 8.1
+        return datagrams
 
     def get_timer(self) -> float | None:
         """When to call `handle_timer`, or None; the same clock as every `now`."""

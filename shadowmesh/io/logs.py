@@ -6,8 +6,13 @@ Both programs use it. It decides the form alone; what is logged, and how much, i
 from __future__ import annotations
 
 import datetime as dt
+import ipaddress
+import json
 import logging
 import os
+import re
+
+from shadowmesh.observing import LogSection
 
 _PRIORITIES = (
     (logging.CRITICAL, 2),
@@ -19,15 +24,56 @@ _PRIORITIES = (
 """From which level on which priority of syslog(3)."""
 
 
-def log_to(fd: int) -> None:
+_ADDRESSES = re.compile(
+    r"\[[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(?:%\w+)?\](?::\d+)?"  # [2001:db8::1]:4433
+    r"|(?<![\w:.])(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?(?![\w.])"
+)
+_IPV6 = re.compile(r"(?<![\w:.])([0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F.]*)(?:%\w+)?(?!\w)")
+"""What may be one: a time of day looks the same at first."""
+_NODE_IDS = re.compile(r"(?<!\w)(?:[a-z2-7]{52}(?!\w)|[a-z2-7]{10}…)")
+"""As people copy them, and shortened as both programs show them."""
+
+
+def log_to(fd: int, settings: LogSection | None = None) -> None:
     """Send the log to `fd`, our own lines from level INFO on. Call once in a process."""
+    chosen = settings or LogSection()
     # Unlike open(2), dup(2) keeps the position of a file that others write to as well.
     handler = logging.StreamHandler(os.fdopen(os.dup(fd), "w", buffering=1))
-    handler.setFormatter(JournalFormatter() if is_journal(fd) else PlainFormatter())
+    plain = JournalFormatter() if is_journal(fd) else PlainFormatter()
+    handler.setFormatter(JsonFormatter() if chosen.format == "json" else plain)
+    if not chosen.addresses:
+        handler.addFilter(without_addresses)
     logging.getLogger().addHandler(handler)
     logging.getLogger("shadowmesh").setLevel(logging.INFO)
     # aioquic warns of every handshake that it refuses; who connects to whom is in our own log.
     logging.getLogger("quic").setLevel(logging.ERROR)
+
+
+def hide(text: str) -> str:
+    """The text without IP addresses and NodeIDs."""
+    return _NODE_IDS.sub("[node]", _IPV6.sub(_hide_ipv6, _ADDRESSES.sub("[address]", text)))
+
+
+def _hide_ipv6(match: re.Match[str]) -> str:
+    try:
+        ipaddress.IPv6Address(match[1])
+    except ValueError:
+        return match[0]
+    return "[address]"
+
+
+def without_addresses(record: logging.LogRecord) -> bool:
+    """Take addresses and NodeIDs out of what is logged at INFO and below, but for our own (`extra=OWN`).
+
+    Warnings and errors keep them: whoever has to act on one must know where.
+    """
+    if record.levelno <= logging.INFO and not getattr(record, "own", False):
+        record.msg, record.args = hide(record.getMessage()), ()
+    return True
+
+
+OWN = {"own": True}
+"""For `extra`: the line is about this machine."""
 
 
 def is_journal(fd: int) -> bool:
@@ -37,6 +83,22 @@ def is_journal(fd: int) -> bool:
     """
     status = os.fstat(fd)
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: `time` (RFC 3339, UTC), `level`, `logger`, `message`, perhaps `exception`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds")
+        line = {
+            "time": when.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
 
 
 class PlainFormatter(logging.Formatter):

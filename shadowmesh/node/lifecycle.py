@@ -23,7 +23,7 @@ import uvloop
 from shadowmesh import __version__
 from shadowmesh._ext import aead
 from shadowmesh._ext.engine import Engine
-from shadowmesh.api.server import SocketInUse, serve_api
+from shadowmesh.api.server import serve_api
 from shadowmesh.command import CommandFailed, ExitCode, explain
 from shadowmesh.config import ClientConfig, doubts, refuse_own_id
 from shadowmesh.core.node import MAX_PEERS, Core
@@ -34,19 +34,23 @@ from shadowmesh.errors import ConfigError, DeviceError
 from shadowmesh.io import notify
 from shadowmesh.io.dataplane import EngineTables
 from shadowmesh.io.invitations import open_invitations
-from shadowmesh.io.logs import log_to
+from shadowmesh.io.logs import OWN, log_to
 from shadowmesh.io.membership import open_delegate, open_membership, with_network
 from shadowmesh.io.tap import Tap
+from shadowmesh.io.tokens import load_tokens
 from shadowmesh.io.udp import local_address, open_udp
 from shadowmesh.membership.guard import Membership
 from shadowmesh.membership.invitations import Invitations
 from shadowmesh.node import acquainted, tickets
 from shadowmesh.node.bridge import BridgeService, choose_mtu, find_bridge
 from shadowmesh.node.daemon import Daemon
+from shadowmesh.node.metrics import metrics, not_ready
 from shadowmesh.node.subnets import not_forwarded
 from shadowmesh.node.wall import Wall
 from shadowmesh.overlay.firewall import firewall_of
 from shadowmesh.overlay.mac import mac_of
+from shadowmesh.web.metrics import create_app, serve_metrics
+from shadowmesh.web.server import SocketInUse
 
 log = logging.getLogger("shadowmesh")
 
@@ -61,7 +65,7 @@ def run_client(config: ClientConfig, detach: bool) -> int:
     firewall_of(config)
     if detach:
         return _run_detached(config, identity)
-    log_to(sys.stderr.fileno())
+    log_to(sys.stderr.fileno(), config.log)
     with only_one(config.node.state_dir):
         return _run(config, identity, lambda: None)
 
@@ -95,7 +99,7 @@ def _run_child(config: ClientConfig, identity: Identity, pipe: IO[bytes]) -> int
     try:
         # In this order: whoever is refused, because a client runs, must not write into that one's log.
         with only_one(config.node.state_dir):
-            _go_to_background(config.node.state_dir / LOG_FILE)
+            _go_to_background(config)
             return _run_logged(config, identity, ready)
     except Exception as error:
         code, text = explain(error)
@@ -104,14 +108,15 @@ def _run_child(config: ClientConfig, identity: Identity, pipe: IO[bytes]) -> int
         return code
 
 
-def _go_to_background(log_file: Path) -> None:
+def _go_to_background(config: ClientConfig) -> None:
+    log_file = config.node.state_dir / LOG_FILE
     log_fd = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     null = os.open(os.devnull, os.O_RDWR)
     for target, source in ((0, null), (1, log_fd), (2, log_fd)):
         os.dup2(source, target)
     os.close(log_fd)
     os.close(null)
-    log_to(2)
+    log_to(2, config.log)
 
 
 def _run_logged(config: ClientConfig, identity: Identity, ready: Callable[[], None]) -> int:
@@ -186,6 +191,7 @@ def new_core(
     kept = tickets.load(
         config.node.state_dir, identity.node_id, frozenset(relay.id for relay in config.relays)
     )
+    shown = {relay.id: load_tokens(relay.token_file)[0] for relay in config.relays if relay.token_file}
     known = (
         acquainted.load(acquainted.path_of(config.node.state_dir, membership.network.id))
         if membership is not None
@@ -203,6 +209,7 @@ def new_core(
         most_peers,
         known,
         invitations,
+        tokens=shown,
     )
 
 
@@ -219,9 +226,11 @@ async def _serve(config: ClientConfig, daemon: Daemon, up: str, ready: Callable[
             raise CommandFailed(str(error), ExitCode.ALREADY_RUNNING) from error
         except OSError as error:
             raise DeviceError(f"can't serve the local API on {config.node.socket}: {error}") from error
+        app = create_app(lambda: metrics(daemon.status(), time.time()), lambda: not_ready(daemon.status()))
+        await stack.enter_async_context(serve_metrics(config.metrics, app))
         daemon.start()
         notify.ready(f"{config.node.name} is up on {config.interface.name}")
-        log.info("%s", up)
+        log.info("%s", up, extra=OWN)
         ready()
         await daemon.wait_stopped()
         notify.stopping()

@@ -64,7 +64,7 @@ def report(
             nat=nat_status(core, ports),
             network=network_status(core, config.interface.name),
         ),
-        relays=[_relay(relay) for relay in core.relays],
+        relays=[_relay(relay, relay is core.home) for relay in core.relays],
         peers=[_peer(peer, core, engine, config.peers, time.monotonic()) for peer in core.peers.values()],
         counters=engine.counters(),
         drops=dict(drops),
@@ -111,7 +111,7 @@ def _is_live(peer: PeerClient) -> bool:
     return peer.path is not None
 
 
-def _relay(relay: RelayClient) -> RelayStatus:
+def _relay(relay: RelayClient, home: bool) -> RelayStatus:
     binding = relay.binding
     observed = binding.observed if binding else None
     skew, error = skew_of(relay)
@@ -122,6 +122,7 @@ def _relay(relay: RelayClient) -> RelayStatus:
         rtt_ms=_milliseconds(binding.round_trip.smoothed if binding else None),
         observed_address=str(observed) if observed else None,
         last_error=relay.last_error,
+        home=home,
         clock_skew=skew,
         clock_error=error,
     )

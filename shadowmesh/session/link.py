@@ -385,7 +385,8 @@ def accept(
         idle_timeout=IDLE_TIMEOUT,
         original_destination_connection_id=original_destination_id,
         retry_source_connection_id=retry_source_id,
-        path_validated=True,
+        # A ticket proves the host and not the port, so the limit of RFC 9000 section 8.1 holds.
+        path_validated=retry_source_id is not None or fetch_ticket is None,
         fetch_ticket=fetch_ticket,
     )
     return Link(connection, Machine(Direction.RESPONDER, identity, expected, opening, admit), now)

@@ -147,6 +147,8 @@ class Opening:
     """Where the responder sees the initiator."""
     membership: bytes = b""
     """What we show of our membership of a network; empty without one."""
+    token: bytes | None = None
+    """Proof of the token that the other side, a relay, admits by."""
     wall: Callable[[], float] | None = None
     """The clock that a responder tells of, in seconds since 1970; None tells nothing."""
 
@@ -319,6 +321,7 @@ class Machine:
             instance=opening.instance,
             lanes=opening.lanes,
             membership=opening.membership,
+            token=msgspec.UNSET if opening.token is None else opening.token,
         )
 
     def _authenticate(

@@ -78,6 +78,7 @@ class MessageType(enum.IntEnum):
     TICKET = 0x2A
     INVITE = 0x2B
     INVITED = 0x2C
+    LEAVE = 0x30
     CANDIDATES = 0x40
     PATH_VIEW = 0x41
     REKEY_ASK = 0x48
@@ -110,6 +111,8 @@ class Introduction(msgspec.Struct, kw_only=True, frozen=True):
     lanes: Lanes
     """Of epoch 0."""
     membership: Annotated[bytes, msgspec.Meta(max_length=MAX_HANDSHAKE_MESSAGE)] = b""
+    token: Bytes32 | msgspec.UnsetType = msgspec.UNSET
+    """To a relay: proof of an admission token (`crypto/token.py`). Left out where there is none."""
 
 
 class Hello(msgspec.Struct, kw_only=True, frozen=True):
@@ -239,6 +242,10 @@ class Invited(msgspec.Struct, frozen=True):
 
     ids: Annotated[list[Bytes32], msgspec.Meta(max_length=MAX_INVITATIONS)]
     refused: Text
+
+
+class Leave(msgspec.Struct, frozen=True):
+    """Relay -> client: I am about to go; take your peers elsewhere, then close our session."""
 
 
 class CandidateAddress(msgspec.Struct, kw_only=True, frozen=True):
@@ -390,7 +397,7 @@ class NetworkNews(msgspec.Struct, frozen=True):
 Message = (
     Hello | Challenge | Response | Established
     | Interest | Present | Absent | Open | Call | Answer | Opened | Close
-    | NatTest | SecondPort | Ticket | Invite | Invited
+    | NatTest | SecondPort | Ticket | Invite | Invited | Leave
     | Candidates | PathView
     | RekeyAsk | RekeyOffer | RekeyAnswer
     | RevocationNews | Join | JoinWait | Joined | JoinRefused | Roster | CertificateAsked | CertificateShown
@@ -415,6 +422,7 @@ REGISTRY: dict[MessageType, type[Any]] = {
     MessageType.TICKET: Ticket,
     MessageType.INVITE: Invite,
     MessageType.INVITED: Invited,
+    MessageType.LEAVE: Leave,
     MessageType.CANDIDATES: Candidates,
     MessageType.PATH_VIEW: PathView,
     MessageType.REKEY_ASK: RekeyAsk,

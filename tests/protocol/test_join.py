@@ -378,7 +378,7 @@ def test_a_guest_has_to_leave(inviter: Inviter) -> None:
     inviter.mesh.network.run_until(lambda: joiner.waits, 5.0)
     relay = inviter.mesh.relay
     assert relay is not None
-    left = f"{node_id_text(IDENTITIES[1].node_id)[:10]} left: your time as a guest is over"
+    left = f"{node_id_text(IDENTITIES[1].node_id)[:10]}… left: your time as a guest is over"
     inviter.mesh.network.run_until(lambda: left in relay.log, relay_guests.STAY + 10)
 
 

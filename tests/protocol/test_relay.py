@@ -6,7 +6,7 @@ from collections import Counter
 
 from shadowmesh.units import Address
 from shadowmesh.wire.messages import Answer, Close, Interest, Open, Opened
-from shadowmesh_relay import rendezvous
+from shadowmesh_relay.limits import Limits
 from tests.protocol.mesh import IDENTITIES, Mesh
 
 
@@ -42,7 +42,7 @@ def test_openings_are_limited(mesh: Mesh) -> None:
         original(client, message, now)
 
     relay._handle_message = record
-    for number in range(rendezvous.OPENINGS_PER_SECOND + 5):
+    for number in range(Limits().openings_per_second + 5):
         relay.send(Open(IDENTITIES[1].node_id, bytes((number,)) * 8), mesh.network.now)
     mesh.network.flush(mesh.clients[0])
     mesh.network.run_for(0.5)

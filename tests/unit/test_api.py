@@ -35,8 +35,9 @@ from shadowmesh.api.schema import (
     VerdictReply,
     WhyReply,
 )
-from shadowmesh.api.server import MAX_BODY, SocketInUse, bind_socket, serve_api
+from shadowmesh.api.server import serve_api
 from shadowmesh.errors import ConfigError
+from shadowmesh.web.server import MAX_BODY, SocketInUse, bind_socket
 
 
 def make_paths() -> list[PathStatus]:

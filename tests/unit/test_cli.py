@@ -65,7 +65,7 @@ VERBS: dict[Command, list[str]] = {
         "id",
         "version",
     ],
-    relay: ["init", "serve", "id", "version"],
+    relay: ["init", "serve", "status", "drain", "id", "version"],
 }
 
 

@@ -11,8 +11,10 @@ import pytest
 from shadowmesh.config import ClientConfig, doubts, load_client_config, refuse_bridge, refuse_own_id
 from shadowmesh.document import MAX_FILE_SIZE
 from shadowmesh.errors import ConfigError
+from shadowmesh.units import Address
 from shadowmesh.values import parse_host_port, parse_node_id
 from shadowmesh_relay.config import admits, load_relay_config
+from shadowmesh_relay.limits import Limits
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -367,6 +369,8 @@ def test_documented_keys_are_the_keys_there_are(tmp_path: Path) -> None:
         ("network", load_client_config),
         ("relay", load_relay_config),
         ("admission", load_relay_config),
+        ("limits", load_relay_config),
+        ("log", load_client_config),
         ("relays[]", load_client_config),
         ("peers[]", load_client_config),
         ("routes[]", load_client_config),
@@ -444,3 +448,52 @@ def test_a_peer_carries_as_many_prefixes_as_a_certificate_could_say(tmp_path: Pa
     many = ", ".join(f"192.168.{number}.0/24" for number in range(33))
     told = refusal(tmp_path, MINIMAL.replace("[10.77.0.2]", f"[10.77.0.2], routes: [{many}]"))
     assert "peers[0].routes: at most 32, not 33" in told
+
+
+@pytest.mark.parametrize(
+    ("limits", "problem"),
+    [
+        ("clients: 0", "limits.clients"),
+        ("packets_per_second: 0", "limits.packets_per_second"),
+        ("handshakes: 10", "limits.handshakes_per_host: is more than"),
+        ("handshakes_per_second: off", "limits.handshakes_per_second"),
+    ],
+)
+def test_limits_out_of_bounds_are_refused(tmp_path: Path, limits: str, problem: str) -> None:
+    path = tmp_path / "relay.yaml"
+    path.write_text(f"relay: {{name: r}}\nadmission: {{open: true}}\nlimits: {{{limits}}}\n")
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        load_relay_config(path)
+
+
+def test_limits_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "relay.yaml"
+    path.write_text(
+        "relay: {name: r}\nadmission: {open: true}\n"
+        "limits: {clients: 7, packets_per_second: 100, bytes_per_second: off}\n"
+    )
+    limits = load_relay_config(path).limits
+    assert (limits.clients, limits.packets_per_second, limits.bytes_per_second) == (7, 100, 0)
+    assert limits.handshakes == Limits().handshakes
+
+
+@pytest.mark.parametrize("where", ["192.0.2.1:9464", "localhost:9464", "relative/path", "0.0.0.0:1", "9464"])
+def test_metrics_are_for_this_machine_only(tmp_path: Path, where: str) -> None:
+    path = tmp_path / "relay.yaml"
+    path.write_text(f"relay: {{name: r}}\nadmission: {{open: true}}\nmetrics: '{where}'\n")
+    with pytest.raises(ConfigError, match="metrics: "):
+        load_relay_config(path)
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [("127.0.0.1:9464", Address("127.0.0.1", 9464)), ("/run/x.sock", Path("/run/x.sock")), ("off", None)],
+)
+def test_metrics_and_log_are_taken(tmp_path: Path, where: str, expected: object) -> None:
+    path = tmp_path / "relay.yaml"
+    text = f"relay: {{name: r, state_dir: /s}}\nadmission: {{open: true}}\nmetrics: '{where}'\n"
+    path.write_text(text + "log: {format: json, addresses: true}\n")
+    config = load_relay_config(path)
+    assert config.metrics == expected
+    assert (config.log.format, config.log.addresses) == ("json", True)
+    assert config.relay.socket == Path("/s/relay.sock")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -9,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from shadowmesh.io.logs import JournalFormatter, PlainFormatter, is_journal
+from shadowmesh.io.logs import (
+    OWN,
+    JournalFormatter,
+    JsonFormatter,
+    PlainFormatter,
+    hide,
+    is_journal,
+    without_addresses,
+)
 
 
 def record(level: int, text: str) -> logging.LogRecord:
@@ -44,3 +53,64 @@ def test_the_journal_is_known_by_its_inode(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
         assert is_journal(stream.fileno())
         assert not is_journal(other.fileno()), "inherited, but our output goes elsewhere"
+
+
+NODE = "7g2ouyxa3tc3kmxappexwyfiyw2npqm2gt3s52kabmzu5jsrivxa"
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("joined from 192.0.2.1:4433", "joined from [address]"),
+        ("joined from [2001:db8::1]:4433, now", "joined from [address], now"),
+        ("port mapping: 198.51.100.7:40000", "port mapping: [address]"),
+        ("route to 2001:db8::1 is gone", "route to [address] is gone"),
+        ("link fe80::1%eth0: gone", "link [address]: gone"),
+        ("at ::1 and ::", "at [address] and [address]"),
+        (f"this relay does not admit your NodeID {NODE}", "this relay does not admit your NodeID [node]"),
+        ("7g2ouyxa3t… and aaaabbbb22… have a channel", "[node] and [node] have a channel"),
+    ],
+)
+def test_addresses_and_ids_are_taken_out(text: str, hidden: str) -> None:
+    assert hide(text) == hidden
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "relay relay.example.net:4433: connected",
+        "revocation list 12 of home counts from now on",
+        "peer bob: session established, 12:30:05 ago, X25519+ML-KEM-1024",
+        "dropped connection lost 1.5 s",
+        "ShadowMesh 0.1.0 is up::ready",
+    ],
+)
+def test_everything_else_stays(text: str) -> None:
+    assert hide(text) == text
+
+
+def test_what_has_to_be_acted_on_keeps_its_address() -> None:
+    told = "10.0.0.1 is odd"
+    for level, own, expected in (
+        (logging.INFO, False, "[address] is odd"),
+        (logging.INFO, True, told),
+        (logging.WARNING, False, told),
+    ):
+        line = record(level, "%s is odd")
+        line.args = ("10.0.0.1",)
+        line.__dict__.update(OWN if own else {})
+        assert without_addresses(line)
+        assert line.getMessage() == expected
+
+
+def test_json_lines_are_one_object_each() -> None:
+    line = record(logging.WARNING, 'a "quoted"\nline')
+    parsed = json.loads(JsonFormatter().format(line))
+    assert (parsed["level"], parsed["logger"]) == ("warning", "shadowmesh")
+    assert parsed["message"] == 'a "quoted"\nline'
+    assert "\n" not in JsonFormatter().format(line)
+    try:
+        raise ValueError("x")
+    except ValueError as error:
+        line.exc_info = (ValueError, error, error.__traceback__)
+    assert "ValueError: x" in json.loads(JsonFormatter().format(line))["exception"]

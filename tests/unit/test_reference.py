@@ -58,7 +58,7 @@ def test_every_counter_is_documented_once() -> None:
 
 
 def unit(name: str) -> configparser.ConfigParser:
-    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",))
+    parser = configparser.ConfigParser(interpolation=None, delimiters=("=",), strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read_string((ROOT / "configs" / name).read_text())
     return parser

@@ -1,0 +1,144 @@
+"""Verbs that ask a running relay: status, drain."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from shadowmesh.command import CommandFailed, ExitCode, examples, print_json
+from shadowmesh.output import duration, size, table
+
+from .config import DEFAULT_STATE_DIR, SOCKET_FILE, load_relay_config
+from .control import MAX_DRAIN, ask_drain, ask_status
+from .report import ClientReport, Report
+
+POLL = 0.5
+"""Seconds between two looks at a relay that drains."""
+GRACE = 10.0
+"""Seconds that a relay has to end after its time is up."""
+SHORT_ID = 10
+
+Verb = Callable[..., Any]
+
+
+def _socket_options(verb: Verb) -> Verb:
+    file = click.Path(path_type=Path, readable=False)
+    config = click.option("-c", "--config", type=file, metavar="FILE", help="Configuration of the relay.")
+    socket = click.option("--socket", type=file, metavar="PATH", help="The relay's local socket.")
+    return config(socket(verb))
+
+
+def _socket(config: Path | None, socket: Path | None) -> Path:
+    if socket is not None:
+        return socket
+    if config is not None:
+        return load_relay_config(config).relay.socket
+    return Path(DEFAULT_STATE_DIR) / SOCKET_FILE
+
+
+@click.command(
+    epilog=examples(
+        "shadowmesh-relay status -c relay.yaml",
+        "shadowmesh-relay status --json | jq '.totals, .drops'",
+    )
+)
+@_socket_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/cli.md has its schema).")
+def status(config: Path | None, socket: Path | None, as_json: bool) -> None:
+    """Show the clients of the running relay, and what was dropped."""
+    data = ask_status(_socket(config, socket))
+    if as_json:
+        click.echo(data)
+        return
+    for line in render(msgspec.json.decode(data, type=Report)):
+        click.echo(line)
+
+
+@click.command(
+    epilog=examples(
+        "shadowmesh-relay drain -c relay.yaml",
+        "shadowmesh-relay drain --timeout 60 --json",
+    )
+)
+@_socket_options
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, MAX_DRAIN),
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="End after this time, whoever is there still.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/cli.md has its schema).")
+def drain(config: Path | None, socket: Path | None, timeout: float, as_json: bool) -> None:
+    """Have all clients go to other relays, then end the running relay.
+
+    Returns when it has ended. Members that know no other relay lose their sessions through this one.
+    """
+    path = _socket(config, socket)
+    began = time.monotonic()
+    clients = ask_drain(path, timeout).clients
+    while time.monotonic() < began + timeout + GRACE:
+        try:
+            ask_status(path)
+        except CommandFailed as error:
+            if error.code is not ExitCode.NOT_RUNNING:
+                raise
+            took = time.monotonic() - began
+            if as_json:
+                print_json({"clients": clients, "seconds": round(took, 3)})
+            else:
+                click.echo(f"{clients} clients were sent away; the relay ended after {duration(took)}")
+            return
+        time.sleep(POLL)
+    raise CommandFailed("the relay has not ended; its log says why")
+
+
+def render(report: Report) -> list[str]:
+    """The report as lines for people."""
+    relay, totals = report.relay, report.totals
+    ended = totals.handshakes
+    lines = [
+        f"{relay.name} ({relay.node_id[:SHORT_ID]}…), ShadowMesh {relay.version}, "
+        f"up {duration(relay.uptime)}{', draining' if relay.draining else ''}",
+        f"serves on UDP {relay.listen}, {relay.admits}",
+        f"{totals.clients} of at most {totals.clients_limit} clients, {totals.channels} channels "
+        f"({totals.channels_opened} opened since the start)",
+        f"handshakes: {totals.handshakes_under_way} under way, {ended['completed']} completed, "
+        f"{ended['refused']} refused, {ended['failed']} failed",
+        "",
+        *(_clients(report.clients) if report.clients else ["No clients are connected."]),
+    ]
+    drops = {reason: count for reason, count in report.drops.items() if count}
+    for title, unit, counted in (
+        ("channel refused", "times", totals.openings_refused),
+        ("dropped", "packets", drops),
+    ):
+        if counted:
+            rows = [(reason, str(count)) for reason, count in counted.items()]
+            lines += ["", *table((title, unit), rows, frozenset([unit]))]
+    return lines
+
+
+def _clients(clients: list[ClientReport]) -> list[str]:
+    head = ("client", "nodeid", "address", "connected", "idle", "channels", "received", "sent", "refused")
+    rows = [
+        (
+            f"{client.name} ({client.network})" if client.name else "-",
+            f"{client.node_id[:SHORT_ID]}…",
+            client.address,
+            duration(client.connected),
+            duration(client.idle),
+            str(client.channels),
+            size(client.rx_bytes),
+            size(client.tx_bytes),
+            str(client.refused),
+        )
+        for client in clients
+    ]
+    return table(head, rows, frozenset(["connected", "idle", "channels", "received", "sent", "refused"]))

@@ -1,0 +1,52 @@
+"""What both configurations say of being watched: `metrics:` and `log:`. Reads values, opens nothing."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import msgspec
+
+from shadowmesh.units import Address
+from shadowmesh.values import one_of, parse_host_port, parse_socket_path
+
+if TYPE_CHECKING:
+    from shadowmesh.document import Section
+
+
+class LogSection(msgspec.Struct, frozen=True):
+    """`log:` the form of the log, and whether lines of level INFO name addresses and NodeIDs."""
+
+    format: Literal["text", "json"] = "text"
+    addresses: bool = False
+
+
+def log_section(top: Section) -> LogSection:
+    """The section `log`."""
+    section = top.section("log", ("format", "addresses"))
+    form = cast("Literal['text', 'json']", section.text("format", one_of("text", "json"), "json", "text"))
+    return LogSection(form, section.flag("addresses", default=False))
+
+
+def metrics_address(top: Section) -> Address | Path | None:
+    """Where Prometheus may read; None: nowhere."""
+    return top.text("metrics", parse_metrics, '"127.0.0.1:9464"', None)
+
+
+def parse_metrics(text: str) -> Address | Path | None:
+    """`off`, an absolute path for a Unix socket, or an address of this machine with a port."""
+    if text == "off":
+        return None
+    if text.startswith("/"):
+        return parse_socket_path(text)
+    host, port = parse_host_port(text)
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise ValueError(
+            f"{text} is no address of this machine only (127.0.0.1, [::1]), and no absolute path"
+        )
+    return Address(host, port)

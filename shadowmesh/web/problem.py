@@ -1,0 +1,16 @@
+"""How an HTTP interface of ours says that it can't: one struct, whatever was asked."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+ErrorKind = Literal["unknown-peer", "no-reply", "refused", "bad-request", "too-large", "not-found", "failed"]
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of every answer that is not 2xx. `error` is for programs, `message` for people."""
+
+    error: ErrorKind
+    message: str

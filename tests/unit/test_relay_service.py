@@ -1,0 +1,136 @@
+"""A relay as a process on loopback: local API, verbs, metrics, health, logs, drain, end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from shadowmesh._ext.drops import DropReason, Statistic
+from shadowmesh.crypto import identity
+from shadowmesh_relay.report import PREFIX
+from tests.unit.ext_harness import udp_socket
+
+DEADLINE = 15.0
+COMMAND = [sys.executable, "-m", "shadowmesh_relay.cli"]
+
+
+@dataclass
+class Service:
+    process: subprocess.Popen[str]
+    config: Path
+    metrics: int
+    first_line: str
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}{path}", timeout=DEADLINE) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def verb(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [*COMMAND, arguments[0], "-c", str(self.config), *arguments[1:]]
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=DEADLINE)
+
+    def end(self) -> str:
+        """The rest of the log after SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.communicate(timeout=DEADLINE)[1]
+
+
+def free_port() -> int:
+    with udp_socket() as sock:
+        return int(sock.getsockname()[1])
+
+
+def read_line(process: subprocess.Popen[str]) -> str:
+    assert process.stderr is not None
+    ready, _, _ = select.select([process.stderr], [], [], DEADLINE)
+    assert ready, "the relay says nothing"
+    return process.stderr.readline()
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    state = tmp_path / "state"
+    identity.create(state, "relay1")
+    metrics = free_port()
+    config = tmp_path / "relay.yaml"
+    config.write_text(
+        f"relay: {{name: relay1, state_dir: {state}, listen: '127.0.0.1:{free_port()}'}}\n"
+        f"admission: {{open: true}}\nmetrics: '127.0.0.1:{metrics}'\nlog: {{format: json}}\n"
+    )
+    environment = os.environ | {"PYTHONWARNINGS": ""}
+    with subprocess.Popen(
+        [*COMMAND, "serve", "-c", str(config)], stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            yield Service(process, config, metrics, read_line(process))
+        finally:
+            process.kill()
+
+
+def samples(text: str) -> dict[str, dict[str, float]]:
+    """Values by name of the metric, then by its labels."""
+    found: dict[str, dict[str, float]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(value for _, value in sorted(sample.labels.items()))
+            found.setdefault(sample.name, {})[labels] = sample.value
+    return found
+
+
+def test_a_relay_tells_how_it_is_and_ends_by_drain(service: Service) -> None:
+    line = json.loads(service.first_line)
+    assert (line["level"], line["logger"]) == ("info", "shadowmesh.relay")
+    assert re.search(r"serves on UDP 127\.0\.0\.1:\d+, admits everybody", line["message"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
+
+    assert service.get("/live") == (200, '{"live":true}')
+    assert service.get("/ready") == (200, '{"ready":true,"reason":""}')
+    assert service.get("/nothing")[0] == 404
+    code, text = service.get("/metrics")
+    assert code == 200
+    found = samples(text)
+    assert found[f"{PREFIX}_clients"] == {"": 0.0}
+    assert found[f"{PREFIX}_clients_limit"] == {"": 4096.0}
+    assert {reason.name.lower() for reason in DropReason} <= set(found[f"{PREFIX}_dropped_total"])
+    assert "socket_full" in found[f"{PREFIX}_dropped_total"]
+    assert {f"{PREFIX}_{what.name.lower()}_total" for what in Statistic} <= set(found)
+    assert "process_resident_memory_bytes" in found
+
+    status: dict[str, Any] = json.loads(service.verb("status", "--json").stdout)
+    assert status["schema"] == "shadowmesh.relay-status/1"
+    assert status["totals"]["clients"] == 0
+    assert "No clients are connected." in service.verb("status").stdout
+    assert (service.config.parent / "state/relay.sock").stat().st_mode & 0o777 == 0o600
+
+    drained = service.verb("drain", "--timeout", "5", "--json")
+    assert (drained.returncode, json.loads(drained.stdout)["clients"]) == (0, 0)
+    assert service.process.wait(timeout=DEADLINE) == 0
+    assert service.verb("status").returncode == 4
+
+
+def test_a_second_relay_does_not_take_the_socket_of_the_first(service: Service) -> None:
+    text = service.config.read_text().replace("127.0.0.1:", "127.0.0.2:")
+    service.config.write_text(text)
+    second = service.verb("serve")
+    assert second.returncode == 5
+    assert "answers on" in second.stderr
+    assert service.get("/live")[0] == 200
+    assert '"message": "stopped; clients 0' in service.end()
