@@ -34,11 +34,23 @@ class Visit:
     leaves_at: float
 
 
+def network_of(host: str) -> str:
+    """What one party holds at most, for limits: an IPv4 address, or an IPv6 /64. ValueError if it is none."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if address.version == 4:
+        return str(address)
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
+
 @dataclass(eq=False)
 class Knock:
-    """A handshake under way."""
+    """A handshake under way.
+
+    `source` is where its datagrams come from, `origin` who that is: the same but for a leg over TCP.
+    """
 
     source: Address
+    origin: Address
     greeting: int = 0
     refused: bool = False
     belonging: Belonging | None = None
@@ -57,11 +69,8 @@ class Knock:
 
     @property
     def network(self) -> str:
-        """What one party holds at most, for limits: an IPv4 address, or an IPv6 /64."""
-        address = ipaddress.ip_address(self.source.host.partition("%")[0])
-        if address.version == 4:
-            return self.source.host
-        return str(ipaddress.ip_network((address, 64), strict=False))
+        """Whom limits count it for."""
+        return network_of(self.origin.host)
 
 
 @dataclass(eq=False)
@@ -73,6 +82,9 @@ class Client:
     instance: bytes
     driver: Driver
     address: Address
+    """Where its datagrams come from, and go to."""
+    origin: Address
+    """Who that is: the same but for a leg over TCP."""
     heard_at: float
     joined_at: float
     greeting: int

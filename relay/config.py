@@ -6,6 +6,7 @@ Reference for people: docs/configuration.md; example: configs/relay.yaml.
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 from typing import cast
 
@@ -32,6 +33,13 @@ DEFAULT_STATE_DIR = "/var/lib/shadowmesh-relay"
 SOCKET_FILE = "relay.sock"
 """In the state directory, unless the configuration has another path."""
 DEFAULT_LISTEN = "[::]:4433"
+DEFAULT_WEBSOCKET = "[::]:443"
+MAX_CONNECTIONS = 1024
+"""TCP connections at once: each takes two descriptors and about 100 KB while it carries traffic."""
+MAX_PER_ADDRESS = 64
+"""Of these, of one address: an office behind one NAT, but no more."""
+
+Prefix = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class RelaySection(msgspec.Struct, frozen=True):
@@ -60,6 +68,24 @@ class Admission(msgspec.Struct, frozen=True):
     """URL of a program on this machine that is asked about everybody else."""
 
 
+class WebSocketSection(msgspec.Struct, frozen=True):
+    """`websocket:` where clients come in by TCP that can't by UDP; without certificate it is plain HTTP."""
+
+    host: str
+    port: int
+    certificate: Path | None
+    key: Path | None
+    trusted_proxies: tuple[Prefix, ...] = ()
+    """Whose X-Forwarded-For is believed."""
+    max_connections: int = MAX_CONNECTIONS
+    max_per_address: int = MAX_PER_ADDRESS
+
+    def trusts(self, host: str) -> bool:
+        """Whether this is the address of a reverse proxy of ours. Raises ValueError if it is no address."""
+        address = ipaddress.ip_address(host.partition("%")[0])
+        return any(address in prefix for prefix in self.trusted_proxies)
+
+
 class RelayConfig(msgspec.Struct, frozen=True):
     """All of relay.yaml, checked."""
 
@@ -69,6 +95,7 @@ class RelayConfig(msgspec.Struct, frozen=True):
     metrics: Address | Path | None = None
     """Where Prometheus reads, on this machine."""
     log: LogSection = LogSection()
+    websocket: WebSocketSection | None = None
 
 
 def admits(admission: Admission) -> str:
@@ -85,10 +112,11 @@ def admits(admission: Admission) -> str:
 def load_relay_config(path: Path) -> RelayConfig:
     """Read and check relay.yaml. Raises ConfigError with a line for each mistake."""
     document = Document.load(path)
-    top = document.section(("relay", "admission", "limits", "metrics", "log"))
+    top = document.section(("relay", "admission", "websocket", "limits", "metrics", "log"))
     config = RelayConfig(
         relay=_relay(top.section("relay", ("name", "state_dir", "listen", "second_port", "socket"))),
         admission=_admission(top.section("admission", ("open", "nodes", "networks", "token_file", "hook"))),
+        websocket=_websocket(top),
         limits=_limits(top.section("limits", Limits.__struct_fields__)),
         metrics=metrics_address(top),
         log=log_section(top),
@@ -159,6 +187,39 @@ def _limits(section: Section) -> Limits:
     if (values["handshakes_per_host"] or 0) > (values["handshakes"] or 0):
         section.refuse("handshakes_per_host", "is more than handshakes allows in all", "32")
     return Limits(**values)
+
+
+def _websocket(top: Section) -> WebSocketSection | None:
+    if not top.has("websocket"):
+        return None
+    keys = ("listen", "certificate", "key", "trusted_proxies", "max_connections", "max_per_address")
+    section = top.section("websocket", keys)
+    listen = section.text("listen", _parse_listen, f'"{DEFAULT_WEBSOCKET}"', _parse_listen(DEFAULT_WEBSOCKET))
+    host, port = after_refusal(listen)
+    certificate = section.text("certificate", parse_path, "/etc/shadowmesh/relay.crt", None)
+    key = section.text("key", parse_path, "/etc/shadowmesh/relay.key", None)
+    if (certificate is None) != (key is None):
+        missing, suffix = ("key", "key") if key is None else ("certificate", "crt")
+        section.refuse(missing, "certificate and key go together", f"/etc/shadowmesh/relay.{suffix}")
+    elif certificate is None and host and not ipaddress.ip_address(host).is_loopback:
+        problem = "without a certificate this is plain HTTP, for a reverse proxy on this machine only"
+        section.refuse("listen", problem, '"127.0.0.1:8443"')
+    return WebSocketSection(
+        host=host,
+        port=port,
+        certificate=certificate,
+        key=key,
+        trusted_proxies=section.texts("trusted_proxies", _parse_prefix, "127.0.0.1"),
+        max_connections=section.number("max_connections", 1, 65536, default=MAX_CONNECTIONS),
+        max_per_address=section.number("max_per_address", 1, 65536, default=MAX_PER_ADDRESS),
+    )
+
+
+def _parse_prefix(text: str) -> Prefix:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no address and no prefix") from None
 
 
 def _parse_listen(text: str) -> tuple[str, int]:

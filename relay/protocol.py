@@ -84,6 +84,7 @@ class RelayCore:
     :param observer: the second port, if there is one.
     :param limits: those of the control part; the data plane has its own.
     :param wall: the machine's clock, in seconds since 1970; clients are told of it.
+    :param origin: who is behind the source of a datagram: another address where a leg runs over TCP.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class RelayCore:
         observer: Observer | None = None,
         limits: Limits | None = None,
         wall: Callable[[], float] | None = None,
+        origin: Callable[[Address], Address] = lambda source: source,
     ) -> None:
         self.drops: Counter[str] = Counter()
         self.limits = limits or Limits()
@@ -110,6 +112,7 @@ class RelayCore:
         self._tables = tables
         self._random = random
         self._wall = wall
+        self._origin = origin
         self._tickets = Tickets()
         self._gate = TokenGate(random(32), self._tickets.prove_address)
         self._links = LinkSet(tables.install_control, tables.remove)
@@ -162,8 +165,8 @@ class RelayCore:
         """The forwarder saw a client move: control follows."""
         client = self._by_handle.get(handle)
         if client is not None:
-            client.address = source
-            self._tickets.move(client.node, source.host)
+            client.address, client.origin = source, self._origin(source)
+            self._tickets.move(client.node, client.origin.host)
 
     def handle_timer(self, now: float) -> None:
         """Call at or after `deadline`."""
@@ -228,24 +231,29 @@ class RelayCore:
         """Channels of a client, those included that are being opened."""
         return self._rendezvous.channels_of(client)
 
+    def addresses(self) -> set[Address]:
+        """Where clients are now."""
+        return {client.address for client in self.clients.values()}
+
     # Handshakes.
 
     def _knock_untrusted(self, data: bytes, source: Address, now: float) -> None:
         """Nothing is kept for an address before it has echoed a token."""
-        verdict = self._gate.check(data, source, now)
+        origin = self._origin(source)
+        verdict = self._gate.check(data, origin, now)
         if isinstance(verdict, Reply):
             self._outbox.append((verdict.data, source))
             return
         if isinstance(verdict, Drop):
             raise BadPacket(verdict.reason)
-        knock = Knock(source)
+        knock = Knock(source, origin)
         ticket = verdict.retry_source_connection_id is None
         if self.draining:
             raise BadPacket("draining")
         self._door.crowd_untrusted(knock.network, [other.network for other in self._half_open.values()])
         if not ticket and len(self.clients) >= self.limits.clients:
             raise BadPacket("too_many_clients")
-        self._door.enter_untrusted(source.host, ticket, now)
+        self._door.enter_untrusted(origin.host, ticket, now)
         self._accept(verdict, data, knock, now)
 
     def _accept(self, admit: Admit, data: bytes, knock: Knock, now: float) -> None:
@@ -254,7 +262,7 @@ class RelayCore:
             instance=self._instance,
             lanes=[self._random(ID_SIZE) for _ in range(LANES)],
             session=self._random(16),
-            observed=knock.source,
+            observed=knock.origin,
             wall=self._wall,
         )
         link = accept(
@@ -298,10 +306,10 @@ class RelayCore:
             self.drops["too_many_clients"] += 1
             admitted, reason = False, "this relay is full"
         if not admitted:
-            self._door.refuse(knock.source.host, now)
+            self._door.refuse(knock.origin.host, now)
             knock.refused = True
             if self._strangers.due(node, now):
-                self._events.append(f"refused {node_id_text(node)} at {knock.source}: {reason}")
+                self._events.append(f"refused {node_id_text(node)} at {knock.origin}: {reason}")
             raise Refused(CloseCode.REFUSED, reason, clock)
         self._greetings += 1
         knock.greeting = self._greetings
@@ -321,7 +329,7 @@ class RelayCore:
             return
         self.drops["hook_failed"] += verdict.failed
         self.drops["hook_refused"] += not verdict.failed
-        self._door.refuse(knock.source.host, now)
+        self._door.refuse(knock.origin.host, now)
         knock.refused = True
         if self._strangers.due("hook" if verdict.failed else knock.ready.agreement.peer, now):
             self._events.append(f"the hook {'failed' if verdict.failed else 'refused'}: {verdict.reason}")
@@ -363,7 +371,7 @@ class RelayCore:
         del self._half_open[driver]
         self.handshakes["refused" if knock.refused else "failed"] += 1
         if not self._questions.forget(knock) and self._strangers.due(knock.network, now):
-            self._events.append(f"handshake with {knock.source} failed: {event.reason}")
+            self._events.append(f"handshake with {knock.origin} failed: {event.reason}")
 
     def _welcome(self, driver: Driver, ready: Ready, now: float) -> None:
         """A handshake is complete: the newest of a NodeID wins."""
@@ -387,6 +395,7 @@ class RelayCore:
             instance=agreement.instance,
             driver=driver,
             address=knock.source,
+            origin=knock.origin,
             heard_at=now,
             joined_at=now,
             greeting=knock.greeting,
@@ -403,8 +412,9 @@ class RelayCore:
         if client.visit is None:
             self._equip(client, agreement, now)
         agreement.wipe()
+        over_tcp = " over TCP" if client.origin != client.address else ""
         guest = f" as a guest of {node_id_text(client.visit.host)[:10]}…" if client.visit else ""
-        self._events.append(f"{client} joined from {client.address}{guest}")
+        self._events.append(f"{client} joined from {client.origin}{over_tcp}{guest}")
         if client.belonging is not None:
             self._welcome_member(client, client.belonging, now)
 
@@ -434,7 +444,7 @@ class RelayCore:
         name = self._random(TICKET_SIZE)
         secret = resumption_secret(agreement.root, client.node, self._identity.node_id)
         ticket = PeerTicket.of(name, secret, agreement.peer_mldsa)
-        self._tickets.give(client.node, ticket, client.address.host)
+        self._tickets.give(client.node, ticket, client.origin.host)
         self._send(client, Ticket(name), now)
 
     def _displace(
@@ -446,14 +456,14 @@ class RelayCore:
             return False
         if self._duplicates.returns(agreement.peer, agreement.instance, now):
             reason = f"two machines use the identity {node_id_text(agreement.peer)}: "
-            reason += f"at {holder.address} and at {knock.source}"
+            reason += f"at {holder.origin} and at {knock.origin}"
             self._events.append(reason)
             for one in (holder.driver, driver):
                 self._close(one, CloseCode.DUPLICATE, reason, now)
             return False
         if holder.instance != agreement.instance:
             self._duplicates.displaced(agreement.peer, holder.instance, now)
-        self._close(holder.driver, CloseCode.REPLACED, f"your identity connected from {knock.source}", now)
+        self._close(holder.driver, CloseCode.REPLACED, f"your identity connected from {knock.origin}", now)
         return True
 
     # Clients.

@@ -26,7 +26,7 @@ class Questions:
 
     def prepare(self, node: NodeId, knock: Knock, shown: bytes) -> None:
         """Nothing else admits this node: it is to be asked about when its handshake is complete."""
-        knock.question = Question(next(self._numbers), node, knock.source, claimed_network(shown))
+        knock.question = Question(next(self._numbers), node, knock.origin, claimed_network(shown))
 
     def ask(self, driver: Driver, knock: Knock, question: Question, ready: Ready) -> None:
         """The handshake is complete."""

@@ -146,7 +146,7 @@ class Rendezvous:
         )
         self._calls[call.callee_send] = call
         visit = client.visit
-        guest = (visit.invitation, str(client.address)) if visit is not None else (b"", "")
+        guest = (visit.invitation, str(client.origin)) if visit is not None else (b"", "")
         self._send(callee, Call(client.node, call.callee_send, *guest), now)
 
     def handle_answer(self, client: Client, message: Answer, now: float) -> Channel | None:

@@ -22,6 +22,7 @@ from shadowmesh.web.metrics import Labels, counter, data_plane, gauge, program
 from .clients import Client, Totals
 from .config import RelayConfig, admits
 from .protocol import RelayCore
+from .websocket import WebSocketService
 
 SCHEMA = "shadowmesh.relay-status/1"
 PREFIX = "shadowmesh_relay"
@@ -73,20 +74,29 @@ class Reporter:
     """Reads a running relay."""
 
     def __init__(
-        self, config: RelayConfig, node_id: bytes, core: RelayCore, forwarder: Forwarder, udp: socket.socket
+        self,
+        config: RelayConfig,
+        node_id: bytes,
+        core: RelayCore,
+        forwarder: Forwarder,
+        udp: socket.socket,
+        websocket: WebSocketService | None = None,
     ) -> None:
         self._config = config
         self._node_id = node_id
         self._core = core
         self._forwarder = forwarder
         self._udp = udp
+        self._websocket = websocket
 
     def drops(self, unsent: int) -> Counter[str]:
-        """All drops: of the forwarder, the kernel's queue before it, and the control part."""
+        """All drops: of the forwarder, the kernel's queue before it, the control part, and legs over TCP."""
         drops = Counter(self._forwarder.drops())
         drops.update(self._core.drops)
         drops["control_send_failed"] += unsent
         drops["socket_full"] += _queue_drops(self._udp)
+        if self._websocket is not None:
+            drops.update(self._websocket.dropped())
         return drops
 
     def report(self, uptime: float, unsent: int, now: float) -> Report:

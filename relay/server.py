@@ -27,7 +27,7 @@ from shadowmesh.io.logs import OWN, log_to
 from shadowmesh.io.membership import open_guard
 from shadowmesh.io.shield import PAUSE, survives
 from shadowmesh.io.tokens import load_tokens
-from shadowmesh.io.udp import from_sockaddr, open_udp, receive, send, to_sockaddr
+from shadowmesh.io.udp import from_sockaddr, local_address, open_udp, receive, send, to_sockaddr
 from shadowmesh.units import Address
 from shadowmesh.web.metrics import create_app as metrics_app
 from shadowmesh.web.metrics import serve_metrics
@@ -40,6 +40,7 @@ from .hook import Hook, Question, Verdict
 from .observer import Observer
 from .protocol import RelayCore
 from .report import Report, Reporter
+from .websocket import Origins, WebSocketService
 
 log = logging.getLogger("shadowmesh.relay")
 
@@ -81,6 +82,7 @@ class Server:
 
     :param second: the socket of the second port, if there is one.
     :param hook: answers the questions of the protocol; without one every answer is no.
+    :param websocket: where legs over TCP end, if there is such a service.
     """
 
     def __init__(
@@ -90,11 +92,13 @@ class Server:
         udp: socket.socket,
         second: socket.socket | None = None,
         hook: Hook | None = None,
+        websocket: WebSocketService | None = None,
     ) -> None:
         self._core = core
         self._forwarder = forwarder
         self._udp = udp
         self._second = second
+        self._websocket = websocket
         self._timer: asyncio.TimerHandle | None = None
         self.unsent = 0
         """Control datagrams that the system did not take."""
@@ -115,6 +119,8 @@ class Server:
         loop.add_reader(self._forwarder.fileno(), self._serve_forwarder)
         if self._second is not None:
             loop.add_reader(self._second, self._serve_second, self._second)
+        if self._websocket is not None:
+            self._websocket.start()
         self._drive()
         log.info("%s", up, extra=OWN)
         notify.ready(up)
@@ -131,6 +137,8 @@ class Server:
         self._core.close(time.monotonic())
         self._flush()
         await asyncio.sleep(DRAIN)
+        if self._websocket is not None:
+            await self._websocket.stop()
 
     def drain(self, timeout: float) -> int:
         """Be left by all clients, then stop, after `timeout` seconds in any case; how many there are."""
@@ -208,6 +216,7 @@ def run(config: RelayConfig) -> int:
         event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         stack.callback(os.close, event_fd)
         forwarder = Forwarder(udp.fileno(), event_fd)
+        origins = Origins()
         core = RelayCore(
             identity,
             Admission(
@@ -223,15 +232,19 @@ def run(config: RelayConfig) -> int:
             observer,
             config.limits,
             time.time,
+            origins,
         )
         forwarder.set_limits(
             packet_rate=config.limits.packets_per_second, byte_rate=config.limits.bytes_per_second
         )
+        websocket = _open_websocket(config, udp, origins, core)
+        if websocket is not None:
+            stack.callback(websocket.close)
         forwarder.start()
         stack.callback(forwarder.stop)
         hook = Hook(config.admission.hook, identity.node_id) if config.admission.hook else None
-        server = Server(core, forwarder, udp, second, hook)
-        reporter = Reporter(config, identity.node_id, core, forwarder, udp)
+        server = Server(core, forwarder, udp, second, hook, websocket)
+        reporter = Reporter(config, identity.node_id, core, forwarder, udp, websocket)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(config, server, reporter, core, forwarder))
         log.info(
@@ -268,10 +281,28 @@ async def _serve(
         await stack.enter_async_context(serve_metrics(config.metrics, app))
         relay = report().relay
         await server.serve(
-            f"{relay.name} ({relay.node_id}) serves on UDP {relay.listen}, {relay.admits}, "
-            f"ShadowMesh {relay.version}",
+            f"{relay.name} ({relay.node_id}) serves on UDP {relay.listen}{_over_tcp(config)}, "
+            f"{relay.admits}, ShadowMesh {relay.version}",
             line,
         )
+
+
+def _open_websocket(
+    config: RelayConfig, udp: socket.socket, origins: Origins, core: RelayCore
+) -> WebSocketService | None:
+    if config.websocket is None:
+        return None
+    service = WebSocketService(config.websocket, local_address(udp), origins, core.addresses)
+    service.open()
+    return service
+
+
+def _over_tcp(config: RelayConfig) -> str:
+    websocket = config.websocket
+    if websocket is None:
+        return ""
+    plain = " without TLS" if websocket.certificate is None else ""
+    return f" and TCP {Address(websocket.host, websocket.port)}{plain}"
 
 
 def totals(clients: int, counters: Mapping[str, int], drops: Mapping[str, int]) -> str:

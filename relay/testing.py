@@ -111,6 +111,7 @@ class MemoryRelay:
         second_port: int | None = None,
         limits: Limits | None = None,
         wall: Callable[[], float] | None = None,
+        origin: Callable[[Address], Address] = lambda source: source,
     ) -> None:
         self.address = address
         self.identity = identity
@@ -118,7 +119,7 @@ class MemoryRelay:
         self.random = random.Random(seed)  # noqa: S311 - a test must repeat itself
         observer = Observer(second_port) if second_port is not None else None
         self.core = RelayCore(
-            identity, admission, self.tables, self.random.randbytes, now, observer, limits, wall
+            identity, admission, self.tables, self.random.randbytes, now, observer, limits, wall, origin
         )
         self.second = _SecondPort(self.core, Address(address.host, second_port)) if second_port else None
         """A station of its own; whoever attaches the relay attaches it too."""

@@ -19,6 +19,7 @@ from shadowmesh.observing import LogSection, log_section, metrics_address
 from shadowmesh.rules import FirewallSection, check_rules, parse_group, parse_tag, read_firewall
 from shadowmesh.units import REKEY_AFTER, RIGHTS, Address, NodeId
 from shadowmesh.values import (
+    ANY_TLS,
     EXAMPLE_NODE_ID,
     one_of,
     parse_endpoint,
@@ -30,8 +31,11 @@ from shadowmesh.values import (
     parse_node_id,
     parse_overlay_address,
     parse_path,
+    parse_proxy,
     parse_route,
     parse_socket_path,
+    parse_tcp,
+    parse_tls,
 )
 
 if TYPE_CHECKING:
@@ -115,6 +119,12 @@ class RelayPeer(msgspec.Struct, frozen=True):
     id: NodeId
     token_file: Path | None = None
     """Holds the token by which it admits us."""
+    tcp: Address | None = None
+    """Where it is reached by a WebSocket over TLS when UDP is blocked; host as above."""
+    proxy: str = "auto"
+    """"auto" (from the environment), "off", or the URL of an HTTP proxy for that."""
+    tls: str = ANY_TLS
+    """What the certificate there must be: `ANY_TLS`, `VERIFIED_TLS`, or "sha256//" and the key's hash."""
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -199,7 +209,7 @@ def load_client_config(path: Path) -> ClientConfig:
     document = Document.load(path)
     top = document.section(_KEYS)
     interface = top.section("interface", _INTERFACE_KEYS)
-    relays = top.sections("relays", ("address", "id", "token_file"))
+    relays = top.sections("relays", ("address", "id", "tcp", "proxy", "tls", "token_file"))
     peers = top.sections("peers", ("name", "id", "addresses", "endpoint", "groups", "rights", "routes"))
     routes = top.sections("routes", ("via", "to", "metric"))
     members = tuple(_peer(peer) for peer in peers)
@@ -321,6 +331,9 @@ def _relay(section: Section) -> RelayPeer:
         port=port,
         id=section.text("id", parse_node_id, EXAMPLE_NODE_ID),
         token_file=section.text("token_file", parse_path, "/etc/shadowmesh/relay.token", None),
+        tcp=section.text("tcp", parse_tcp, '"relay.example.net:443"', None),
+        proxy=section.text("proxy", parse_proxy, '"http://proxy.example.net:3128"', "auto"),
+        tls=section.text("tls", parse_tls, "verify", ANY_TLS),
     )
 
 

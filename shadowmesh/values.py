@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,9 @@ MAX_SOCKET_PATH = 107
 
 MIN_ROUTE_PREFIX = 8
 """A default route in two halves is one too; whole blocks of private use are /8 at the largest (RFC 1918)."""
+
+ANY_TLS, VERIFIED_TLS = "any", "verify"
+"""`relays[].tls`: take every certificate, or such as a browser would."""
 
 EXAMPLE_NODE_ID = "exampleaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 
@@ -43,6 +47,37 @@ def parse_node_id(text: str) -> NodeId:
     if len(node_id) != NODE_ID_SIZE or base64.b32encode(node_id)[:52].decode() != text.upper():
         raise ValueError("the last character of a NodeID is a or q; is this one copied in full?")
     return node_id
+
+
+def parse_tcp(text: str) -> Address:
+    """Host and TCP port, as the address of a relay."""
+    return Address(*parse_host_port(text))
+
+
+def parse_proxy(text: str) -> str:
+    """ "auto", "off", or the URL of an HTTP proxy, with or without user and password."""
+    if text in ("auto", "off"):
+        return text
+    url = urllib.parse.urlsplit(text)  # a ValueError of its own for brackets and ports that are none
+    # The URL may hold a password, so no error shows it.
+    if url.scheme not in ("http", "https") or not url.hostname or url.path not in ("", "/") or url.query:
+        raise ValueError("is no URL of an HTTP proxy, nor auto or off")
+    if url.port is None:
+        raise ValueError("lacks the proxy's port")
+    return text
+
+
+def parse_tls(text: str) -> str:
+    """`any`, `verify`, or a pin as curl writes it: "sha256//" and base64 of the hash of the public key."""
+    kind, slashes, digest = text.partition("//")
+    if text in (ANY_TLS, VERIFIED_TLS):
+        return text
+    try:
+        if (kind, slashes) == ("sha256", "//") and len(base64.b64decode(digest, validate=True)) == 32:
+            return text
+    except ValueError:
+        pass
+    raise ValueError(f"{text!r} is neither any nor verify nor a pin (sha256//, then 44 characters of base64)")
 
 
 def parse_path(text: str) -> Path:

@@ -91,8 +91,23 @@ class BridgeStatus(msgspec.Struct, frozen=True, kw_only=True):
     not_learned: int = 0
 
 
+class CarrierStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A WebSocket to a relay. TLS in the words of the TLS library; each message carries several datagrams."""
+
+    address: str
+    tls: str | None = None
+    cipher: str | None = None
+    key_exchange: str | None = None
+    messages_sent: int = 0
+    messages_received: int = 0
+    dropped: int = 0
+
+
 class RelayStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One configured relay. `observed_address` is ours as this relay sees it, `clock_skew` our lead."""
+    """One configured relay. `observed_address` is ours as it sees it, `clock_skew` our lead.
+
+    `transport` is what its leg runs over.
+    """
 
     address: str
     node_id: str
@@ -103,6 +118,8 @@ class RelayStatus(msgspec.Struct, frozen=True, kw_only=True):
     home: bool = False
     clock_skew: float | None = None
     clock_error: float | None = None
+    transport: Literal["udp", "tcp"] | None = None
+    carrier: CarrierStatus | None = None
 
 
 class PathStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -269,6 +286,7 @@ class RelayCheck(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str | None = None
     clock_skew: float | None = None
     clock_error: float | None = None
+    transport: Literal["udp", "tcp"] | None = None
 
 
 class Netcheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -281,6 +299,7 @@ class Netcheck(msgspec.Struct, frozen=True, kw_only=True):
     ipv6: Literal["works", "not confirmed", "no route"]
     datagram: int | None = None
     clock: str | None = None
+    tcp: Literal["works", "fails", "not tried"] = "not tried"
     relays: list[RelayCheck]
 
 

@@ -27,6 +27,10 @@ _FILTERINGS = {
     "address-and-port-dependent": "open only to exactly whom was written to",
     "unknown": "not known; it takes a relay with a second_port",
 }
+_TCP = {
+    "works": "a relay is reached by a WebSocket",
+    "fails": "no relay is reached by a WebSocket either; the relays' entries say why",
+}
 _SECOND_PORTS = {
     "silent": "its second port does not answer: a firewall there, or on the way",
     "none": "",
@@ -58,7 +62,8 @@ def netcheck(config: Path | None, socket: Path | None, as_json: bool) -> int:
     else:
         for line in render(found):
             click.echo(coloured(line))
-    return ExitCode.OK if found.udp == "works" else ExitCode.NO_RELAY
+    reached = found.udp == "works" or any(relay.transport == "tcp" for relay in found.relays)
+    return ExitCode.OK if reached else ExitCode.NO_RELAY
 
 
 def _check(config: Path | None, socket: Path | None) -> Netcheck:
@@ -82,6 +87,7 @@ def render(found: Netcheck) -> list[str]:
     nat = found.nat
     rows = [
         ("UDP", _udp(found)),
+        *([("TCP", _TCP[found.tcp])] if found.tcp != "not tried" else []),
         ("IPv4", found.ipv4),
         ("IPv6", found.ipv6),
         ("NAT mapping", _explained(nat.mapping, _MAPPINGS)),
@@ -99,6 +105,8 @@ def render(found: Netcheck) -> list[str]:
 
 
 def _udp(found: Netcheck) -> str:
+    if found.udp == "blocked" and any(relay.transport == "tcp" for relay in found.relays):
+        return "blocked: relays answer over TCP only"
     if found.udp == "blocked":
         return "no relay answers: UDP is blocked here, or all relays are down"
     return "this machine has no network" if found.udp == "no network" else "works"
@@ -128,7 +136,7 @@ def _relays(relays: list[RelayCheck]) -> list[str]:
     rows = [
         (
             relay.address,
-            relay.state,
+            f"{relay.state} over TCP" if relay.transport == "tcp" else relay.state,
             milliseconds(relay.rtt_ms),
             relay.observed_address or "-",
             relay.second_port,

@@ -9,6 +9,7 @@ import msgspec
 
 from shadowmesh.api.schema import (
     BridgeStatus,
+    CarrierStatus,
     NetworkStatus,
     PeerStatus,
     RelayStatus,
@@ -180,11 +181,18 @@ def _relays(relays: list[RelayStatus]) -> list[str]:
         (
             relay.address,
             relay.node_id[:SHORT_ID],
-            relay.state,
+            f"{relay.state} over TCP" if relay.transport == "tcp" else relay.state,
             milliseconds(relay.rtt_ms),
             relay.observed_address or "-",
         )
         for relay in relays
     ]
     notes = [f"  {relay.address}: {relay.last_error}" for relay in relays if relay.last_error]
+    notes += [f"  {relay.address}: {_carrier(relay.carrier)}" for relay in relays if relay.carrier]
     return table(("relay", "nodeid", "state", "rtt", "sees us at"), rows, frozenset(["rtt"])) + notes
+
+
+def _carrier(carrier: CarrierStatus) -> str:
+    if carrier.tls is None:
+        return f"connecting to {carrier.address} over TCP"
+    return f"WebSocket to {carrier.address}, {carrier.tls}, key exchange {carrier.key_exchange}"

@@ -133,7 +133,7 @@ class Guests:
     def find(self, channel: bytes, source: Address) -> _Guest | None:
         """Whose channel this is, if it was the channel's relay that sent a datagram through it."""
         for guest in self._guests:
-            if guest.receive == channel and guest.relay.address == source:
+            if guest.receive == channel and guest.relay.leg.knows(source):
                 return guest
         return None
 

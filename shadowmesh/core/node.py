@@ -127,7 +127,7 @@ class Core:
         self._by_handle: dict[int, PeerClient] = {}
         for member, peer in zip(self.roster.members, config.peers, strict=True):
             self._add_peer(member, Demand(self._shared.connect, always=True), now, peer)
-        handlers = (self._relay_up, self._relay_message, self._relay_down)
+        handlers = (self._relay_up, self._relay_message, self._relay_down, self._relay_moved)
         for index, relay in enumerate(config.relays):
             self.relays.append(RelayClient(index, relay, self._shared, *handlers, now))
         self.local: tuple[Address, ...] = ()  # where this machine is reached, as far as it knows itself
@@ -197,7 +197,8 @@ class Core:
         self.network.set_local(addresses)
         self.network.largest = largest
         self._tell_network(moved=True, now=now)
-        self.hurry(now)
+        for relay in self.relays:
+            relay.handle_network_change(now)
 
     def handle_routed(self, prefixes: Sequence[Prefix], now: float) -> None:
         """Packets to these go through our own device: no address in them leads to a peer."""
@@ -214,6 +215,17 @@ class Core:
     def handle_resolved(self, index: int, addresses: Sequence[Address], problem: str, now: float) -> None:
         """The answer to a ResolveRelay event."""
         self.relays[index].handle_resolved(addresses, problem, now)
+
+    def handle_carrier(
+        self, index: int, address: Address | None, problem: str, now: float, remote: Address | None = None
+    ) -> None:
+        """The answer to a DialCarrier event: a tunnel to the relay begins at `address`, on this machine.
+
+        None: it is over, or could not be had, for the reason `problem`.
+
+        :param remote: where its connection leads first, to the relay or a proxy.
+        """
+        self.relays[index].handle_carrier(address, problem, now, remote)
 
     def handle_timer(self, now: float) -> None:
         """Call at or after `deadline`."""
@@ -332,10 +344,9 @@ class Core:
     def _serve_leg_untrusted(
         self, relay: RelayClient, payload: bytes, source: Address | None, now: float
     ) -> None:
-        before = relay.binding.observed if relay.binding is not None else None
+        before = relay.observed
         relay.handle_payload_untrusted(payload, source, now)
-        after = relay.binding.observed if relay.binding is not None else None
-        if before is not None and before != after:
+        if before is not None and before != relay.observed:
             self.hurry(now)  # what the others saw may be as old, and would pass for another mapping
 
     def _handle_initial_untrusted(self, data: bytes, channel: bytes, source: Address, now: float) -> None:
@@ -396,8 +407,7 @@ class Core:
             peer.handle_network(moved, now)
 
     def _note_observed(self, relay: RelayClient, now: float) -> None:
-        observed = relay.binding.observed if relay.binding is not None else None
-        news = self.network.set_seen_by_relay(relay.name, observed)
+        news = self.network.set_seen_by_relay(relay.name, relay.observed)
         nat = self.nat
         if self.network.set_nat(str(nat) if nat.mapping is not Mapping.UNKNOWN else "") or news:
             self._tell_network(moved=False, now=now)
@@ -422,6 +432,10 @@ class Core:
             self.joiner.handle_relay_down(now)
         for peer in list(self.peers.values()):
             peer.rendezvous.handle_absent(relay, now)
+
+    def _relay_moved(self, relay: RelayClient, now: float) -> None:
+        for peer in self.peers.values():
+            peer.handle_relay_moved(relay, now)
 
     def _relay_message(self, relay: RelayClient, message: Message, now: float) -> None:
         if isinstance(message, Opened):

@@ -14,6 +14,7 @@ from shadowmesh.core.demand import Demand
 from shadowmesh.core.handshakes import Handshakes
 from shadowmesh.core.local import LocalNetwork
 from shadowmesh.core.refusals import Refusals
+from shadowmesh.core.relays import RelayClient
 from shadowmesh.core.rendezvous import PATIENCE, Channel, Rendezvous
 from shadowmesh.core.routing import Mode, Routing
 from shadowmesh.core.session import Session
@@ -142,6 +143,13 @@ class PeerClient:
         self.routing.handle_channel(now)
         self._note_path(now)
         self._update_deadline()
+
+    def handle_relay_moved(self, relay: RelayClient, now: float) -> None:
+        """Datagrams for this relay go elsewhere; its channels stay what they are."""
+        if self.channel is not None and self.channel.relay is relay:
+            self.routing.handle_channel(now)
+            self._note_path(now)
+            self._update_deadline()
 
     def handle_restart(self, now: float) -> None:
         self.handshakes.end_all(CloseCode.COLLISION, "the way to the peer changed", now)

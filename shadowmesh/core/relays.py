@@ -2,6 +2,8 @@
 
 WAITING -> RESOLVING -> CONNECTING -> CONNECTED -> WAITING ...
 
+Whether that goes by UDP or over TCP is `leg.py`'s; a try that UDP leaves unanswered is begun anew over TCP.
+
 With a ticket of the relay, INTEREST and OPEN leave one round trip after the first datagram, while still
 CONNECTING; what the relay answers counts once it has proved itself.
 """
@@ -13,6 +15,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from shadowmesh.config import RelayPeer
+from shadowmesh.core.leg import Leg
 from shadowmesh.core.shared import LEG, Fatal, ResolveRelay, Shared
 from shadowmesh.crypto.keys import resumption_secret, wipe
 from shadowmesh.errors import BadPacket
@@ -37,6 +40,8 @@ LEAVE_DELAY = 30.0
 """Seconds before a relay that had us leave is tried again: one that comes back takes that long to restart."""
 REFUSED_DELAY = 5.0
 """Seconds at least before a relay that refused us is asked again."""
+HOPE = 0.5
+"""Seconds between looks whether a try over TCP has ended, before silence by UDP is called a failure."""
 RESOLVE_TIMEOUT = 10.0
 """Seconds after which an unanswered name look-up counts as failed."""
 
@@ -56,6 +61,7 @@ class RelayClient:
     :param handle_up: called when messages can be sent to the relay.
     :param handle_message: called with each rendezvous message.
     :param handle_down: called when they no longer can.
+    :param handle_moved: called when datagrams for the relay go elsewhere than before.
     """
 
     def __init__(
@@ -66,13 +72,13 @@ class RelayClient:
         handle_up: Callable[[RelayClient, float], None],
         handle_message: Callable[[RelayClient, Message, float], None],
         handle_down: Callable[[RelayClient, float], None],
+        handle_moved: Callable[[RelayClient, float], None],
         now: float,
     ) -> None:
         self.index = index
         self.config = config
         self.state = RelayState.WAITING
-        self.address: Address | None = None
-        self.binding: Binding | None = None
+        self.leg = Leg(index, config, shared)
         self.last_error: str | None = None
         self.reading: Reading | None = None
         """What the relay said that the time is, when it last did."""
@@ -85,6 +91,7 @@ class RelayClient:
         self._handle_up = handle_up
         self._handle_message = handle_message
         self._handle_down = handle_down
+        self._handle_moved = handle_moved
         self._backoff = Backoff(shared.random)
         self._tries = 0
         self._act_at: float | None = now
@@ -116,9 +123,30 @@ class RelayClient:
         return math.inf if lowest is None or self.leaving else lowest
 
     @property
+    def way(self) -> str:
+        """The name of the path that leads through this relay, for people."""
+        return f"relay {self.name}{' over TCP' if self.leg.over_tcp else ''}"
+
+    @property
+    def address(self) -> Address | None:
+        """Where datagrams for the relay go just now."""
+        return self.leg.address
+
+    @property
+    def binding(self) -> Binding | None:
+        """Of the session, once that stands."""
+        return self.leg.binding
+
+    @property
+    def observed(self) -> Address | None:
+        """Where the relay sees us; over TCP it sees nothing of use."""
+        binding = self.leg.binding
+        return binding.observed if binding is not None and not self.leg.over_tcp else None
+
+    @property
     def deadline(self) -> float | None:
         """When `handle_timer` wants to be called."""
-        times = [self._act_at, self.binding.deadline if self.binding else None]
+        times = [self._act_at, self.leg.deadline]
         times.append(self.second_port.deadline if self.second_port else None)
         return min((time for time in times if time is not None), default=None)
 
@@ -128,31 +156,82 @@ class RelayClient:
             if self.state is RelayState.WAITING:
                 self.state = RelayState.RESOLVING
                 self._act_at = now + RESOLVE_TIMEOUT
+                self.leg.prepare(now)
                 self._shared.events.append(ResolveRelay(self.index, self.config.host, self.config.port))
             elif self.state is RelayState.RESOLVING:
-                self._fail("name resolution did not answer", now)
+                self._fail_before("name resolution did not answer", now)
             elif self.state is RelayState.CONNECTING:
-                self._act_at = None
                 self._give_up_silence(now)
-        if self.binding is not None and self._driver is not None:
-            payload = self.binding.poll(now)
-            if self.binding.failed:
-                self._driver.link.close(CloseCode.TIMEOUT, "the relay stopped answering")
-                self._shared.links.pump(self._driver, now)
-            elif payload is not None:
-                self._send_sealed(payload, now)
+        self._bind(now)
         self._test_second_port(now)
 
     def handle_resolved(self, addresses: Sequence[Address], problem: str, now: float) -> None:
         """The answer to ResolveRelay; empty `addresses` mean failure for the reason `problem`."""
         if self.state is not RelayState.RESOLVING:
+            self.leg.handle_resolved(addresses, now)
+        elif addresses:
+            self.leg.connect(addresses[self._tries % len(addresses)], now)
+            self._tries += 1
+            self._begin(now)
+        elif self.leg.hopeful:
+            self.state, self._act_at = RelayState.CONNECTING, now + SILENCE_TIMEOUT
+        else:
+            self._fail_before(problem, now)
+
+    def handle_carrier(
+        self, address: Address | None, problem: str, now: float, remote: Address | None = None
+    ) -> None:
+        """The answer to DialCarrier: a tunnel begins at `address`; None: it ended, or there is none."""
+        was_over_tcp = self.leg.over_tcp
+        self.leg.handle_carrier(address, problem, now, remote)
+        if self.state in (RelayState.CONNECTING, RelayState.RESOLVING):
+            silent = self._driver is None or not self._driver.link.heard
+            if address is not None and silent:
+                self._begin_over_tcp(now)
+            elif address is None and was_over_tcp and self._driver is not None:
+                self._driver.link.close(CloseCode.TIMEOUT, f"over TCP: {problem}")
+                self._shared.links.pump(self._driver, now)
+        self._bind(now)
+
+    def handle_network_change(self, now: float) -> None:
+        """Ask at once how the relay sees us, and whether UDP passes."""
+        if self.binding is not None:
+            self.binding.hurry(now)
+        self.leg.handle_network_change(now)
+
+    def _bind(self, now: float) -> None:
+        """Send the BINDs that are due; part with a relay that answers none."""
+        before = self.address
+        binds = self.leg.poll(now)
+        if self.leg.failed and self._driver is not None:
+            self._driver.link.close(CloseCode.TIMEOUT, "the relay stopped answering")
+            self._shared.links.pump(self._driver, now)
             return
-        if not addresses:
-            self._fail(problem, now)
+        self._send_binds(binds, now)
+        self._note_way(before, now)
+
+    def _note_way(self, before: Address | None, now: float) -> None:
+        if self.state is not RelayState.CONNECTED or before == self.address:
             return
-        self.address = addresses[self._tries % len(addresses)]
-        self._tries += 1
-        self._shared.tables.allow_source(self.address)
+        if self.leg.over_tcp and self.second_port is not None:
+            self.second_port.suspend()
+        what = "runs over TCP now: by UDP it stopped answering" if self.leg.over_tcp else "runs by UDP again"
+        self._shared.tell(f"relay {self.name}", what)
+        self._handle_moved(self, now)
+
+    def _begin_over_tcp(self, now: float) -> None:
+        """UDP brought no answer: the try is begun anew."""
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            driver.link.close(CloseCode.TIMEOUT, "nothing answered")
+            self._shared.links.pump(driver, now)
+        if self._shown is not None:
+            self._shared.keep_ticket(self._shown)
+        self.leg.connect_over_tcp()
+        self._begin(now)
+
+    def _begin(self, now: float) -> None:
+        """Set a session up, where `leg` leads."""
         self.state = RelayState.CONNECTING
         self._act_at = now + SILENCE_TIMEOUT
         self._asked_at = now
@@ -175,12 +254,13 @@ class RelayClient:
             return
         if payload[0] != Kind.BOUND or self.binding is None or self._driver is None:
             raise BadPacket("unexpected_kind")
-        echo = self.binding.handle_bound_untrusted(payload, now)
+        before = self.address
+        answers = self.leg.handle_bound_untrusted(payload, now)
         self._driver.link.renew(now)
-        if echo is not None:
-            self._send_sealed(echo, now)
-        elif self.second_port is not None and self.binding.observed is not None:
-            self.second_port.handle_bound(self.binding.observed, now)
+        self._send_binds(answers, now)
+        self._note_way(before, now)
+        if not answers and self.second_port is not None and self.observed is not None:
+            self.second_port.handle_bound(self.observed, now)
             self._test_second_port(now)
 
     def handle_traffic(self, now: float) -> None:
@@ -190,9 +270,9 @@ class RelayClient:
 
     def observations(self) -> list[Observation]:
         """How the ports of this relay see us, as far as they told."""
-        if self.address is None or self.binding is None or self.binding.observed is None:
+        if self.address is None or self.observed is None:
             return []
-        found = [Observation(self.address, self.binding.observed)]
+        found = [Observation(self.address, self.observed)]
         if self.second_port is not None and self.second_port.observed is not None:
             second = Address(self.address.host, self.second_port.port)
             found.append(Observation(second, self.second_port.observed))
@@ -231,12 +311,26 @@ class RelayClient:
         self._act_at = None
 
     def _give_up_silence(self, now: float) -> None:
-        if self._driver is not None and not self._driver.link.heard:
-            self._driver.link.close(CloseCode.TIMEOUT, "nothing answered")
+        if self.leg.hopeful:
+            self._act_at = now + HOPE
+            return
+        self._act_at = None
+        tcp = f"; over TCP: {self.leg.problem}" if self.leg.problem else ""
+        if self._driver is None:
+            self._fail_before(f"its name can't be resolved{tcp}", now)
+        elif not self._driver.link.heard:
+            self._driver.link.close(CloseCode.TIMEOUT, f"nothing answered{tcp}")
             self._shared.links.pump(self._driver, now)
+
+    def _fail_before(self, reason: str, now: float) -> None:
+        """There is not even a link."""
+        self.leg.end(now)
+        self._fail(reason, now)
 
     def _test_second_port(self, now: float) -> None:
         test, lane, address = self.second_port, self._observe_lane, self.address
+        if self.leg.over_tcp:
+            return
         step = test.poll(now) if test is not None else None
         if isinstance(step, bytes) and test is not None and lane is not None and address is not None:
             packet = lane.seal(step, now)
@@ -267,14 +361,15 @@ class RelayClient:
             self._handle_message(self, message, now)
         elif self.second_port is None or self.second_port.port != message.port:
             self.second_port = SecondPortTest(self._shared.random, message.port)
-        if self.second_port is not None and self.binding is not None and self.binding.observed is not None:
-            self.second_port.handle_bound(self.binding.observed, now)
+        if self.second_port is not None and self.observed is not None:
+            self.second_port.handle_bound(self.observed, now)
             self._test_second_port(now)
 
-    def _send_sealed(self, payload: bytes, now: float) -> None:
-        packet = self._lane.seal(payload, now) if self._lane is not None else None
-        if packet is not None:
-            self.transmit(packet)
+    def _send_binds(self, binds: Sequence[tuple[bytes, Address]], now: float) -> None:
+        for payload, address in binds:
+            packet = self._lane.seal(payload, now) if self._lane is not None else None
+            if packet is not None:
+                self._shared.outbox.append((packet, address))
 
     def _handle_link(self, driver: Driver, event: LinkEvent, now: float) -> None:
         if driver is not self._driver:
@@ -293,11 +388,13 @@ class RelayClient:
             self.dated = False
             self.state = RelayState.CONNECTED
             self._act_at = None
-            self.binding = Binding(self._shared.random, now)
+            self.leg.handle_connected(now)
             self.last_error = None
             self._backoff.reset()
             self._tries = max(0, self._tries - 1)
-            self._shared.tell(f"relay {self.name}", "connected, resumed" if self._usable else "connected")
+            how = ", resumed" if self._usable else ""
+            how += " over TCP" if self.leg.over_tcp else ""
+            self._shared.tell(f"relay {self.name}", f"connected{how}")
             self._start_using(now)
         elif isinstance(event, Received):
             self._handle_received(event.message, now)
@@ -329,16 +426,15 @@ class RelayClient:
         if self._shown is not None and self._driver is not None and not self._driver.link.heard:
             self._shared.keep_ticket(self._shown)  # there was no network yet, perhaps
         self._shown = None
-        lane, observe_lane, address = self._lane, self._observe_lane, self.address
-        self._driver = self._lane = self._observe_lane = self.binding = self.address = None
+        lane, observe_lane = self._lane, self._observe_lane
+        self._driver = self._lane = self._observe_lane = None
+        self.leg.end(now)
         if self.second_port is not None:
             self.second_port.suspend()
         if lane is not None and observe_lane is not None:
             lane.wipe()
             observe_lane.wipe()
             self._shared.tables.retire_receive(self.handle)
-        if address is not None:
-            self._shared.tables.forbid_source(address)
         if ended.by_peer and ended.code == CloseCode.DUPLICATE:
             self._shared.events.append(Fatal(ended.reason))
         says = f"the relay says: {ended.reason}" if ended.by_peer and ended.reason else ended.reason

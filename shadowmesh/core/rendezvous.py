@@ -91,7 +91,7 @@ class Rendezvous:
     def owns_channel(self, receive: bytes, source: Address) -> bool:
         """Whether datagrams of this channel id, sent by the relay at `source`, come from this peer."""
         return any(
-            way is not None and way.receive == receive and way.relay.address == source
+            way is not None and way.receive == receive and way.relay.leg.knows(source)
             for way in (self.channel, self._opening, self._left[0] if self._left else None)
         )
 

@@ -123,7 +123,7 @@ class Routing:
         if channel is None or address is None:
             self.paths.set_relay(None, "", now)
         else:
-            self.paths.set_relay(Way(address, channel.send), f"relay {channel.relay.name}", now)
+            self.paths.set_relay(Way(address, channel.send), channel.relay.way, now)
         self.synchronise(now)
 
     def handle_confirmed(self, now: float) -> None:
@@ -275,6 +275,9 @@ class Routing:
         if moved:
             self._owner.take_lane(now)
         tables.set_endpoint(handle, route.way.address, route.way.channel, budget=route.budget)
+        channel = self._owner.channel
+        if moved and route.way.relayed and channel is not None and self.paths.active(now):
+            channel.relay.handle_traffic(now)  # whatever ended a direct path may have ended the leg too
         if moved:
             self._nudge(now)  # the last step: it may end the session, and with it the route
 

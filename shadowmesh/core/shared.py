@@ -53,6 +53,20 @@ class ResolveRelay:
 
 
 @dataclass(frozen=True)
+class DialCarrier:
+    """Connect to this relay over TCP and answer with `Core.handle_carrier`, also when that ends."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class HangUpCarrier:
+    """Close that connection, or stop trying; without an answer."""
+
+    index: int
+
+
+@dataclass(frozen=True)
 class ProbeAnswered:
     """The probe with this nonce came back after `rtt` seconds."""
 
@@ -93,7 +107,16 @@ class MembersChanged:
     known: tuple[tuple[NodeId, bytes], ...]
 
 
-CoreEvent = ResolveRelay | ProbeAnswered | Changed | Fatal | TicketsChanged | MembersChanged
+CoreEvent = (
+    ResolveRelay
+    | DialCarrier
+    | HangUpCarrier
+    | ProbeAnswered
+    | Changed
+    | Fatal
+    | TicketsChanged
+    | MembersChanged
+)
 
 
 @dataclass

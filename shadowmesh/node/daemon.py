@@ -32,7 +32,16 @@ from shadowmesh.api.schema import (
 )
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
-from shadowmesh.core.shared import Changed, Fatal, MembersChanged, ProbeAnswered, ResolveRelay, TicketsChanged
+from shadowmesh.core.shared import (
+    Changed,
+    DialCarrier,
+    Fatal,
+    HangUpCarrier,
+    MembersChanged,
+    ProbeAnswered,
+    ResolveRelay,
+    TicketsChanged,
+)
 from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.errors import ConfigError, RemoteProtocolError
 from shadowmesh.io import notify
@@ -42,6 +51,7 @@ from shadowmesh.io.udp import from_sockaddr, local_address, send
 from shadowmesh.membership.roster import Member
 from shadowmesh.node import acquainted, tickets
 from shadowmesh.node.bridge import BridgeService
+from shadowmesh.node.carriers import Carriers
 from shadowmesh.node.inviting import Inviting
 from shadowmesh.node.netcheck import check_network
 from shadowmesh.node.papers import Papers
@@ -101,6 +111,7 @@ class Daemon:
             config, local_address(udp), self._handle_network, self._handle_mapped
         )
         self._subnets = Subnets(config, core, self._drive)
+        self._carriers = Carriers(config.relays, local_address(udp), self._handle_carrier)
         self._pings: dict[bytes, asyncio.Future[float]] = {}
         self._lookups: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -113,9 +124,19 @@ class Daemon:
         self._core.note_refusals(time.monotonic())
         self._drive()
         uptime = time.monotonic() - self._started_at
-        unsent = self._unsent + self._surroundings.mapper.drops
+        unsent = self._unsent + self._surroundings.mapper.drops + self._carriers.drops
         ports = self._surroundings.mapper
-        made = report(self._config, self._core, self._engine, self._udp, self._mtu, uptime, unsent, ports)
+        made = report(
+            self._config,
+            self._core,
+            self._engine,
+            self._udp,
+            self._mtu,
+            uptime,
+            unsent,
+            ports,
+            self._carriers,
+        )
         bridge = self._bridge.status() if self._bridge is not None else None
         node = structs.replace(made.node, bridge=bridge)
         return structs.replace(made, routes=self._subnets.status(), node=node)
@@ -177,6 +198,7 @@ class Daemon:
         state = self._core.peers[member.node_id]
         problem = ON_DEMAND if is_idle(state, time.monotonic()) else problem_of(state, self._core.relays)
         clock = clock_warning(self._core, state)
+        relay = state.channel.relay if state.channel is not None else None
         reply = explain(
             member,
             state.routing,
@@ -185,6 +207,7 @@ class Daemon:
             problem,
             state.refusals,
             clock,
+            over_tcp=relay.name if relay is not None and relay.leg.over_tcp else None,
         )
         refused = [
             f"route to {route.to}: {route.reason}"
@@ -297,6 +320,7 @@ class Daemon:
             if isinstance(event, MembersChanged):
                 self._keep_members(event)
         await asyncio.sleep(DRAIN)
+        await self._carriers.stop()
         asyncio.get_running_loop().remove_reader(self._engine.fileno())
         if self._timer is not None:
             self._timer.cancel()
@@ -311,6 +335,12 @@ class Daemon:
 
     def _handle_mapped(self, external: Address | None) -> None:
         survives(self._core.handle_mapped, external, time.monotonic())
+        self._drive()
+
+    def _handle_carrier(
+        self, index: int, address: Address | None, problem: str, remote: Address | None
+    ) -> None:
+        survives(self._core.handle_carrier, index, address, problem, time.monotonic(), remote)
         self._drive()
 
     def _serve_engine(self) -> None:
@@ -344,6 +374,8 @@ class Daemon:
         for event in self._core.poll_events():
             if isinstance(event, ResolveRelay):
                 self._look_up(event)
+            elif isinstance(event, DialCarrier | HangUpCarrier):
+                self._carriers.serve(event)
             elif isinstance(event, ProbeAnswered):
                 self._answer_ping(event)
             elif isinstance(event, Fatal):

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Literal
 
 from shadowmesh.api.schema import Netcheck, RelayCheck
 from shadowmesh.core.node import Core
 from shadowmesh.core.relays import RelayClient, RelayState
-from shadowmesh.node.report import nat_status
+from shadowmesh.node.report import nat_status, transport_of
 from shadowmesh.node.standing import clock_text, clock_warning, skew_of
 from shadowmesh.node.surroundings import Surroundings
 from shadowmesh.units import MAX_QUIC_DATAGRAM
@@ -46,27 +47,35 @@ def _relay_settled(relay: RelayClient) -> bool:
         return relay.state is RelayState.WAITING and relay.last_error is not None
     if relay.binding.waits:
         return False
-    return relay.second_port is None or relay.second_port.deadline is None
+    return relay.leg.over_tcp or relay.second_port is None or relay.second_port.deadline is None
 
 
 def _report(core: Core, surroundings: Surroundings) -> Netcheck:
     gateways = surroundings.monitor.snapshot.gateways
     connected = [relay for relay in core.relays if relay.state is RelayState.CONNECTED]
     routed = {":" in gateway.source for gateway in gateways}
-    reached = {":" in relay.address.host for relay in connected if relay.address is not None}
+    by_udp = [relay for relay in connected if not relay.leg.over_tcp]
+    reached = {":" in relay.address.host for relay in by_udp if relay.address is not None}
 
     def family(ipv6: bool) -> Family:
         return "works" if ipv6 in reached else "not confirmed" if ipv6 in routed else "no route"
 
     return Netcheck(
         nat=nat_status(core, surroundings.mapper),
-        udp="works" if connected else "blocked" if core.local else "no network",
+        udp="works" if by_udp else "blocked" if core.local else "no network",
         ipv4=family(False),
         ipv6=family(True),
-        datagram=_largest_datagram(connected),
+        datagram=_largest_datagram(by_udp),
         clock=clock_warning(core) or clock_text(core.relays),
+        tcp=_tcp(core.relays),
         relays=[_relay(relay) for relay in core.relays],
     )
+
+
+def _tcp(relays: Sequence[RelayClient]) -> Literal["works", "fails", "not tried"]:
+    if any(relay.leg.carrier is not None for relay in relays):
+        return "works"
+    return "fails" if any(relay.leg.problem for relay in relays) else "not tried"
 
 
 def _largest_datagram(connected: list[RelayClient]) -> int | None:
@@ -79,15 +88,16 @@ def _relay(relay: RelayClient) -> RelayCheck:
     rtt = binding.round_trip.smoothed if binding is not None else None
     skew, error = skew_of(relay)
     second: Literal["none", "answers", "silent", "unknown"] = "unknown"
-    if relay.state is RelayState.CONNECTED:
+    if relay.state is RelayState.CONNECTED and not relay.leg.over_tcp:
         second = "none" if test is None else "answers" if test.observed else "silent"
     return RelayCheck(
         address=relay.name,
         state=relay.state.value,
         rtt_ms=None if rtt is None else round(rtt * 1000, 3),
-        observed_address=str(binding.observed) if binding is not None and binding.observed else None,
+        observed_address=str(relay.observed) if relay.observed else None,
         second_port=second,
         last_error=relay.last_error,
         clock_skew=skew,
         clock_error=error,
+        transport=transport_of(relay),
     )

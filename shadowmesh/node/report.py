@@ -12,6 +12,7 @@ from shadowmesh import __version__
 from shadowmesh._ext import aead
 from shadowmesh._ext.engine import Engine
 from shadowmesh.api.schema import (
+    CarrierStatus,
     NatStatus,
     NodeStatus,
     PathStatus,
@@ -24,8 +25,10 @@ from shadowmesh.core.node import Core
 from shadowmesh.core.peers import PeerClient
 from shadowmesh.core.relays import RelayClient, RelayState
 from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.io.carrier import Carrier
 from shadowmesh.io.portmap import PortMapper
 from shadowmesh.io.udp import local_address
+from shadowmesh.node.carriers import Carriers
 from shadowmesh.node.standing import network_status, peer_expiry, peer_renews, skew_of
 from shadowmesh.node.wall import firewall_status
 from shadowmesh.overlay.compilation import Party
@@ -43,6 +46,7 @@ def report(
     uptime: float,
     unsent: Mapping[str, int],
     ports: PortMapper,
+    carriers: Carriers,
 ) -> Status:
     """A whole status."""
     drops = Counter(engine.drops())
@@ -64,7 +68,7 @@ def report(
             nat=nat_status(core, ports),
             network=network_status(core, config.interface.name),
         ),
-        relays=[_relay(relay, relay is core.home) for relay in core.relays],
+        relays=[_relay(relay, relay is core.home, carriers.of(relay.index)) for relay in core.relays],
         peers=[_peer(peer, core, engine, config.peers, time.monotonic()) for peer in core.peers.values()],
         counters=engine.counters(),
         drops=dict(drops),
@@ -111,9 +115,8 @@ def _is_live(peer: PeerClient) -> bool:
     return peer.path is not None
 
 
-def _relay(relay: RelayClient, home: bool) -> RelayStatus:
-    binding = relay.binding
-    observed = binding.observed if binding else None
+def _relay(relay: RelayClient, home: bool, carrier: Carrier | None) -> RelayStatus:
+    binding, observed = relay.binding, relay.observed
     skew, error = skew_of(relay)
     return RelayStatus(
         address=relay.name,
@@ -125,6 +128,28 @@ def _relay(relay: RelayClient, home: bool) -> RelayStatus:
         home=home,
         clock_skew=skew,
         clock_error=error,
+        transport=transport_of(relay),
+        carrier=_carrier(relay, carrier) if carrier is not None else None,
+    )
+
+
+def transport_of(relay: RelayClient) -> Literal["udp", "tcp"] | None:
+    """What the leg runs over; None while the relay is not connected."""
+    if relay.state is not RelayState.CONNECTED:
+        return None
+    return "tcp" if relay.leg.over_tcp else "udp"
+
+
+def _carrier(relay: RelayClient, carrier: Carrier) -> CarrierStatus:
+    secured, tunnel = carrier.secured, carrier.tunnel
+    return CarrierStatus(
+        address=str(relay.config.tcp),
+        tls=secured.version if secured else None,
+        cipher=secured.cipher if secured else None,
+        key_exchange=secured.key_exchange if secured else None,
+        messages_sent=tunnel.sent if tunnel else 0,
+        messages_received=tunnel.received if tunnel else 0,
+        dropped=tunnel.dropped if tunnel else 0,
     )
 
 

@@ -143,9 +143,9 @@ class Subnets:
     def _guarded(self) -> list[Guarded]:
         core = self._core
         found = [
-            Guarded(relay.address.host, f"the address of relay {relay.name}")
+            Guarded(address.host, f"the address of relay {relay.name}")
             for relay in core.relays
-            if relay.address is not None
+            for address in relay.leg.underlay
         ]
         found += [Guarded(one.host, "an address of this machine") for one in core.local]
         for peer in core.peers.values():

@@ -41,12 +41,14 @@ def explain(
     problem: str | None,
     refusals: Refusals,
     clock: str | None = None,
+    over_tcp: str | None = None,
 ) -> WhyReply:
     """The story.
 
     :param problem: why frames go nowhere at all, if they do.
     :param refusals: of frames that came from there.
     :param clock: what is to be said of this machine's clock.
+    :param over_tcp: the relay of the peer's channel, if its leg runs over TCP.
     """
     here = _side(view(routing.paths, network.nat))
     there = _side(routing.peer_view) if routing.peer_view is not None else None
@@ -59,6 +61,11 @@ def explain(
         findings, advice = _direct(member.name, there)
     else:
         findings, advice = _relayed(member.name, mode, here, there)
+        if over_tcp is not None:
+            findings.append(
+                f"UDP to relay {over_tcp} is blocked, so our leg to it runs over TCP: it is slower"
+            )
+            advice.append(f"let UDP to {over_tcp} out of this network")
     for reason, count in refusals.counts.items():
         findings.append(f"{count} frames of {member.name} were refused: {REFUSED[reason]}")
     if refusals.counts:

@@ -7,7 +7,8 @@ mean that the relay is gone.  Payloads only: sealing and sending is the caller's
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 
 from shadowmesh.path.rtt import RoundTrip
 from shadowmesh.units import Address
@@ -19,17 +20,30 @@ IDLE_INTERVAL = 25.0
 BUSY_FOR = 60.0
 """Seconds after the last frame during which a leg counts as busy."""
 UNANSWERED_LIMIT = 3
+PATIENT_LIMIT = 8
+"""The same over TCP, where nothing is lost but much can be late."""
+DOUBTFUL = 2
+"""Unanswered BINDs, one second apart, from which on something seems to be wrong."""
 
 
 class Binding:
     """The state of one leg. Call `poll(now)` at or after `deadline`.
 
     :param random: returns n random bytes.
+    :param numbers: those of the session's BINDs; all bindings of one session share them.
+    :param limit: unanswered BINDs after which the relay is gone.
     """
 
-    def __init__(self, random: Callable[[int], bytes], now: float) -> None:
+    def __init__(
+        self,
+        random: Callable[[int], bytes],
+        now: float,
+        numbers: Iterator[int] | None = None,
+        limit: int = UNANSWERED_LIMIT,
+    ) -> None:
         self._random = random
-        self._number = 0
+        self._numbers = itertools.count(1) if numbers is None else numbers
+        self._limit = limit
         self._nonce = b""
         self._sent_at = now
         self._unanswered = 0
@@ -37,11 +51,23 @@ class Binding:
         self._hurried = True
         self.deadline = now
         self.observed: Address | None = None
+        self.bound = False
+        """Whether the relay's last answer said that it forwards to where these BINDs come from."""
         self.round_trip = RoundTrip()
 
     @property
     def failed(self) -> bool:
         """Whether the relay has stopped answering."""
+        return self._unanswered > self._limit
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether answers stay away, though not yet for long."""
+        return self._unanswered >= DOUBTFUL
+
+    @property
+    def silent(self) -> bool:
+        """Whether they have stayed away for as long as would end a leg by UDP."""
         return self._unanswered > UNANSWERED_LIMIT
 
     @property
@@ -72,6 +98,7 @@ class Binding:
             self.round_trip.measure(now - self._sent_at)
         self._unanswered = 0
         self.observed = bound.observed
+        self.bound = bound.challenge == NO_CHALLENGE
         if bound.challenge != NO_CHALLENGE:
             return self._bind(now, bound.challenge)
         self.deadline = now + (BUSY_INTERVAL if now < self._busy_until else IDLE_INTERVAL)
@@ -85,9 +112,8 @@ class Binding:
 
     def _bind(self, now: float, challenge: bytes) -> bytes:
         self._hurried = False
-        self._number += 1
         self._unanswered += 1
         self._nonce = self._random(NONCE_SIZE)
         self._sent_at = now
         self.deadline = now + BUSY_INTERVAL
-        return encode_bind(self._number, self._nonce, challenge)
+        return encode_bind(next(self._numbers), self._nonce, challenge)

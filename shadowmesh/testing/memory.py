@@ -15,7 +15,14 @@ from typing import Any
 from shadowmesh._ext.aead import PacketKeys
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
-from shadowmesh.core.shared import CoreEvent, MembersChanged, ResolveRelay, TicketsChanged
+from shadowmesh.core.shared import (
+    CoreEvent,
+    DialCarrier,
+    HangUpCarrier,
+    MembersChanged,
+    ResolveRelay,
+    TicketsChanged,
+)
 from shadowmesh.crypto.identity import Identity
 from shadowmesh.errors import BadPacket
 from shadowmesh.membership.guard import Membership
@@ -213,6 +220,8 @@ class MemoryClient:
         """Frames that would have been written to the TAP."""
         self.events: list[CoreEvent] = []
         self.drops: Counter[str] = Counter()
+        self.carry: Callable[[DialCarrier | HangUpCarrier], None] = lambda _: None
+        """Does what is asked for relay legs over TCP; by default nothing ever answers."""
         self.tickets = tickets
         """What the next process is to begin with."""
         self.known = known
@@ -321,6 +330,8 @@ class MemoryClient:
                 addresses = self._resolve(event.host, event.port)
                 self.core.handle_resolved(event.index, addresses, "" if addresses else "unknown name", now)
                 self._serve(now)
+            elif isinstance(event, DialCarrier | HangUpCarrier):
+                self.carry(event)
             elif isinstance(event, TicketsChanged):
                 self.tickets = event.tickets
             elif isinstance(event, MembersChanged):

@@ -16,6 +16,7 @@ import pytest
 from shadowmesh import __version__
 from shadowmesh.api.client import ApiClient, ApiFailed, NoReply, NotRunning, UnknownPeer
 from shadowmesh.api.schema import (
+    CarrierStatus,
     FirewallRule,
     FirewallStatus,
     NatStatus,
@@ -280,6 +281,23 @@ def test_status_for_people_and_for_programs(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == EXPECTED_STATUS
     assert client(["status", "--json"]) == 0
     assert msgspec.json.decode(capsys.readouterr().out, type=Status) == make_status()
+
+
+def test_a_relay_leg_over_tcp_is_shown() -> None:
+    status = make_status()
+    carrier = CarrierStatus(address="relay.test:443")
+    shown = "\n".join(render(with_carrier(status, carrier, None)))
+    assert "connecting to relay.test:443 over TCP" in shown
+    carrier = CarrierStatus(address="relay.test:443", tls="TLSv1.3", cipher="x", key_exchange="classical")
+    shown = "\n".join(render(with_carrier(status, carrier, "tcp")))
+    assert "connected over TCP" in shown
+    assert "WebSocket to relay.test:443, TLSv1.3, key exchange classical" in shown
+
+
+def with_carrier(status: Status, carrier: CarrierStatus, transport: str | None) -> Status:
+    replace = msgspec.structs.replace
+    first = replace(status.relays[0], carrier=carrier, transport=transport)
+    return replace(status, relays=[first, *status.relays[1:]])
 
 
 def test_a_status_without_peers_says_so() -> None:

@@ -106,3 +106,24 @@ def test_received_addresses_have_their_plain_form(host: str) -> None:
         assert receive(one) is None
         assert send(other, b"hello", Address("127.0.0.1", one.getsockname()[1]))
         assert receive(one) == (b"hello", Address("127.0.0.1", other.getsockname()[1]))
+
+
+def test_relays_that_answer_over_tcp_only() -> None:
+    found = make_netcheck()
+    relays = [replace(found.relays[0], transport="tcp", observed_address=None), *found.relays[1:]]
+    shown = text(replace(found, udp="blocked", tcp="works", relays=relays))
+    assert "blocked: relays answer over TCP only" in shown
+    assert "a relay is reached by a WebSocket" in shown
+    assert "connected over TCP" in shown
+
+
+def test_over_tcp_counts_as_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = make_netcheck()
+    relays = [replace(found.relays[0], transport="tcp")]
+    monkeypatch.setattr(ApiClient, "netcheck", answer(replace(found, udp="blocked", relays=relays)))
+    assert main(["netcheck", "--json"]) == 0
+
+
+def test_neither_udp_nor_tcp() -> None:
+    shown = text(replace(make_netcheck(), udp="blocked", tcp="fails"))
+    assert "no relay is reached by a WebSocket either" in shown

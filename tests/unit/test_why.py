@@ -125,3 +125,16 @@ def test_frames_that_the_guards_refused(mesh: Mesh) -> None:
     findings = story(mesh).findings
     assert f"9 frames of node1 were refused: {REFUSED['spoofed_address']}" in findings
     assert findings[-1].endswith(text)
+
+
+def test_a_leg_over_tcp_is_part_of_the_story(mesh: Mesh) -> None:
+    for number in (0, 1):
+        mesh.start_client(number, (1 - number,))
+    mesh.pair_up()
+    core, peer = mesh.clients[0].core, mesh.peer(0, 1)
+    reply = explain(
+        peer.member, peer.routing, "never", core.network, None, peer.refusals, over_tcp="relay.test:4433"
+    )
+    assert "UDP to relay relay.test:4433 is blocked" in " ".join(reply.findings)
+    assert "let UDP to relay.test:4433 out of this network" in reply.advice
+    assert "TCP" not in " ".join(story(mesh).findings)

@@ -1,0 +1,424 @@
+"""Where relay legs over TCP end: a WebSocket service whose clients look to the forwarder like any others.
+
+Each WebSocket gets a tunnel (`shadowmesh.io.tunnel`): a UDP socket of this machine from which its datagrams
+go to the relay's own port.  So admission, channels and limits are those of the protocol; what is bounded
+here is what a TCP connection costs before a client is known by its session: connections at all and per
+address, the time that each step may take, and the size of a message.
+
+The TLS here is for the network in between, and nothing trusts it: behind a reverse proxy there is none.
+Everything but the one path is answered with 404.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import resource
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
+
+from shadowmesh._ext.bundle import MAX_BUNDLE, Bundler
+from shadowmesh.errors import ConfigError, DeviceError
+from shadowmesh.io.tunnel import Tunnel, arrange_stream
+from shadowmesh.units import Address
+
+from .clients import network_of
+from .config import WebSocketSection
+
+log = logging.getLogger("shadowmesh.relay")
+
+PATH = "/shadowmesh"
+"""As in `shadowmesh.io.carrier`, which a relay does not load."""
+OPEN_TIMEOUT = 5.0
+"""Seconds for TLS, and again for the request: whoever sends it byte by byte is not waited for."""
+IDLE_TIMEOUT = 60.0
+"""Seconds without a byte; a client pings every 20."""
+SWEEP = 15.0
+"""Seconds between looks for connections that no admitted client uses."""
+READ_SIZE = 256 << 10
+BACKLOG = 128
+OTHER_DESCRIPTORS = 256
+"""Of everything else in the process, with a margin."""
+MAX_FORWARDED = 1024
+"""Characters of X-Forwarded-For that are looked at."""
+
+_quiet = logging.getLogger("shadowmesh.relay.websocket")
+_quiet.setLevel(logging.CRITICAL)  # what strangers send wrong is counted, not logged
+
+
+class Origins:
+    """Who is behind the tunnels: source address on this machine -> address of the TCP connection's client."""
+
+    def __init__(self) -> None:
+        self._origins: dict[Address, Address] = {}
+
+    def __call__(self, source: Address) -> Address:
+        """The client's own address; `source` itself if it comes by UDP."""
+        return self._origins.get(source, source)
+
+    @contextlib.contextmanager
+    def noted(self, source: Address, origin: Address) -> Iterator[None]:
+        """While a tunnel stands."""
+        self._origins[source] = origin
+        try:
+            yield
+        finally:
+            del self._origins[source]
+
+
+class WebSocketService:
+    """Call `open` first (it may need privileges), `start` in the event loop, `stop` at the end.
+
+    :param bound: where the forwarder's UDP socket is bound.
+    :param origins: is told of every tunnel.
+    :param in_use: the addresses at which admitted clients are now.
+    """
+
+    def __init__(
+        self,
+        config: WebSocketSection,
+        bound: Address,
+        origins: Origins,
+        in_use: Callable[[], Collection[Address]],
+    ) -> None:
+        self.config = config
+        self.bound = bound
+        self.origins = origins
+        self.bundler = Bundler()
+        self.drops: Counter[str] = Counter()
+        self.tls: ssl.SSLContext | None = None
+        self._certificate: Certificate | None = None
+        self._in_use = in_use
+        self._listener: socket.socket | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._connections: set[Connection] = set()
+        self._per_address: Counter[str] = Counter()
+
+    @property
+    def connected(self) -> int:
+        """TCP connections that stand now."""
+        return len(self._connections)
+
+    def open(self) -> None:
+        """Listen, and read the certificate. Raises DeviceError and ConfigError."""
+        _allow_descriptors(2 * self.config.max_connections + OTHER_DESCRIPTORS)
+        if self.config.certificate is not None and self.config.key is not None:
+            self._certificate = Certificate(self.config.certificate, self.config.key)
+            self.tls = self._certificate.context
+        where = Address(self.config.host, self.config.port)
+        ipv6 = ":" in where.host and (where.host != "::" or socket.has_dualstack_ipv6())
+        host = where.host if ipv6 or where.host != "::" else "0.0.0.0"
+        listener = socket.socket(
+            socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC
+        )
+        try:
+            listener.setblocking(False)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if ipv6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            listener.bind((host, where.port))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            listener.close()
+            raise DeviceError(f"can't listen on TCP {where}: {error.strerror}") from error
+        self._listener = listener
+
+    def start(self) -> None:
+        """Begin to accept."""
+        self._keep(self._accept())
+        self._keep(self._sweep())
+
+    async def stop(self) -> None:
+        """Close everything; the clients were told by the protocol."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._listener is not None:
+            self._listener.close()
+
+    def dropped(self) -> Counter[str]:
+        """Everything that was refused or lost here, by reason."""
+        drops = Counter(self.drops)
+        drops["websocket_queue_full"] += sum(one.queue_drops for one in self._connections)
+        return drops
+
+    def admit(self, stack: contextlib.ExitStack, origin: Address) -> bool:
+        """Count a connection of `origin` until the stack ends; False if that has too many."""
+        network = network_of(origin.host)
+        if self._per_address[network] >= self.config.max_per_address:
+            self.drops["websocket_too_many_of_address"] += 1
+            return False
+        self._per_address[network] += 1
+        stack.callback(self._leave, network)
+        return True
+
+    def _leave(self, network: str) -> None:
+        self._per_address[network] -= 1
+        if not self._per_address[network]:
+            del self._per_address[network]
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self) -> None:
+        assert self._listener is not None
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, where = await loop.sock_accept(self._listener)
+            except OSError as error:  # no descriptor left, or the connection is gone already
+                self.drops["websocket_accept_failed"] += 1
+                log.debug("accepting a TCP connection failed: %s", error.strerror)
+                await asyncio.sleep(0.1)
+                continue
+            if len(self._connections) >= self.config.max_connections:
+                self.drops["websocket_too_many"] += 1
+                accepted.close()
+                continue
+            host = where[0].removeprefix("::ffff:") if "." in where[0] else where[0]
+            connection = Connection(self, accepted, Address(host, where[1]))
+            self._connections.add(connection)
+            self._keep(self._serve(connection))
+
+    async def _serve(self, connection: Connection) -> None:
+        try:
+            await connection.serve()
+        finally:
+            self._connections.discard(connection)
+            self.drops["websocket_queue_full"] += connection.queue_drops
+            connection.close()
+
+    async def _sweep(self) -> None:
+        """A tunnel is for admitted clients; whoever is none after a whole round has to go."""
+        while True:
+            await asyncio.sleep(SWEEP)
+            if self._certificate is not None:
+                self._certificate.renew()
+            in_use = self._in_use()
+            for connection in list(self._connections):
+                if connection.tunnel is None or connection.tunnel.address in in_use:
+                    connection.doubted = False
+                elif connection.doubted:
+                    self.drops["websocket_unused"] += 1
+                    connection.abort()
+                else:
+                    connection.doubted = True
+
+
+class Connection:
+    """One TCP connection, from its first byte to its last."""
+
+    def __init__(self, service: WebSocketService, accepted: socket.socket, peer: Address) -> None:
+        self.tunnel: Tunnel | None = None
+        self.doubted = False
+        """No client was at its tunnel when that was last looked at."""
+        self._service = service
+        self._accepted = accepted
+        self._peer = peer
+        self._protocol = ServerProtocol(max_size=MAX_BUNDLE, logger=_quiet)
+        self._message = bytearray()
+        self._writer: asyncio.StreamWriter | None = None
+
+    @property
+    def queue_drops(self) -> int:
+        """Datagrams for the client that found its queue full."""
+        return self.tunnel.dropped if self.tunnel is not None else 0
+
+    def abort(self) -> None:
+        """End it now; `serve` returns soon."""
+        if self._writer is not None:
+            self._writer.transport.abort()
+
+    def close(self) -> None:
+        """Give everything back."""
+        if self.tunnel is not None:
+            self.tunnel.close()
+        if self._writer is not None:
+            self._writer.close()
+        else:
+            self._accepted.close()
+
+    async def serve(self) -> None:
+        """Until it ends, whoever ends it."""
+        service, trusted = self._service, self._service.config.trusts(self._peer.host)
+        with contextlib.ExitStack() as stack:
+            if not trusted and not service.admit(stack, self._peer):
+                return
+            try:
+                reader, writer = await self._secure()
+                origin = await self._negotiate(reader, writer, trusted)
+                if origin is None or (trusted and not service.admit(stack, origin)):
+                    return
+                self.tunnel = Tunnel(service.bundler, service.bound)
+                stack.enter_context(service.origins.noted(self.tunnel.address, origin))
+                await self._carry(reader, writer, self.tunnel)
+            except TimeoutError:
+                service.drops["websocket_timeout"] += 1
+            except (OSError, EOFError, ssl.SSLError):
+                service.drops["websocket_broken"] += 1
+            except ValueError:
+                service.drops["websocket_malformed"] += 1
+
+    async def _secure(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """TLS, if we do that ourselves."""
+        loop = asyncio.get_running_loop()
+        arrange_stream(self._accepted)
+        reader = asyncio.StreamReader(limit=READ_SIZE)
+        glue = asyncio.StreamReaderProtocol(reader)
+        async with asyncio.timeout(OPEN_TIMEOUT):
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: glue, self._accepted, ssl=self._service.tls
+            )
+        self._writer = asyncio.StreamWriter(transport, glue, reader, loop)
+        return reader, self._writer
+
+    async def _negotiate(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, trusted: bool
+    ) -> Address | None:
+        """Answer the request; the client's address if it is a WebSocket on our path, else None."""
+        protocol = self._protocol
+        async with asyncio.timeout(OPEN_TIMEOUT):
+            request: Request | None = None
+            while request is None and protocol.handshake_exc is None and not reader.at_eof():
+                protocol.receive_data(await reader.read(4096))
+                request = next((one for one in protocol.events_received() if isinstance(one, Request)), None)
+            if request is not None:
+                ours = request.path.partition("?")[0] == PATH
+                protocol.send_response(
+                    protocol.accept(request) if ours else protocol.reject(404, "There is nothing here.\n")
+                )
+            await self._flush(writer)
+        if request is None or protocol.state is not OPEN:
+            self._service.drops["websocket_refused"] += 1
+            return None
+        return self._origin(request, trusted)
+
+    def _origin(self, request: Request, trusted: bool) -> Address:
+        """The client's address: what the last proxy that we don't know says of whom it forwards for."""
+        hops = ",".join(request.headers.get_all("X-Forwarded-For"))[-MAX_FORWARDED:].split(",")
+        for hop in reversed([hop.strip() for hop in hops] if trusted else []):
+            try:
+                address = ipaddress.ip_address(hop)
+            except ValueError:
+                break
+            host = str(getattr(address, "ipv4_mapped", None) or address)
+            if not self._service.config.trusts(host):
+                return Address(host, self._peer.port)
+        return self._peer
+
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, tunnel: Tunnel
+    ) -> None:
+        async def send(bundle: bytes) -> None:
+            self._protocol.send_binary(bundle)
+            await self._flush(writer)
+
+        out = asyncio.create_task(tunnel.pump(send))
+        try:
+            await self._receive(reader, writer, tunnel)
+        finally:
+            out.cancel()
+            with contextlib.suppress(asyncio.CancelledError, OSError):
+                await out
+
+    async def _receive(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, tunnel: Tunnel
+    ) -> None:
+        """Messages into the tunnel; a ping is answered by the protocol."""
+        protocol = self._protocol
+        while protocol.state is OPEN:
+            for frame in protocol.events_received():
+                if isinstance(frame, Frame):
+                    self._take(frame.opcode, frame.data, frame.fin, tunnel)
+            await self._flush(writer)
+            async with asyncio.timeout(IDLE_TIMEOUT):
+                data = await reader.read(READ_SIZE)
+            if not data:
+                return
+            protocol.receive_data(data)
+        await self._flush(writer)
+
+    def _take(self, opcode: Opcode, data: bytes | bytearray | memoryview, last: bool, tunnel: Tunnel) -> None:
+        """A frame of the WebSocket; a message may come in several. Raises ValueError."""
+        if opcode is Opcode.TEXT:
+            raise ValueError("text is no bundle")
+        if opcode not in (Opcode.BINARY, Opcode.CONT):
+            return
+        if last and not self._message:
+            tunnel.deliver(data)
+            return
+        self._message += data
+        if last:
+            tunnel.deliver(bytes(self._message))
+            self._message.clear()
+
+    async def _flush(self, writer: asyncio.StreamWriter) -> None:
+        for data in self._protocol.data_to_send():
+            if data:
+                writer.write(data)
+            elif writer.can_write_eof():
+                writer.write_eof()
+        await writer.drain()
+
+
+def _allow_descriptors(wanted: int) -> None:
+    """Raise the soft limit, which is 1024 by old custom, as far as the hard one lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+        if hard < wanted:
+            log.warning("max_connections needs %d descriptors, the system allows %d", wanted, hard)
+
+
+class Certificate:
+    """The certificate of the outer TLS, read anew when its file changes. Raises ConfigError."""
+
+    def __init__(self, certificate: Path, key: Path) -> None:
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_3
+        self.context.set_alpn_protocols(["http/1.1"])
+        self._files = certificate, key
+        self._read_at = self._changed_at()
+        self._load()
+
+    def renew(self) -> None:
+        """Take a new one if there is one; one that is no good changes nothing."""
+        try:
+            changed_at = self._changed_at()
+            if changed_at != self._read_at:
+                self._read_at = changed_at
+                self._load()
+                log.info("the certificate %s was read again", self._files[0])
+        except ConfigError as error:
+            log.error("%s; the one that was read before is still used", error)
+
+    def _changed_at(self) -> tuple[int, ...]:
+        try:
+            return tuple(file.stat().st_mtime_ns for file in self._files)
+        except OSError as error:
+            raise ConfigError(f"{error.filename}: {error.strerror}") from None
+
+    def _load(self) -> None:
+        certificate, key = self._files
+        try:
+            self.context.load_cert_chain(certificate, key)
+        except (OSError, ssl.SSLError) as error:
+            problem = getattr(error, "reason", None) or error.strerror or error
+            raise ConfigError(f"{certificate}, {key}: can't be used for TLS: {problem}") from None

@@ -1,0 +1,556 @@
+"""The relay's WebSocket service against the client's carrier, and against those who mean no good."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import os
+import resource
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+import shadowmesh_relay.websocket as service_module
+from shadowmesh._ext.bundle import MAX_BUNDLE, Bundler
+from shadowmesh.config import RelayPeer
+from shadowmesh.errors import ConfigError, DeviceError
+from shadowmesh.io import carrier as carrier_module
+from shadowmesh.io.carrier import Carrier
+from shadowmesh.io.udp import local_address, open_udp
+from shadowmesh.testing.web import write_certificate
+from shadowmesh.units import Address
+from shadowmesh_relay.config import WebSocketSection
+from shadowmesh_relay.websocket import Certificate, Origins, WebSocketService
+
+HELLO = b"\x00\x05hello"
+
+
+class Lab:
+    """A service, the UDP socket that stands for the forwarder, and one for a client's engine."""
+
+    def __init__(self, section: WebSocketSection) -> None:
+        self.relay = open_udp("127.0.0.1", 0)
+        self.engine = open_udp("127.0.0.1", 0)
+        self.origins = Origins()
+        self.in_use: set[Address] = set()
+        self.service = WebSocketService(section, local_address(self.relay), self.origins, lambda: self.in_use)
+        self.service.open()
+        listener = self.service._listener
+        assert listener is not None
+        self.port = listener.getsockname()[1]
+        self.changes: asyncio.Queue[tuple[Address | None, str]] = asyncio.Queue()
+        self.carriers: list[Carrier] = []
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/shadowmesh"
+
+    def dial(self, **options: str) -> Carrier:
+        peer = RelayPeer("127.0.0.1", 1, b"r" * 32, tcp=Address("127.0.0.1", self.port), **options)
+        made = Carrier(
+            peer,
+            Bundler(),
+            local_address(self.engine),
+            lambda carrier, address, problem: self.changes.put_nowait((address, problem)),
+        )
+        self.carriers.append(made)
+        return made
+
+    async def change(self) -> tuple[Address | None, str]:
+        return await asyncio.wait_for(self.changes.get(), 10.0)
+
+    async def at_relay(self) -> tuple[bytes, Address]:
+        """The next datagram that the forwarder would see."""
+        return await self._receive(self.relay)
+
+    async def at_engine(self) -> bytes:
+        return (await self._receive(self.engine))[0]
+
+    async def _receive(self, udp: socket.socket) -> tuple[bytes, Address]:
+        loop = asyncio.get_running_loop()
+        data, source = await asyncio.wait_for(loop.sock_recvfrom(udp, 65536), 10.0)
+        return data, Address(*source[:2])
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10.0):
+            while not condition():  # noqa: ASYNC110 - counters tell nobody that they change
+                await asyncio.sleep(0.005)
+
+    async def close(self) -> None:
+        for carrier in self.carriers:
+            await asyncio.gather(carrier.close(), return_exceptions=True)
+        await self.service.stop()
+        self.service.close()
+        self.relay.close()
+        self.engine.close()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    return write_certificate(tmp_path, "relay.test")
+
+
+@pytest.fixture
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "OPEN_TIMEOUT", 0.1)
+    monkeypatch.setattr(service_module, "IDLE_TIMEOUT", 0.2)
+    monkeypatch.setattr(service_module, "SWEEP", 0.1)
+
+
+@contextlib.asynccontextmanager
+async def running(section: WebSocketSection) -> AsyncIterator[Lab]:
+    lab = Lab(section)
+    lab.service.start()
+    try:
+        yield lab
+    finally:
+        await lab.close()
+
+
+def plain(**more: object) -> WebSocketSection:
+    return WebSocketSection("127.0.0.1", 0, None, None, **more)  # type: ignore[arg-type]
+
+
+def secure(certificate: tuple[Path, Path], **more: object) -> WebSocketSection:
+    return WebSocketSection("127.0.0.1", 0, *certificate, **more)  # type: ignore[arg-type]
+
+
+@contextlib.asynccontextmanager
+async def websocket(lab: Lab, **options: object) -> AsyncIterator[ClientConnection]:
+    async with connect(lab.url, proxy=None, compression=None, close_timeout=0.5, **options) as made:  # type: ignore[arg-type]
+        yield made
+
+
+async def refused(lab: Lab, reason: str) -> None:
+    await lab.until(lambda: lab.service.dropped()[reason] > 0)
+    await lab.until(lambda: lab.service.connected == 0)
+
+
+async def test_datagrams_cross_both_ways_over_tls(certificate: tuple[Path, Path]) -> None:
+    async with running(secure(certificate)) as lab:
+        carrier = lab.dial()
+        address, problem = await lab.change()
+        assert address is not None
+        assert problem == ""
+        lab.engine.sendto(b"there", (address.host, address.port))
+        data, source = await lab.at_relay()
+        assert data == b"there"
+        assert lab.origins(source).host == "127.0.0.1"
+        assert lab.origins(source) != source
+        lab.relay.sendto(b"and back", (source.host, source.port))
+        assert await lab.at_engine() == b"and back"
+        assert carrier.remote == Address("127.0.0.1", lab.port)
+        assert carrier.secured is not None
+        assert carrier.secured.version == "TLSv1.3"
+        assert "OpenSSL" in carrier.secured.key_exchange
+
+
+async def test_many_datagrams_share_messages(certificate: tuple[Path, Path]) -> None:
+    async with running(secure(certificate)) as lab:
+        carrier = lab.dial()
+        address, _ = await lab.change()
+        assert address is not None
+        datagrams = [number.to_bytes(2, "big") * 600 for number in range(200)]
+        for datagram in datagrams:
+            lab.engine.sendto(datagram, (address.host, address.port))
+        found = [(await lab.at_relay())[0] for _ in datagrams]
+        assert found == datagrams
+        assert carrier.tunnel is not None
+        assert carrier.tunnel.sent < len(datagrams) / 4
+
+
+async def test_the_end_is_told_once_with_its_reason(certificate: tuple[Path, Path]) -> None:
+    async with running(secure(certificate)) as lab:
+        lab.dial()
+        assert (await lab.change())[0] is not None
+        await lab.service.stop()
+        address, problem = await lab.change()
+        assert address is None
+        assert problem
+        assert lab.changes.empty()
+
+
+async def test_close_says_nothing(certificate: tuple[Path, Path]) -> None:
+    async with running(secure(certificate)) as lab:
+        carrier = lab.dial()
+        await lab.change()
+        await carrier.close()
+        await lab.until(lambda: lab.service.connected == 0)
+        assert lab.changes.empty()
+
+
+async def test_tls_is_what_the_configuration_asks(certificate: tuple[Path, Path]) -> None:
+    key = x509.load_pem_x509_certificate(certificate[0].read_bytes()).public_key()
+    digest = hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
+    pin = f"sha256//{base64.b64encode(digest).decode()}"
+    async with running(secure(certificate)) as lab:
+        lab.dial(tls=pin)
+        assert (await lab.change())[0] is not None
+        lab.dial(tls=f"sha256//{base64.b64encode(bytes(32)).decode()}")
+        address, problem = await lab.change()
+        assert address is None
+        assert pin in problem
+        lab.dial(tls="verify")
+        address, problem = await lab.change()
+        assert address is None
+        assert "certificate" in problem
+
+
+async def test_tls_1_2_is_refused(certificate: tuple[Path, Path]) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    async with running(secure(certificate)) as lab:
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await asyncio.open_connection("127.0.0.1", lab.port, ssl=context)
+        await refused(lab, "websocket_broken")
+
+
+async def test_another_path_is_404_and_no_redirect_is_followed() -> None:
+    async with running(plain()) as lab:
+        for path in ("", "/", "/other", "/shadowmesh/", "/shadowmeshes"):
+            with pytest.raises(InvalidStatus) as caught:
+                await connect(f"ws://127.0.0.1:{lab.port}{path}", proxy=None)
+            assert caught.value.response.status_code == 404
+        assert lab.service.dropped()["websocket_refused"] == 5
+
+
+async def test_a_web_server_that_is_no_relay_is_named(
+    monkeypatch: pytest.MonkeyPatch, certificate: tuple[Path, Path]
+) -> None:
+    monkeypatch.setattr(carrier_module, "PATH", "/elsewhere")
+    async with running(secure(certificate)) as lab:
+        lab.dial()
+        assert await lab.change() == (
+            None,
+            "the web server there answered 404: it does not lead to a relay",
+        )
+
+
+@contextlib.asynccontextmanager
+async def connect_proxy(wanted: str = "") -> AsyncIterator[tuple[str, list[str]]]:
+    """The smallest HTTP proxy: ADDRESS:PORT and the CONNECTs it was asked for.
+
+    :param wanted: credentials, USER:PASSWORD.
+    """
+    asked: list[str] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+        writer.close()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        asked.append(head.split()[1])
+        if wanted and f"Basic {base64.b64encode(wanted.encode()).decode()}" not in head:
+            writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+            writer.close()
+            return
+        host, _, port = asked[-1].rpartition(":")
+        there = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        for one in (copy(reader, there[1]), copy(there[0], writer)):
+            tasks.add(asyncio.create_task(one))
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
+    finally:
+        server.close()
+        await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize("by", ["key", "environment"])
+async def test_through_a_proxy(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    async with connect_proxy("alice:secret") as (address, asked), running(secure(certificate)) as lab:
+        url = f"http://alice:secret@{address}"
+        if by == "environment":
+            monkeypatch.setenv("https_proxy", url)
+            monkeypatch.setenv("no_proxy", "")
+            lab.dial()
+        else:
+            lab.dial(proxy=url)
+        address_here, problem = await lab.change()
+        assert problem == ""
+        assert address_here is not None
+        assert asked == [f"127.0.0.1:{lab.port}"]
+        lab.engine.sendto(b"through it", (address_here.host, address_here.port))
+        assert (await lab.at_relay())[0] == b"through it"
+        await lab.carriers[0].close()
+
+
+async def test_the_environment_does_not_matter_with_proxy_off(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+    async with running(secure(certificate)) as lab:
+        lab.dial(proxy="off")
+        assert (await lab.change())[0] is not None
+
+
+async def test_a_proxy_that_refuses_is_told_without_its_password(certificate: tuple[Path, Path]) -> None:
+    async with connect_proxy("alice:secret") as (address, _), running(secure(certificate)) as lab:
+        lab.dial(proxy=f"http://alice:falsehood@{address}")
+        where, problem = await lab.change()
+        assert where is None
+        assert "the proxy refused" in problem
+        assert "407" in problem
+        assert "falsehood" not in problem
+
+
+async def test_nothing_that_listens(certificate: tuple[Path, Path]) -> None:
+    async with running(secure(certificate)) as lab:
+        lab.service.close()
+        await lab.service.stop()
+        lab.dial()
+        where, problem = await lab.change()
+        assert where is None
+        assert "refused" in problem.lower()
+
+
+async def test_plain_get_without_upgrade_is_no_websocket() -> None:
+    async with running(plain()) as lab:
+        reader, writer = await asyncio.open_connection("127.0.0.1", lab.port)
+        writer.write(b"GET /shadowmesh HTTP/1.1\r\nHost: relay\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(), 5.0)
+        assert answer.startswith(b"HTTP/1.1 426 ")
+        writer.close()
+        await refused(lab, "websocket_refused")
+
+
+@pytest.mark.usefixtures("small_limits")
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /shadowmesh HTTP/1.1\r\nHost:"], ids=["nothing", "half a request"]
+)
+async def test_who_sends_no_request_is_not_waited_for(sent: bytes) -> None:
+    async with running(plain()) as lab:
+        reader, writer = await asyncio.open_connection("127.0.0.1", lab.port)
+        writer.write(sent)
+        assert await asyncio.wait_for(reader.read(), 5.0) == b""
+        writer.close()
+        await refused(lab, "websocket_timeout")
+
+
+@pytest.mark.usefixtures("small_limits")
+async def test_who_does_no_tls_is_not_waited_for(certificate: tuple[Path, Path]) -> None:
+    async with running(secure(certificate)) as lab:
+        reader, writer = await asyncio.open_connection("127.0.0.1", lab.port)
+        assert await asyncio.wait_for(reader.read(), 5.0) == b""
+        writer.close()
+        await refused(lab, "websocket_timeout")
+
+
+async def test_what_is_no_http_gets_no_answer() -> None:
+    async with running(plain()) as lab:
+        reader, writer = await asyncio.open_connection("127.0.0.1", lab.port)
+        writer.write(b"\x16\x03\x01 this is no request\r\n\r\n")
+        assert await asyncio.wait_for(reader.read(), 5.0) == b""
+        writer.close()
+        await refused(lab, "websocket_refused")
+
+
+@pytest.mark.usefixtures("small_limits")
+async def test_a_silent_websocket_is_closed() -> None:
+    async with running(plain()) as lab, websocket(lab, ping_interval=None) as made:
+        await made.send(HELLO)
+        lab.in_use.add((await lab.at_relay())[1])
+        await refused(lab, "websocket_timeout")
+
+
+@pytest.mark.usefixtures("small_limits")
+async def test_a_tunnel_that_no_client_uses_is_closed() -> None:
+    async with running(plain()) as lab, websocket(lab, ping_interval=0.05) as made:
+        await made.send(HELLO)
+        await lab.at_relay()
+        await refused(lab, "websocket_unused")
+
+
+@pytest.mark.usefixtures("small_limits")
+async def test_a_tunnel_in_use_stays() -> None:
+    async with running(plain()) as lab, websocket(lab, ping_interval=0.05) as made:
+        await made.send(HELLO)
+        lab.in_use.add((await lab.at_relay())[1])
+        await asyncio.sleep(0.5)
+        await made.send(HELLO)
+        assert (await lab.at_relay())[0] == b"hello"
+
+
+@pytest.mark.parametrize(
+    "message", ["text", b"", b"\x00\x09short", HELLO + b"\x00"], ids=["text", "nothing", "short", "rest"]
+)
+async def test_what_is_no_bundle_ends_the_connection(message: bytes | str) -> None:
+    async with running(plain()) as lab:
+        async with websocket(lab) as made:
+            await made.send(message)
+            with pytest.raises(ConnectionClosed):
+                await asyncio.wait_for(made.recv(), 5.0)
+        await refused(lab, "websocket_malformed")
+
+
+async def test_a_message_beyond_the_largest_bundle_ends_the_connection() -> None:
+    async with running(plain()) as lab:
+        async with websocket(lab) as made:
+            with contextlib.suppress(ConnectionClosed):
+                await made.send(bytes(MAX_BUNDLE + 1))
+                await asyncio.wait_for(made.recv(), 5.0)
+            assert made.close_code == 1009
+        await lab.until(lambda: lab.service.connected == 0)
+
+
+async def test_a_message_may_come_in_pieces() -> None:
+    """Whoever is in between may cut it (RFC 6455, 5.4)."""
+    async with running(plain()) as lab, websocket(lab) as made:
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for at in range(len(HELLO)):
+                yield HELLO[at : at + 1]
+
+        await made.send(pieces())
+        await made.send(HELLO)
+        assert [(await lab.at_relay())[0] for _ in range(2)] == [b"hello", b"hello"]
+
+
+async def test_connections_of_one_address_are_limited() -> None:
+    async with running(plain(max_per_address=2)) as lab:
+        async with websocket(lab), websocket(lab):
+            with pytest.raises((OSError, EOFError, Exception)):
+                await connect(lab.url, proxy=None, open_timeout=2)
+            assert lab.service.dropped()["websocket_too_many_of_address"] == 1
+        await lab.until(lambda: lab.service.connected == 0)
+        async with websocket(lab):
+            pass
+
+
+async def test_connections_at_all_are_limited_before_they_cost_anything(
+    certificate: tuple[Path, Path],
+) -> None:
+    async with running(secure(certificate, max_connections=2)) as lab:
+        pairs = [await asyncio.open_connection("127.0.0.1", lab.port) for _ in range(3)]
+        assert await asyncio.wait_for(pairs[2][0].read(), 5.0) == b""
+        assert lab.service.dropped()["websocket_too_many"] == 1
+        for _, writer in pairs:
+            writer.close()
+
+
+PROXY = (ip_network("127.0.0.0/8"),)
+
+
+@pytest.mark.parametrize(
+    ("trusted", "header", "origin"),
+    [
+        (PROXY, "203.0.113.7", "203.0.113.7"),
+        (PROXY, "::ffff:203.0.113.7", "203.0.113.7"),
+        (PROXY, "198.51.100.1, 203.0.113.7", "203.0.113.7"),
+        (PROXY, "203.0.113.7, 127.0.0.9", "203.0.113.7"),
+        (PROXY, "2001:db8::7", "2001:db8::7"),
+        (PROXY, "203.0.113.7, unknown", "127.0.0.1"),
+        (PROXY, "", "127.0.0.1"),
+        ((), "203.0.113.7", "127.0.0.1"),
+    ],
+    ids=["one hop", "mapped", "forged before", "two of ours", "IPv6", "nonsense", "none", "not trusted"],
+)
+async def test_who_a_proxy_says_it_is(trusted: tuple[object, ...], header: str, origin: str) -> None:
+    headers = {"X-Forwarded-For": header} if header else {}
+    options = plain(trusted_proxies=trusted)
+    async with running(options) as lab, websocket(lab, additional_headers=headers) as made:
+        await made.send(HELLO)
+        _, source = await lab.at_relay()
+        assert lab.origins(source).host == origin
+
+
+async def test_limits_behind_a_proxy_count_whom_it_forwards_for() -> None:
+    async with running(plain(trusted_proxies=PROXY, max_per_address=1)) as lab:
+        one, other = ({"X-Forwarded-For": f"203.0.113.{number}"} for number in (1, 2))
+        async with websocket(lab, additional_headers=one), websocket(lab, additional_headers=other):
+            async with websocket(lab, additional_headers=one) as third:
+                with pytest.raises(ConnectionClosed):
+                    await asyncio.wait_for(third.recv(), 5.0)
+            assert lab.service.dropped()["websocket_too_many_of_address"] == 1
+
+
+async def test_everything_is_given_back() -> None:
+    async with running(plain()) as lab:
+        async with websocket(lab) as made:
+            await made.send(HELLO)
+            _, source = await lab.at_relay()
+        await lab.until(lambda: lab.service.connected == 0)
+        assert lab.origins(source) == source
+
+
+async def test_a_client_that_reads_nothing_costs_a_bounded_queue() -> None:
+    async with running(plain()) as lab:
+        reader, writer = await asyncio.open_connection("127.0.0.1", lab.port, limit=1024)
+        key = base64.b64encode(bytes(16)).decode()
+        writer.write(
+            f"GET /shadowmesh HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        await reader.readuntil(b"\r\n\r\n")
+        mask = bytes(4)
+        writer.write(bytes((0x82, 0x80 | len(HELLO))) + mask + HELLO)
+        _, source = await lab.at_relay()
+        for number in range(40_000):
+            with contextlib.suppress(BlockingIOError):
+                lab.relay.sendto(bytes(1400), (source.host, source.port))
+            if number % 200 == 0:
+                await asyncio.sleep(0)
+        assert lab.service.dropped()["websocket_queue_full"] > 1000
+        writer.close()
+
+
+def test_a_renewed_certificate_is_taken_and_a_bad_one_is_not(tmp_path: Path) -> None:
+    paths = write_certificate(tmp_path, "relay.test")
+    made = Certificate(*paths)
+    write_certificate(tmp_path, "relay.test")
+    os.utime(paths[0], (1, 1))
+    made.renew()
+    assert made._read_at[0] == 1_000_000_000
+    paths[0].write_text("this is none")
+    made.renew()
+    write_certificate(tmp_path, "relay.test")
+    made.renew()
+
+
+def test_files_that_are_no_certificate_are_told(tmp_path: Path) -> None:
+    certificate, key = write_certificate(tmp_path, "relay.test")
+    with pytest.raises(ConfigError, match="No such file"):
+        Certificate(tmp_path / "missing", key)
+    key.write_text("this is none")
+    with pytest.raises(ConfigError, match="can't be used for TLS"):
+        Certificate(certificate, key)
+
+
+def test_a_port_that_is_taken_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        section = WebSocketSection("127.0.0.1", other.getsockname()[1], None, None)
+        service = WebSocketService(section, Address("127.0.0.1", 1), Origins(), set)
+        with pytest.raises(DeviceError, match="can't listen on TCP"):
+            service.open()
+
+
+def test_descriptors_are_allowed_for_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = [(1024, 4096)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
+    for connections, expected in ((100, (1024, 4096)), (1000, (2256, 4096)), (9000, (4096, 4096))):
+        service = WebSocketService(
+            plain(max_connections=connections), Address("127.0.0.1", 1), Origins(), set
+        )
+        service.open()
+        service.close()
+        assert limits[-1] == expected
