@@ -106,6 +106,11 @@ class Client:
             return b""
         return self.belonging.standing.certificate.fingerprint[:8]
 
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return f"{self.origin} over TCP" if self.origin != self.address else str(self.origin)
+
     def shares_network_with(self, other: Client) -> bool:
         """Whether both are members of one network that the relay serves."""
         ours, theirs = self.belonging, other.belonging

@@ -12,9 +12,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
 
 from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.crypto.keys import resumption_secret
@@ -55,26 +54,13 @@ from .notes import Notes
 from .observer import Observer
 from .questions import Questions
 from .rendezvous import Rendezvous
+from .tables import Tables
 from .tickets import Tickets
 
 SWEEP = 5.0
 """Seconds between looks at the clients' BINDs."""
 CLIENT_SILENCE = 35.0
 """Seconds without a BIND after which a client is gone: 25 s of an idle client, three tries, and a margin."""
-
-
-class Tables(Protocol):
-    """The data plane as the relay sees it: tables to fill (see `shadowmesh._ext.forward.Forwarder`)."""
-
-    def add_client(self, client: int, address: Address) -> None: ...
-    def remove_client(self, client: int) -> None: ...
-    def new_send_keys(self, material: bytearray) -> Any: ...
-    def set_lane(self, client: int, keys: Any, lane: int, receiver_id: bytes) -> None: ...
-    def install_receive(self, client: int, ids: Sequence[bytes], material: bytearray) -> None: ...
-    def install_channel(self, channel: bytes, source: int, target: int, target_id: bytes) -> None: ...
-    def install_control(self, connection_id: bytes) -> None: ...
-    def remove(self, table_id: bytes) -> None: ...
-    def last_bind(self, client: int) -> float: ...
 
 
 class RelayCore:
@@ -230,10 +216,6 @@ class RelayCore:
     def channels_of(self, client: Client) -> int:
         """Channels of a client, those included that are being opened."""
         return self._rendezvous.channels_of(client)
-
-    def addresses(self) -> set[Address]:
-        """Where clients are now."""
-        return {client.address for client in self.clients.values()}
 
     # Handshakes.
 
@@ -412,9 +394,8 @@ class RelayCore:
         if client.visit is None:
             self._equip(client, agreement, now)
         agreement.wipe()
-        over_tcp = " over TCP" if client.origin != client.address else ""
         guest = f" as a guest of {node_id_text(client.visit.host)[:10]}…" if client.visit else ""
-        self._events.append(f"{client} joined from {client.origin}{over_tcp}{guest}")
+        self._events.append(f"{client} joined from {client.place}{guest}")
         if client.belonging is not None:
             self._welcome_member(client, client.belonging, now)
 

@@ -30,7 +30,7 @@ from .clients import Client
 from .limits import Limits
 
 if TYPE_CHECKING:
-    from .protocol import Tables
+    from .tables import Tables
 
 MAX_CALLS_PER_CALLEE = 4
 """Unanswered calls that may wait at one client."""

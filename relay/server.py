@@ -51,7 +51,7 @@ SECOND_PORT_BATCH = 64
 
 
 class ForwarderTables:
-    """`protocol.Tables` over a `Forwarder`: addresses become sockaddr, nothing else."""
+    """`tables.Tables` over a `Forwarder`: addresses become sockaddr, nothing else."""
 
     def __init__(self, forwarder: Forwarder, family: int) -> None:
         self._forwarder = forwarder
@@ -292,7 +292,12 @@ def _open_websocket(
 ) -> WebSocketService | None:
     if config.websocket is None:
         return None
-    service = WebSocketService(config.websocket, local_address(udp), origins, core.addresses)
+    service = WebSocketService(
+        config.websocket,
+        local_address(udp),
+        origins,
+        lambda: {client.address for client in core.clients.values()},
+    )
     service.open()
     return service
 

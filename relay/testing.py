@@ -34,7 +34,7 @@ class _Leg:
 
 
 class MemoryForwarder:
-    """`shadowmesh_relay.protocol.Tables` as dictionaries."""
+    """`shadowmesh_relay.tables.Tables` as dictionaries."""
 
     def __init__(self) -> None:
         self.legs: dict[int, _Leg] = {}

@@ -55,8 +55,9 @@ class Lab:
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}/shadowmesh"
 
-    def dial(self, **options: str) -> Carrier:
-        peer = RelayPeer("127.0.0.1", 1, b"r" * 32, tcp=Address("127.0.0.1", self.port), **options)
+    def dial(self, proxy: str = "auto", tls: str = "any") -> Carrier:
+        where = Address("127.0.0.1", self.port)
+        peer = RelayPeer("127.0.0.1", 1, b"r" * 32, tcp=where, proxy=proxy, tls=tls)
         made = Carrier(
             peer,
             Bundler(),
