@@ -16,7 +16,7 @@ from shadowmesh.errors import DeviceError
 from shadowmesh.io.netlink import in_thread
 
 if TYPE_CHECKING:
-    from pyroute2 import IPRoute
+    from shadowmesh.io.iproute import IPRoute
 
 _IFA_F_NODAD = 0x02
 _IFF_UP = 0x01
@@ -39,7 +39,7 @@ class LinuxBridge:
 
 
 def _find(name: str) -> LinuxBridge:
-    from pyroute2 import IPRoute
+    from shadowmesh.io.iproute import IPRoute
 
     with IPRoute() as netlink:
         found = netlink.link_lookup(ifname=name)
@@ -71,7 +71,7 @@ def add_addresses(netlink: IPRoute, index: int, addresses: Sequence[str], shared
 
     :param shared: the interface is not ours, and may have some of them already.
     """
-    from pyroute2 import NetlinkError
+    from shadowmesh.io.iproute import NetlinkError
 
     added: list[str] = []
     for address in addresses:
@@ -91,7 +91,7 @@ def remove_addresses(index: int, addresses: Sequence[str]) -> None:
     """Take away what `add_addresses` put there; what is gone already is no matter."""
 
     def remove() -> None:
-        from pyroute2 import IPRoute, NetlinkError
+        from shadowmesh.io.iproute import IPRoute, NetlinkError
 
         with IPRoute() as netlink:
             for address in addresses:

@@ -109,7 +109,7 @@ def read(own_interface: str, overlay: Sequence[Network]) -> Snapshot:
 
     Raises OSError.
     """
-    from pyroute2 import IPRoute, NetlinkError
+    from shadowmesh.io.iproute import IPRoute, NetlinkError
 
     try:
         with IPRoute() as netlink:

@@ -17,7 +17,7 @@ def apply(interface: str, before: Mapping[Key, str], wanted: Mapping[Key, str]) 
 
     Blocks for some milliseconds; call in a thread without an event loop. Raises OSError.
     """
-    from pyroute2 import IPRoute, NetlinkError
+    from shadowmesh.io.iproute import IPRoute, NetlinkError
 
     failed: dict[Key, str] = {}
     with IPRoute() as netlink:

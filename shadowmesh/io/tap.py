@@ -192,7 +192,7 @@ def _configure(
     name: str, mac: bytes, mtu: int, addresses: Sequence[str], bridge: LinuxBridge | None
 ) -> list[str]:
     """Returns the addresses that a bridge was given."""
-    from pyroute2 import IPRoute, NetlinkError
+    from shadowmesh.io.iproute import IPRoute, NetlinkError
 
     step = "find it"
     lent: list[str] = []

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from shadowmesh._ext.bundle import Bundler
 from shadowmesh.config import RelayPeer
 from shadowmesh.core.shared import DialCarrier, HangUpCarrier
-from shadowmesh.io.carrier import Carrier
 from shadowmesh.units import Address
+
+if TYPE_CHECKING:
+    from shadowmesh.io.carrier import Carrier
 
 
 class Carriers:
@@ -43,6 +46,8 @@ class Carriers:
 
     def dial(self, index: int) -> None:
         """Connect to this relay over TCP."""
+        from shadowmesh.io.carrier import Carrier  # few need TCP, and its libraries take 2 MB
+
         self.hang_up(index)
         self._bundler = self._bundler or Bundler()
 

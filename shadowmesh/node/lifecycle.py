@@ -44,12 +44,10 @@ from shadowmesh.membership.invitations import Invitations
 from shadowmesh.node import acquainted, tickets
 from shadowmesh.node.bridge import BridgeService, choose_mtu, find_bridge
 from shadowmesh.node.daemon import Daemon
-from shadowmesh.node.metrics import metrics, not_ready
 from shadowmesh.node.subnets import not_forwarded
 from shadowmesh.node.wall import Wall
 from shadowmesh.overlay.firewall import firewall_of
 from shadowmesh.overlay.mac import mac_of
-from shadowmesh.web.metrics import create_app, serve_metrics
 from shadowmesh.web.server import SocketInUse
 
 log = logging.getLogger("shadowmesh")
@@ -226,8 +224,10 @@ async def _serve(config: ClientConfig, daemon: Daemon, up: str, ready: Callable[
             raise CommandFailed(str(error), ExitCode.ALREADY_RUNNING) from error
         except OSError as error:
             raise DeviceError(f"can't serve the local API on {config.node.socket}: {error}") from error
-        app = create_app(lambda: metrics(daemon.status(), time.time()), lambda: not_ready(daemon.status()))
-        await stack.enter_async_context(serve_metrics(config.metrics, app))
+        if config.metrics is not None:
+            from shadowmesh.node.metrics import serve  # its library takes 2 MB
+
+            await stack.enter_async_context(serve(config.metrics, daemon.status))
         daemon.start()
         notify.ready(f"{config.node.name} is up on {config.interface.name}")
         log.info("%s", up, extra=OWN)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from prometheus_client.core import Metric
 
 from shadowmesh.api.schema import FirewallStatus, NetworkStatus, PeerStatus, RelayStatus, Status
-from shadowmesh.web.metrics import Labels, counter, data_plane, gauge, program
+from shadowmesh.units import Address
+from shadowmesh.web.metrics import Labels, counter, create_app, data_plane, gauge, program, serve_metrics
 
 PREFIX = "shadowmesh_client"
+
+
+def serve(
+    where: Address | Path, status: Callable[[], Status]
+) -> contextlib.AbstractAsyncContextManager[None]:
+    """Answer Prometheus at an address or Unix socket. Raises DeviceError."""
+    app = create_app(lambda: metrics(status(), time.time()), lambda: not_ready(status()))
+    return serve_metrics(where, app)
 
 
 def metrics(status: Status, now: float) -> Iterable[Metric]:

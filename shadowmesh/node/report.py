@@ -6,7 +6,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from shadowmesh import __version__
 from shadowmesh._ext import aead
@@ -25,7 +25,6 @@ from shadowmesh.core.node import Core
 from shadowmesh.core.peers import PeerClient
 from shadowmesh.core.relays import RelayClient, RelayState
 from shadowmesh.crypto.identity import node_id_text
-from shadowmesh.io.carrier import Carrier
 from shadowmesh.io.portmap import PortMapper
 from shadowmesh.io.udp import local_address
 from shadowmesh.node.carriers import Carriers
@@ -35,6 +34,9 @@ from shadowmesh.overlay.compilation import Party
 from shadowmesh.overlay.firewall import as_configured
 from shadowmesh.overlay.mac import mac_of, mac_text
 from shadowmesh.path.path import Path
+
+if TYPE_CHECKING:
+    from shadowmesh.io.carrier import Carrier
 
 
 def report(
