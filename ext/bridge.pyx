@@ -54,6 +54,7 @@ cdef enum:
     PROBE_SIZE = 22                # MAC of the member that sent it, nonce
 
 cdef uint64_t HOLD = 1000000000        # nanoseconds: as long as it takes until the next probe
+cdef uint64_t HOLD_AGAIN = 30          # holds; a member that claims a station must not keep floods out for good
 
 cdef uint64_t MAC_MASK = 0xFFFFFFFFFFFF
 cdef uint64_t PROBE_GROUP = 0x03534D4C4F50  # a locally administered group address: bridges flood it
@@ -127,16 +128,24 @@ cdef dict bridge_counters(Bridge *bridge):
 # ---- what a frame is -------------------------------------------------------------------------
 
 
+cdef inline bint _is_tag(uint16_t ethertype) noexcept nogil:
+    return ethertype == ETHERTYPE_VLAN or ethertype == ETHERTYPE_SERVICE_VLAN
+
+
 cdef inline bint _tagged(const uint8_t *frame, size_t size) noexcept nogil:
-    cdef uint16_t ethertype = load16(frame + 12)
-    return size >= ETHERNET_HEADER_SIZE + VLAN_SIZE and (
-        ethertype == ETHERTYPE_VLAN or ethertype == ETHERTYPE_SERVICE_VLAN
-    )
+    return size >= ETHERNET_HEADER_SIZE + VLAN_SIZE and _is_tag(load16(frame + 12))
 
 
 cdef inline uint64_t _vlan(const uint8_t *frame, size_t size) noexcept nogil:
-    """Of the outer tag; 0 without one, or for a mere priority tag."""
-    return load16(frame + ETHERNET_HEADER_SIZE) & 0xFFF if _tagged(frame, size) else 0
+    """Of the outer tag that is no mere priority tag, as in dissect.pyx; 0 without one."""
+    cdef size_t at = ETHERNET_HEADER_SIZE
+    cdef uint16_t vlan
+    while size >= at + VLAN_SIZE and _is_tag(load16(frame + at - 2)):
+        vlan = load16(frame + at) & 0xFFF
+        if vlan != 0:
+            return vlan
+        at += VLAN_SIZE
+    return 0
 
 
 cdef inline bint _link_local(const uint8_t *frame) noexcept nogil:
@@ -280,7 +289,9 @@ cdef Crossing bridge_lets_out(Bridge *bridge, const uint8_t *frame, size_t size,
     if table_find(bridge.macs, source) != NULL:
         return _refuse(counters, DropReason.LOOPED)
     if fdb_fresh(&bridge.far, fdb_key(_vlan(frame, size), source), now):
-        store_relaxed(&bridge.held_until, now + HOLD)
+        if now >= bridge.hold_again:  # no probe came back since: it was no loop, but a claim
+            store_relaxed(&bridge.held_until, now + HOLD)
+            bridge.hold_again = now + HOLD_AGAIN * HOLD
         return _refuse(counters, DropReason.LOOPED)
     fdb_learn(&bridge.near, fdb_key(_vlan(frame, size), source), 0, now)
     return CROSSING_PASS

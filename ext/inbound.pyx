@@ -18,6 +18,7 @@ from shadowmesh._ext.atomic cimport (
 )
 from shadowmesh._ext.bridge cimport CROSSING_PASS, CROSSING_PROBE, PORT_OFF, Crossing, bridge_lets_in
 from shadowmesh._ext.bytes cimport load48, load64
+from shadowmesh._ext.checksum cimport checksum_finish
 from shadowmesh._ext.coalesce cimport (
     deliver_frame,
     deliver_segment,
@@ -70,7 +71,7 @@ from shadowmesh._ext.records cimport (
 )
 from shadowmesh._ext.refusals cimport Claim, refuse
 from shadowmesh._ext.ring cimport EVENT_LANE_MESSAGE, EVENT_PROBE, EVENT_SOURCE, Arrival
-from shadowmesh._ext.segment cimport SEGMENT_HEADER_SIZE, Shape, segment_valid
+from shadowmesh._ext.segment cimport SEGMENT_CHECKSUM, SEGMENT_HEADER_SIZE, Shape, segment_valid
 from shadowmesh._ext.tables cimport table_find
 
 
@@ -319,13 +320,22 @@ cdef void _frame(Inbound *inbound, Peer *peer, uint8_t *frame, size_t size) noex
 
 
 cdef void _segment(Inbound *inbound, Peer *peer, uint8_t *payload, size_t size) noexcept nogil:
-    """As a frame, and what its header claims must hold for the frame."""
+    """As a frame, and what its header claims must hold for the frame.
+
+    Where nobody has proved in which place its checksum is, that is finished first: what is judged must be what
+    is delivered.
+    """
+    cdef uint8_t *frame = payload + SEGMENT_HEADER_SIZE
+    cdef size_t length = size - SEGMENT_HEADER_SIZE
     cdef Shape shape
     if peer.number == 0:
         drop(&inbound.receiver.counters, DropReason.UNKNOWN_KIND)
     elif not segment_valid(payload, size, &shape):
         drop(&inbound.receiver.counters, DropReason.MALFORMED_SEGMENT)
-    elif _accepts(inbound, peer, payload + SEGMENT_HEADER_SIZE, size - SEGMENT_HEADER_SIZE):
+    elif payload[1] == SEGMENT_CHECKSUM:
+        checksum_finish(frame, length, payload[3], payload[4])
+        _frame(inbound, peer, frame, length)
+    elif _accepts(inbound, peer, frame, length):
         deliver_segment(&inbound.delivery, payload, size, &shape)
 
 

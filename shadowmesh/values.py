@@ -174,6 +174,11 @@ def parse_endpoint(text: str) -> Address | None:
         raise ValueError(f"{host!r} is no IP address") from None
 
 
+def printable(text: str) -> str:
+    """What may stand in a log or on a terminal of a text that somebody else wrote."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def one_of(*words: str) -> Callable[[str], str]:
     """A parser that takes exactly these words."""
 

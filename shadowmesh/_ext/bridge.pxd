@@ -28,6 +28,7 @@ cdef struct Bridge:
     uint64_t mac              # of the bridge that our TAP is in: as good as ours
     uint64_t reflected        # probes of ours that the TAP brought back; outbound thread
     uint64_t held_until       # nanoseconds: no floods into the bridge before that; outbound thread
+    uint64_t hold_again       # nanoseconds: no hold before that; outbound thread alone
     uint16_t udp_port         # of our socket
     bint filtered             # by `vlans`
     uint64_t vlans[64]        # bits of the VLANs that are carried, besides untagged frames

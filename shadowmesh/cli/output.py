@@ -8,6 +8,7 @@ import sys
 import click
 
 from shadowmesh.output import duration, size, table
+from shadowmesh.values import printable
 
 __all__ = ["coloured", "duration", "milliseconds", "size", "table"]
 
@@ -22,6 +23,7 @@ _COLOURS = {
 
 def coloured(line: str) -> str:
     """The line with the states in it coloured, where a person at a terminal reads it."""
+    line = printable(line)
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return line
     for state, colour in _COLOURS.items():

@@ -11,6 +11,7 @@ from shadowmesh.api.schema import Side, WhyReply
 from shadowmesh.cli.options import ask, config_option, json_option, socket_option, socket_path, start_advice
 from shadowmesh.cli.output import table
 from shadowmesh.command import ExitCode, examples
+from shadowmesh.values import printable
 
 
 @click.command(
@@ -33,7 +34,7 @@ def why(peer: str, config: Path | None, socket: Path | None, as_json: bool) -> i
     if as_json:
         click.echo(data)
     else:
-        click.echo("\n".join(render(reply)))
+        click.echo("\n".join(printable(line) for line in render(reply)))
     return ExitCode.OK if reply.direct else ExitCode.NOT_DIRECT
 
 

@@ -33,6 +33,11 @@ ASK_TIMEOUT = 10.0
 short of time."""
 MAX_TRIES = 6
 """Times that a question is asked; then the next PRESENT brings it up."""
+MAX_ASKED_OF_PEERS, MAX_ASKED_OF_ONE = 4, 2
+"""Questions of all that are open to peers, and to one of them: relays are always asked."""
+MAX_VAIN, DEAF_FOR = 8, 300.0
+"""Questions to one peer in a row that may bring no certificate that counts; then, for so many seconds, nobody
+whom it names is asked for."""
 KEEP_EVERY = 30.0
 """Seconds at least between two times that the known members are written down."""
 MARK_SIZE = 8
@@ -49,6 +54,7 @@ class Source(Protocol):
 @dataclass
 class _Question:
     source: Source
+    relay: bool
     at: float = 0.0
     tries: int = 0
 
@@ -75,6 +81,8 @@ class Acquaintances:
         self._shown: OrderedDict[NodeId, tuple[bytes, Standing]] = OrderedDict()
         self._waiting: OrderedDict[NodeId, _Question] = OrderedDict()
         self._asked: dict[NodeId, _Question] = {}
+        self._vain: Counter[Source] = Counter()
+        self._deaf_until: dict[Source, float] = {}
         self._from_relays: set[NodeId] = set()
         """Members of which a relay tells whoever is in the network."""
         self.version = 0
@@ -109,7 +117,7 @@ class Acquaintances:
         """A relay has named a member of ours and the beginning of its certificate's fingerprint."""
         if len(mark) == MARK_SIZE:
             self._from_relays.add(node)
-            self._handle_named(relay, node, mark, now)
+            self._handle_named(relay, node, mark, now, relay=True)
 
     def handle_message(
         self,
@@ -124,7 +132,7 @@ class Acquaintances:
         elif isinstance(message, Roster):
             for one in message.members:
                 if one.node != self._members.membership.certificate.body.node:
-                    self._handle_named(peer, one.node, one.certificate, now)
+                    self._handle_named(peer, one.node, one.certificate, now, relay=False)
         elif isinstance(message, CertificateShown):
             self.handle_shown(peer, message, now)
         else:
@@ -140,22 +148,53 @@ class Acquaintances:
             return
         del self._asked[message.node]
         if self._take(message.node, message.membership):
+            self._vain.pop(source, None)
             self._learn(message.node, self._shown[message.node][1], now)
+        else:
+            self._count_vain(asked, now)
         self._ask(now)
 
     def handle_session(self, node: NodeId, shown: bytes, standing: Standing) -> None:
         """A member has shown us this itself."""
         self._store(node, shown, standing)
 
-    def _handle_named(self, source: Source, node: NodeId, mark: bytes, now: float) -> None:
+    def _handle_named(self, source: Source, node: NodeId, mark: bytes, now: float, relay: bool) -> None:
         known = self.standing(node)
-        if self._members.membership is None or self._members.is_revoked(node) or node in self._asked:
+        if self._members.membership is None or self._members.is_revoked(node):
+            return
+        asked = self._asked.get(node)
+        if asked is not None and (asked.relay or not relay):
             return
         if known is not None and known.certificate.fingerprint[:MARK_SIZE] == mark:
             self._learn(node, known, now)
-        elif len(self._waiting) < self._most:
-            self._waiting[node] = _Question(source)
+        elif self._makes_room(source, relay, now):
+            if relay:
+                self._asked.pop(node, None)
+                self._waiting[node] = _Question(source, relay)
+            else:
+                self._waiting.setdefault(node, _Question(source, relay))
             self._ask(now)
+
+    def _makes_room(self, source: Source, relay: bool, now: float) -> bool:
+        """Whether one more may wait: for a relay's the newest of a peer gives way."""
+        if len(self._waiting) < self._most:
+            return relay or now >= self._deaf_until.get(source, now)
+        newest = next((node for node in reversed(self._waiting) if not self._waiting[node].relay), None)
+        if not relay or newest is None:
+            return False
+        del self._waiting[newest]
+        return True
+
+    def _count_vain(self, question: _Question, now: float) -> None:
+        """Who names members and shows no certificate of theirs is not asked for long."""
+        if question.relay:
+            return
+        self._vain[question.source] += 1
+        if self._vain[question.source] >= MAX_VAIN:
+            del self._vain[question.source]
+            self._deaf_until[question.source] = now + DEAF_FOR
+            for node in [node for node, one in self._waiting.items() if one.source is question.source]:
+                del self._waiting[node]
 
     def handle_tick(self, now: float) -> list[tuple[NodeId, bytes]] | None:
         """Once a second; returns what is to be written down, if that has changed."""
@@ -164,6 +203,7 @@ class Acquaintances:
             question = self._asked.pop(node)
             if question.tries < MAX_TRIES:
                 self._waiting.setdefault(node, question)
+            self._count_vain(question, now)
         self._ask(now)
         if not self._changed or now < self._keep_at:
             return None
@@ -177,11 +217,25 @@ class Acquaintances:
 
     def _ask(self, now: float) -> None:
         """What the answers to all open questions take must fit what a relay lets wait for us."""
-        while self._waiting and len(self._asked) < MAX_ASKED:
-            node, question = self._waiting.popitem(last=False)
+        while len(self._asked) < MAX_ASKED:
+            node = self._next()
+            if node is None:
+                return
+            question = self._waiting.pop(node)
             question.at, question.tries = now, question.tries + 1
             self._asked[node] = question
             question.source.send(CertificateAsked([node]), now)
+
+    def _next(self) -> NodeId | None:
+        """Relays first, and no peer at the cost of the others."""
+        relay = next((node for node, one in self._waiting.items() if one.relay), None)
+        if relay is not None:
+            return relay
+        asked = Counter(one.source for one in self._asked.values() if not one.relay)
+        if asked.total() >= MAX_ASKED_OF_PEERS:
+            return None
+        free = (node for node, one in self._waiting.items() if asked[one.source] < MAX_ASKED_OF_ONE)
+        return next(free, None)
 
     def _take(self, node: NodeId, shown: bytes) -> bool:
         """Raises nothing: a member that does not count here is not known, and its session will say why."""

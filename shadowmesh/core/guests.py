@@ -21,6 +21,7 @@ from shadowmesh.membership.token import proof, proves
 from shadowmesh.session.link import CloseCode, Ended, LinkEvent, Ready, Received, accept
 from shadowmesh.session.links import Driver
 from shadowmesh.units import ID_SIZE, Address, NodeId
+from shadowmesh.values import printable
 from shadowmesh.wire.headers import destination_id, is_initial
 from shadowmesh.wire.messages import (
     Answer,
@@ -119,7 +120,7 @@ class Guests:
         receive = self._shared.random(ID_SIZE)
         self._shared.tables.install_channel(receive)
         self._guests.append(
-            _Guest(call.node, call.invitation, call.source, relay, call.send, receive, now + STAY)
+            _Guest(call.node, call.invitation, printable(call.source), relay, call.send, receive, now + STAY)
         )
         relay.send(Answer(call.send, receive), now)
 

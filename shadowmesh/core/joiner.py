@@ -23,6 +23,7 @@ from shadowmesh.session.link import CloseCode, Confirmed, Ended, Link, LinkEvent
 from shadowmesh.session.links import Driver
 from shadowmesh.session.machine import Agreement
 from shadowmesh.units import ID_SIZE
+from shadowmesh.values import printable
 from shadowmesh.wire.messages import (
     Close,
     Join,
@@ -154,7 +155,7 @@ class Joiner:
     def _handle_message(self, message: Message, now: float) -> None:
         try:
             if isinstance(message, JoinRefused):
-                raise NotMember(message.reason, _printable(message.text))
+                raise NotMember(message.reason, printable(message.text))
             if isinstance(message, JoinWait):
                 self._require_proof(message.proof)
                 self.waits = True
@@ -203,7 +204,3 @@ class Joiner:
         if self._send and self._relay is not None:
             self._relay.send(Close(self._send), now)
         self._receive = self._send = b""
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -19,6 +19,7 @@ from shadowmesh.session.links import LinkSet
 from shadowmesh.session.machine import Opening
 from shadowmesh.session.tickets import RelayTicket
 from shadowmesh.units import BUDGET, ID_SIZE, LANES, Address, NodeId
+from shadowmesh.values import printable
 
 LEG = 0
 """Handle in the data plane of everything that is no peer: lanes of relay legs carry no frames."""
@@ -183,4 +184,4 @@ class Shared:
 
     def tell(self, subject: str, what: str, detail: bool = False) -> None:
         """Put a line into the operator's log; a `detail` only where somebody looks for a fault."""
-        self.events.append(Changed(subject, what, detail))
+        self.events.append(Changed(printable(subject), printable(what), detail))

@@ -49,7 +49,7 @@ def load_list(path: Path, network: Network) -> RevocationList:
     try:
         return RevocationList.parse_untrusted(from_text(_read(path), Kind.REVOCATIONS), network)
     except (ValueError, NotMember, BadPacket) as error:
-        raise ConfigError(f"{path}: is no revocation list of {network.name}: {_why(error)}") from None
+        raise ConfigError(f"{path}: is no revocation list of {network.name}: {_why(error)}") from error
 
 
 def load_credentials(path: Path) -> Credentials:

@@ -47,6 +47,9 @@ _MENDED = frozenset(
     {
         "expired",
         "not_yet_valid",
+        "former_authority",
+        "delegation_former_authority",
+        "basis_former_authority",
         "delegation_expired",
         "delegation_not_yet_valid",
         "basis_expired",
@@ -68,11 +71,24 @@ def open_guard(network_file: Path, state_dir: Path) -> Guard:
     first, second = sorted((network, newest), key=lambda one: len(one.links))
     if second.id != first.id or second.links[: len(first.links)] != first.links:
         raise ConfigError(f"{known}: contradicts {network_file}; which of them is from the authority?")
-    kept = load_list(path, second).document if path.exists() else b""
+    kept = _kept_list(path, second)
     revocations = Revocations(second, kept, lambda data: _keep_list(path, data))
     if shipped is not None:
         revocations.merge_untrusted(shipped.document)
     return Guard(second, revocations, open_clock(state_dir), lambda made: _keep_network(known, made))
+
+
+def _kept_list(path: Path, network: Network) -> bytes:
+    """The list that was kept; one of a key that has been replaced since counts for nothing."""
+    if not path.exists():
+        return b""
+    try:
+        return load_list(path, network).document
+    except ConfigError as error:
+        if not isinstance(error.__cause__, NotMember) or error.__cause__.reason != "former_authority":
+            raise
+        log.error("%s; it counts no longer", error)
+        return b""
 
 
 def open_clock(state_dir: Path) -> SteadyClock:

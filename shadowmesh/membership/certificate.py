@@ -116,13 +116,14 @@ class Certificate:
         """
         if self.body.network != network.id:
             raise NotMember("wrong_network", f"the certificate is of another network than {network.name}")
+        # Before the signatures: a genuine certificate of somebody else costs whoever shows it nothing.
+        if self.body.node != node:
+            raise NotMember("wrong_node", f"the certificate of {self.body.name} is for another NodeID")
         if signer is None:
             network.verify(self.signed, now)
         else:
             self.signed.verify(signer)
         refuse_critical(self.body.critical)
-        if self.body.node != node:
-            raise NotMember("wrong_node", f"the certificate of {self.body.name} is for another NodeID")
         self._check_dates(now)
         if not all(network.subnet_of(ipaddress.ip_address(host)) for host in self.hosts):
             raise NotMember("wrong_address", "the certificate has an address outside the network's subnets")

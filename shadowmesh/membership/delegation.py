@@ -128,7 +128,7 @@ class Delegation:
         try:
             network.verify(self.signed, now)
         except NotMember as error:
-            raise NotMember("delegation_forged", f"the delegation: {error}") from None
+            raise NotMember(f"delegation_{error.reason}", f"the delegation: {error}") from None
         refuse_critical(self.body.critical)
         if now < self.body.not_before:
             text = f"the delegation begins at {date_text(self.body.not_before)}; are the clocks right?"
@@ -229,7 +229,9 @@ class Credentials:
         try:
             network.verify(basis.signed, now)
         except NotMember as error:
-            raise NotMember("basis_forged", f"the basis of the certificate of {body.name}: {error}") from None
-        if now > basis.body.not_after + BASIS_GRACE:
+            text = f"the basis of the certificate of {body.name}: {error}"
+            raise NotMember(f"basis_{error.reason}", text) from None
+        # Both, since a session is not asked about its basis again.
+        if max(now, body.not_after) > basis.body.not_after + BASIS_GRACE:
             text = f"the certificate of {body.name} was renewed for too long; the authority has to sign it"
             raise NotMember("basis_expired", text)

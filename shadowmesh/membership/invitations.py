@@ -257,8 +257,11 @@ class Invitations:
     def _give(
         self, invitation: Invitation, delegation: Delegation, node: NodeId, source: str, now: float
     ) -> Credentials:
-        used = {use.serial for use in invitation.uses}
-        grant = next(one for one in delegation.body.grants if one.serial not in used)
+        current = self._guard.revocations.current
+        gone = {use.serial for use in invitation.uses} | (current.serials if current is not None else set())
+        grant = next((one for one in delegation.body.grants if one.serial not in gone), None)
+        if grant is None:
+            raise NotMember("invitation_revoked", "what the invitation has left to give was revoked")
         body = CertificateBody(
             network=self._guard.network.id,
             node=node,

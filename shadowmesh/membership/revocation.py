@@ -113,8 +113,16 @@ class Revocations:
         self._keep = keep
 
     def adopt(self, network: Network) -> None:
-        """The authority has a new key."""
+        """The authority has a new key, which says up to which number lists of the former one count.
+
+        A list beyond that is of whoever stole the former key: it counts no longer.
+        """
         self._network = network
+        if self.current is not None:
+            try:
+                self.current = RevocationList.parse_untrusted(self.current.document, network)
+            except NotMember:
+                self.current = None
 
     @property
     def number(self) -> int:

@@ -11,7 +11,9 @@ from shadowmesh.core.demand import EAGER_MEMBERS, HELD, HOLD, IDLE_AFTER, WANTED
 from shadowmesh.core.shared import Changed
 from shadowmesh.membership.asking import AskBudget
 from shadowmesh.overlay.ownership import link_local
+from shadowmesh.units import NodeId
 from shadowmesh.wire.messages import (
+    MAX_ROSTER,
     Acquaintance,
     CertificateAsked,
     CertificateShown,
@@ -374,3 +376,41 @@ def test_a_revoked_member_is_named_to_nobody(home: Domain) -> None:
     core.acquaintances.handle_message(mesh.peer(0, 1), AskBudget(), named, mesh.network.now)
     assert core.members.is_revoked(IDENTITIES[2].node_id)
     assert core.acquaintances._asked == {}
+
+
+class Asked:
+    """A peer or relay that may be asked, and answers nothing."""
+
+    def __init__(self) -> None:
+        self.questions: list[NodeId] = []
+
+    def send(self, message: Message, now: float) -> None:
+        assert isinstance(message, CertificateAsked)
+        self.questions += message.nodes
+
+
+def test_a_peer_that_names_whom_nobody_knows_holds_up_nobody_else(home: Domain) -> None:
+    """512 NodeIDs without a certificate, again and again: a relay goes before, and other peers beside."""
+    mesh = served(home)
+    known = mesh.start_client(0, (), membership=home.member(0)).core.acquaintances
+    hostile, honest, relay = Asked(), Asked(), Asked()
+    names = iter(range(1, 1 << 20))
+
+    def storm(now: float) -> None:
+        made = [Acquaintance(next(names).to_bytes(32, "big"), b"x" * 8) for _ in range(MAX_ROSTER)]
+        known.handle_message(hostile, AskBudget(), Roster(made), now)
+
+    storm(0.0)
+    storm(0.0)
+    assert len(hostile.questions) == 2
+    known.handle_present(relay, b"r" * 32, b"m" * 8, 0.0)
+    assert relay.questions == [b"r" * 32], "at once"
+    for second in range(1, 200):
+        if second % 10 == 0:
+            storm(float(second))
+        known.handle_tick(float(second))
+    asked = len(hostile.questions)
+    known.handle_message(honest, AskBudget(), Roster([Acquaintance(b"h" * 32, b"m" * 8)]), 200.0)
+    assert honest.questions == [b"h" * 32]
+    storm(201.0)
+    assert len(hostile.questions) == asked, "who answers nothing is not asked any more"

@@ -277,7 +277,7 @@ def test_the_joiner_does_not_take_a_certificate_that_makes_it_no_member(
     token = inviter.invite()
     foreign = inviter.home.member(5).credentials
     monkeypatch.setattr(Invitations, "take", lambda *_: Credentials(foreign.certificate, inviter.given))
-    assert reason(inviter, token) == "forged"
+    assert reason(inviter, token) == "wrong_node"
 
 
 def test_a_stale_delegation_admits_nobody(inviter: Inviter) -> None:

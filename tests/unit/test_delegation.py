@@ -138,6 +138,12 @@ def test_a_delegate_signs_what_was_granted_and_renews_what_the_authority_signed(
             ),
             "basis_expired",
         ),
+        (
+            lambda: renewed(
+                basis=Certificate.make(replace(BODY, not_before=1, not_after=NOW - BASIS_GRACE + 5), KEY)
+            ),
+            "basis_expired",
+        ),
     ],
 )
 def test_what_does_not_hold_is_refused_by_its_name(make: Callable[[], Credentials], reason: str) -> None:

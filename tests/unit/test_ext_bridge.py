@@ -229,6 +229,9 @@ def test_a_hint_of_a_loop_stops_floods_into_the_bridge_for_a_moment(bridged: Two
     assert bridged.goes_out(frame(BROADCAST, HERE))
     wait_until(lambda: bridged.comes_in(frame(BROADCAST, peer.mac)))
     assert 0.9 < time.monotonic() - begun < 3.0
+    assert bridged.comes_in(frame(THERE, GUEST))
+    assert not bridged.goes_out(frame(BROADCAST, GUEST))
+    assert bridged.comes_in(frame(BROADCAST, peer.mac)), "who claims a station stops the others' floods once"
     assert bridged.why() == {"looped", "bridge_blocked"}
 
 
@@ -280,6 +283,9 @@ def test_only_the_listed_vlans_are_carried() -> None:
             assert two.goes_out(tagged(vlan, BROADCAST, HERE)) is carried, vlan
             assert two.comes_in(tagged(vlan, BROADCAST, GUEST)) is carried, vlan
         assert two.goes_out(frame(BROADCAST, HERE))
+        for source, passes in ((HERE, two.goes_out), (GUEST, two.comes_in)):
+            inner = tagged(11, BROADCAST, source)
+            assert not passes(inner[:12] + b"\x81\x00\xe0\x00" + inner[12:]), "a priority tag hides no VLAN"
         assert two.why() == {"vlan_not_carried"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import struct
 
 import pytest
 from hypothesis import given, settings
@@ -302,6 +303,22 @@ def test_the_same_as_the_slow_twin(others: bool, dhcp: bool, router: bool, sent:
 def to(node: Node, peer: Peer, frame: bytes) -> bytes:
     """As a payload, addressed and from whom it should."""
     return b"\x01" + node.mac + peer.mac + frame[12:]
+
+
+def test_a_segment_header_rewrites_nothing_after_the_frame_was_judged() -> None:
+    """A checksum in the place of the sender's address: what comes out of it there is what is judged."""
+    with node_and_peer() as (node, peer):
+        node.engine.set_own_addresses([packed_prefix("10.77.0.1")])
+        node.engine.set_sources(7, [packed_prefix("10.77.0.2")])
+        start, offset, wanted = 20, 10, 0x0001
+        frame = to(node, peer, arp("10.77.0.2", hardware=peer.mac))[1:] + bytes(2)
+        rest = (0xFFFF - wanted - sum(struct.unpack(f"!{len(frame[start:]) // 2}H", frame[start:]))) % 0xFFFF
+        frame = frame[:-2] + struct.pack("!H", rest)
+        peer.send(peer.packet(bytes((6, 1, 32, start, offset)) + frame))
+        peer.mark()
+        assert node.drops() == {"spoofed_address": 1}
+        found = node.engine.peer_refusals(7)["example"]
+        assert found[2] == ipaddress.IPv6Address("::ffff:10.77.0.1").packed
 
 
 def test_refused_frames_are_counted_by_peer_with_an_example() -> None:

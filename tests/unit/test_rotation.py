@@ -24,7 +24,7 @@ from shadowmesh.membership.clock import RELEASED, SteadyClock
 from shadowmesh.membership.delegation import Credentials
 from shadowmesh.membership.guard import Guard, Membership, Standing
 from shadowmesh.membership.network import Network
-from shadowmesh.membership.revocation import Revocations
+from shadowmesh.membership.revocation import RevocationList, Revocations
 from shadowmesh.membership.rotation import MAX_LINKS, Link, split_untrusted
 from shadowmesh.membership.signed import Kind, Signed
 from shadowmesh.wire.messages import MAX_NETWORK
@@ -206,6 +206,13 @@ def test_a_stolen_old_key_signs_no_list_beyond_its_last_one() -> None:
     with pytest.raises(NotMember, match="new key when this list"):
         lists.merge_untrusted(stolen.document)
     assert Revocations(second, last.document, lambda _: None).number == last.number
+    deceived = guard(first)
+    assert deceived.revocations.merge_untrusted(stolen.document)
+    assert deceived.merge_network_untrusted(second.document)
+    assert deceived.revocations.number == 0, "what the thief had signed before counts no longer"
+    assert deceived.revocations.merge_untrusted(last.document)
+    assert deceived.merge_network_untrusted(second.rotated(KEYS[1], KEYS[2], NOW, NOW, 9).document)
+    assert deceived.revocations.number == last.number
 
 
 # On disk.
@@ -276,6 +283,19 @@ def test_a_new_key_survives_the_restart_and_an_older_file(tmp_path: Path, folder
     assert open_guard(public, tmp_path).network == new
     public.write_text(folder.run("export"))
     assert open_guard(public, tmp_path).revocations.number == 1
+
+
+def test_a_kept_list_of_a_thief_does_not_stop_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = chain(1)
+    public = tmp_path / "home.pem"
+    public.write_text(network_text(first))
+    stolen = RevocationList.make(first, KEYS[0], 99, NOW, NOW, [], [])
+    assert open_guard(public, tmp_path).revocations.merge_untrusted(stolen.document)
+    public.write_text(network_text(second))
+    assert open_guard(public, tmp_path).revocations.number == 0
+    assert "counts no longer" in caplog.text
 
 
 def test_a_file_that_contradicts_what_is_known_stops_the_start(tmp_path: Path) -> None:
