@@ -54,7 +54,7 @@ cdef enum:
     PROBE_SIZE = 22                # MAC of the member that sent it, nonce
 
 cdef uint64_t HOLD = 1000000000        # nanoseconds: as long as it takes until the next probe
-cdef uint64_t HOLD_AGAIN = 30          # holds; a member that claims a station must not keep floods out for good
+cdef uint64_t HOLD_AGAIN = 30          # holds: who claims a station must not keep floods out for good
 
 cdef uint64_t MAC_MASK = 0xFFFFFFFFFFFF
 cdef uint64_t PROBE_GROUP = 0x03534D4C4F50  # a locally administered group address: bridges flood it

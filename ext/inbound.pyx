@@ -322,8 +322,8 @@ cdef void _frame(Inbound *inbound, Peer *peer, uint8_t *frame, size_t size) noex
 cdef void _segment(Inbound *inbound, Peer *peer, uint8_t *payload, size_t size) noexcept nogil:
     """As a frame, and what its header claims must hold for the frame.
 
-    Where nobody has proved in which place its checksum is, that is finished first: what is judged must be what
-    is delivered.
+    Where nobody has proved in which place its checksum is, that is finished first: what is judged must be
+    what is delivered.
     """
     cdef uint8_t *frame = payload + SEGMENT_HEADER_SIZE
     cdef size_t length = size - SEGMENT_HEADER_SIZE

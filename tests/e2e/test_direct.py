@@ -64,7 +64,7 @@ def test_path_that_dies_gives_way_to_the_relay(direct: Mesh) -> None:
     relay = direct.relays["relay"]
     for host, other in ((bob.host, alice.host), (alice.host, bob.host)):
         host.run(["ip", "route", "add", "blackhole", f"{other.address}/32"])
-    flood = alice.host.spawn(["ping", "-c", "30", "-i", "0.1", bob.ipv4], "flood.log")
+    flood = alice.host.spawn(["ping", "-c", "60", "-i", "0.1", bob.ipv4], "flood.log")
     wait_path(alice, "bob", f"relay {relay.host.address}:4433")
     wait_path(bob, "alice", f"relay {relay.host.address}:4433")
     flood.wait(10)

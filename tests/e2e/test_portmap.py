@@ -201,6 +201,7 @@ def test_client_shows_its_mapping_and_gives_it_back(home: Home, protocol: str) -
     mesh.relay("gateway")  # never started: no relay is needed for this
     client = mesh.client("inside")
     mesh.configure()
+    client.config["log"] = {"addresses": True}
     client.start()
 
     def nat() -> dict[str, Any]:
