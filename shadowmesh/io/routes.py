@@ -1,6 +1,7 @@
 """Routes into the TAP: put into the kernel's main table and taken out (rtnetlink by pyroute2).
 
-They go with the device, however the process ends.  Decides nothing, and touches no route of others.
+They go with the device; from one that stays, a bridge, whoever has put them in takes them out.  Decides
+nothing, and touches no route of others.
 """
 
 from __future__ import annotations

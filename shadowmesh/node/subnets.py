@@ -49,6 +49,7 @@ class Subnets:
         self._retry_at = 0.0
         self._told: dict[tuple[str, str], str] = {}
         self._task: asyncio.Task[None] | None = None
+        self._applying: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
 
     def start(self) -> None:
@@ -56,10 +57,16 @@ class Subnets:
         self._task = asyncio.create_task(self._follow())
 
     async def stop(self) -> None:
-        """Look no more. The routes go with the device."""
+        """Look no more, and take the routes out: a bridge stays when the client is gone."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._applying is not None:  # its thread can't be stopped: what it installs is known at its end
+            await asyncio.gather(self._applying, return_exceptions=True)
+        if self._installed:
+            with contextlib.suppress(OSError):  # the device is gone, and its routes with it
+                await asyncio.to_thread(kernel.apply, self._interface, self._installed, {})
+            self._installed = {}
 
     def set(self, config: ClientConfig) -> None:
         """Other routes count from now on."""
@@ -108,6 +115,10 @@ class Subnets:
         # First the candidates: no address behind a gateway may be tried once packets to it go there.
         self._core.handle_routed([ipaddress.ip_network(key.to) for key in wanted], time.monotonic())
         self._on_change()
+        self._applying = asyncio.create_task(self._apply(table, wanted))
+        await asyncio.shield(self._applying)
+
+    async def _apply(self, table: Routes, wanted: dict[Key, str]) -> None:
         try:
             failed = await asyncio.to_thread(kernel.apply, self._interface, self._installed, wanted)
         except OSError as error:

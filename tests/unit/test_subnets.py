@@ -1,0 +1,98 @@
+"""Routes of a running client: what is in the kernel, and what is remembered of it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import threading
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from shadowmesh.config import Route
+from shadowmesh.node import subnets
+from shadowmesh.node.subnets import Subnets
+from shadowmesh.overlay.routes import Key, Routes
+
+LAN, RACK = Key("192.168.5.0/24", 1024), Key("192.168.6.0/24", 1024)
+BOB, CAROL = "10.77.0.2", "10.77.0.3"
+
+
+class Kernel:
+    """The routing table, as `io.routes.apply` changes it."""
+
+    def __init__(self) -> None:
+        self.table: dict[Key, str] = {}
+        self.refused: set[Key] = set()
+        self.error: OSError | None = None
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
+
+    def apply(self, interface: str, before: Mapping[Key, str], wanted: Mapping[Key, str]) -> dict[Key, str]:
+        assert interface == "br0"
+        assert dict(before) == self.table, "what is remembered is what is there"
+        self.begun.set()
+        assert self.go_on.wait(10)
+        if self.error is not None:
+            raise self.error
+        for key in before.keys() - wanted.keys():
+            del self.table[key]
+        self.table.update({key: via for key, via in wanted.items() if key not in self.refused})
+        return {key: "no" for key in wanted.keys() & self.refused if before.get(key) != wanted[key]}
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    made = Kernel()
+    monkeypatch.setattr(subnets, "kernel", made)
+    return made
+
+
+def opened() -> Subnets:
+    config = SimpleNamespace(
+        interface=SimpleNamespace(bridge="br0", name="smesh0", addresses=()), peers=(), routes=()
+    )
+    members = SimpleNamespace(membership=None)
+    core = SimpleNamespace(
+        members=members, handle_routed=lambda prefixes, now: None, relays=(), local=(), peers={}
+    )
+    return Subnets(cast(Any, config), cast(Any, core), lambda: None)
+
+
+def test_routes_on_a_bridge_are_taken_out_at_the_end(kernel: Kernel) -> None:
+    async def run() -> None:
+        made = opened()
+        await made._install(Routes([]), {LAN: BOB})
+        assert kernel.table == {LAN: BOB}
+        await made.stop()
+
+    asyncio.run(run())
+    assert kernel.table == {}
+
+
+def test_routes_that_a_thread_is_about_to_install_are_taken_out_too(kernel: Kernel) -> None:
+    kernel.go_on.clear()
+
+    async def run() -> None:
+        made = opened()
+        made._task = asyncio.create_task(made._install(Routes([]), {LAN: BOB}))
+        assert await asyncio.to_thread(kernel.begun.wait, 10)
+        stopping = asyncio.create_task(made.stop())
+        await asyncio.sleep(0)
+        kernel.go_on.set()
+        await stopping
+
+    asyncio.run(run())
+    assert kernel.table == {}
+
+
+def test_the_end_survives_a_device_that_is_gone(kernel: Kernel) -> None:
+    async def run() -> None:
+        made = opened()
+        await made._install(Routes([]), {LAN: BOB})
+        kernel.error = OSError(errno.ENODEV, "No such device")
+        await made.stop()
+
+    asyncio.run(run())
