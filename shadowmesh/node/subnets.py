@@ -106,6 +106,8 @@ class Subnets:
             for key, reason in self._failed.items():
                 table.refuse(key, reason)
                 wanted.pop(key, None)
+                if key in self._installed:
+                    wanted[key] = self._installed[key]
         if wanted != self._installed:
             await self._install(table, wanted)
         for entry in table.entries:
@@ -122,11 +124,13 @@ class Subnets:
         try:
             failed = await asyncio.to_thread(kernel.apply, self._interface, self._installed, wanted)
         except OSError as error:
-            failed = dict.fromkeys(wanted, f"netlink: {error.strerror}")
+            failed = dict.fromkeys(wanted | self._installed, f"netlink: {error.strerror}")
         self._failed, self._retry_at = failed, time.monotonic() + RETRY if failed else 0.0
         for key, reason in failed.items():
             table.refuse(key, reason)
-        self._installed = {key: via for key, via in wanted.items() if key not in failed}
+        # What could not be changed is as it was.
+        left = {key: via for key, via in self._installed.items() if key in failed}
+        self._installed = left | {key: via for key, via in wanted.items() if key not in failed}
 
     def _gateway(self, via: str) -> Gateway | None:
         member = self._core.roster.find(via)

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import pytest
 
-from shadowmesh.config import Route
 from shadowmesh.node import subnets
 from shadowmesh.node.subnets import Subnets
 from shadowmesh.overlay.routes import Key, Routes
@@ -94,5 +93,35 @@ def test_the_end_survives_a_device_that_is_gone(kernel: Kernel) -> None:
         await made._install(Routes([]), {LAN: BOB})
         kernel.error = OSError(errno.ENODEV, "No such device")
         await made.stop()
+
+    asyncio.run(run())
+
+
+def test_what_the_system_refuses_to_change_is_remembered_and_tried_again(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(subnets, "time", SimpleNamespace(monotonic=lambda: now))
+
+    async def run() -> None:
+        nonlocal now
+        made = opened()
+        wanted: dict[Key, str] = {LAN: BOB, RACK: BOB}
+        table = SimpleNamespace(update=lambda *_: dict(wanted), refuse=lambda *_: None, entries=())
+        made._routes = cast(Any, table)
+        await made._look()
+        kernel.refused, wanted = {LAN}, {LAN: CAROL, RACK: CAROL}
+        for _ in range(2):
+            await made._look()
+            assert kernel.table == {LAN: BOB, RACK: CAROL}, "not the default route"
+        kernel.error, wanted = OSError(errno.EPERM, "Operation not permitted"), {}
+        now += subnets.RETRY
+        await made._look()
+        kernel.error = None
+        await made._look()
+        assert made._installed == kernel.table == {LAN: BOB, RACK: CAROL}
+        now += subnets.RETRY
+        await made._look()
+        assert made._installed == kernel.table == {}
 
     asyncio.run(run())
