@@ -47,7 +47,10 @@ class Entry(msgspec.Struct, kw_only=True):
 
 
 class Reserved(msgspec.Struct, kw_only=True):
-    """What an invitation grants, while nobody has told the ledger which node took it."""
+    """What an invitation grants, while nobody has told the ledger which node took it.
+
+    Also what a member had before it joined anew, as its certificate from then still counts.
+    """
 
     name: str
     addresses: list[str]
@@ -59,7 +62,7 @@ class Reserved(msgspec.Struct, kw_only=True):
     revoked: int | None = None
     """When; seconds since 1970. The name is free from then on, the addresses rest until `not_after`."""
     ephemeral: bool = False
-    """Whether whoever joins is no lasting member: the ledger never learns which node it is."""
+    """Whether the ledger never learns which node it is: no lasting member, or one that has joined anew."""
 
 
 class Ledger(msgspec.Struct, kw_only=True):
@@ -417,6 +420,9 @@ def adopt(ledger: Ledger, uses: Mapping[int, str]) -> bool:
     ]
     for one in taken:
         node = uses[one.serial]
+        known = next((entry for entry in ledger.entries if entry.node == node), None)
+        if known is not None:
+            ledger.reserved.append(_before(known))
         ledger.entries = [entry for entry in ledger.entries if entry.node != node]
         ledger.entries.append(
             Entry(
@@ -431,6 +437,19 @@ def adopt(ledger: Ledger, uses: Mapping[int, str]) -> bool:
         )
     ledger.reserved = [one for one in ledger.reserved if one not in taken]
     return bool(taken)
+
+
+def _before(known: Entry) -> Reserved:
+    """Name and addresses that stay a member's until the certificate has ended that it had before."""
+    return Reserved(
+        name=known.name,
+        addresses=known.addresses,
+        groups=known.groups,
+        rights=known.rights,
+        serial=known.serial,
+        not_after=known.not_after,
+        ephemeral=True,
+    )
 
 
 def _reserved(subnet: Subnet) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:

@@ -217,6 +217,31 @@ def test_a_revoked_node_does_not_come_back_through_the_ledger() -> None:
     assert home.ledger.entries[0].revoked == NOW
 
 
+def test_a_member_that_joins_anew_keeps_what_it_had_until_its_certificate_ends() -> None:
+    home = authority()
+    old = home.sign(Request(node=BOB, name="bob", days=30), NOW).body
+    made, _ = home.invite(Invitee(name="again"), ALICE.public, NOW)
+    uses = {made.body.grants[0].serial: node_id_text(BOB)}
+    assert adopt(home.ledger, uses)
+    assert not adopt(home.ledger, uses)
+    assert home.find(node_id_text(BOB)).addresses == made.body.grants[0].addresses
+    with pytest.raises(ValueError, match="belongs to another"):
+        home.sign(Request(node=CAROL, name="carol", addresses=["10.77.0.1"]), NOW)
+    with pytest.raises(ValueError, match="the name bob is reserved"):
+        home.sign(Request(node=CAROL, name="bob"), NOW)
+    assert home.sign(Request(node=CAROL, name="bob"), NOW + 31 * DAY).body.addresses == old.addresses
+
+
+def test_what_a_member_had_before_it_joined_anew_can_be_revoked() -> None:
+    home = authority()
+    old = home.sign(Request(node=BOB, name="bob"), NOW).body
+    made, _ = home.invite(Invitee(name="again"), ALICE.public, NOW)
+    adopt(home.ledger, {made.body.grants[0].serial: node_id_text(BOB)})
+    revoked = home.revoke("bob", NOW)
+    assert (revoked.nodes, revoked.serials) == (frozenset[bytes](), frozenset({old.serial}))
+    assert home.find("again").revoked is None
+
+
 # The book.
 
 
