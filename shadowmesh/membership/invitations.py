@@ -249,10 +249,14 @@ class Invitations:
             raise NotMember("invitation_expired", text)
 
     def _let_wait(self, invitation: Invitation, node: NodeId, source: str, now: float) -> None:
-        if len(invitation.waiting) >= MAX_WAITING:
+        others = invitation.waiting
+        if len(others) >= MAX_WAITING:  # whoever was refused first makes room
+            refused = next((one for one in others if one.verdict == "refused"), None)
+            others = [one for one in others if one is not refused]
+        if len(others) >= MAX_WAITING:
             raise NotMember("too_many_waiting", "too many machines wait to be let in by this invitation")
         one = Waiting(node=node, at=int(now), source=source)
-        self._change(invitation, waiting=[*invitation.waiting, one])
+        self._change(invitation, waiting=[*others, one])
 
     def _give(
         self, invitation: Invitation, delegation: Delegation, node: NodeId, source: str, now: float

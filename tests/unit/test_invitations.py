@@ -342,6 +342,27 @@ def test_who_waits_is_bounded_and_survives(alice: Book) -> None:
         alice.book.take(made.id, bytes(32), "asked in time")
 
 
+def test_refusing_makes_room_for_who_waits(alice: Book) -> None:
+    made = alice.add(by_hand=True)
+    nodes = [bytes((number,)) * 32 for number in range(MAX_WAITING)]
+    for node in nodes:
+        with pytest.raises(Wait):
+            alice.book.take(made.id, node, "")
+    for node in (nodes[3], nodes[1]):
+        alice.book.decide(node_id_text(node)[:10], "refused")
+    assert alice.reason(made, nodes[3]) == "join_refused", "until the place is needed"
+    with pytest.raises(Wait):
+        alice.book.take(made.id, BOB, "")
+    left = {one.node for one in alice.open().all[0].waiting}
+    assert left == {*nodes, BOB} - {nodes[3]}, "the one refused first has gone"
+    alice.book.decide(node_id_text(BOB)[:10], "approved")
+    assert alice.reason(made, nodes[1]) == "join_refused"
+    with pytest.raises(Wait):
+        alice.book.take(made.id, CAROL, "")
+    assert alice.reason(made, nodes[3]) == "too_many_waiting", "an approved one keeps its place"
+    assert alice.book.take(made.id, BOB, "").certificate.body.node == BOB
+
+
 def test_a_verdict_needs_one_node_that_waits(alice: Book) -> None:
     made = alice.add(by_hand=True, uses=2)
     with pytest.raises(ValueError, match="nobody waits as bob"):
