@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import stat
 import time
 from functools import partial
 from pathlib import Path
@@ -211,10 +212,17 @@ def _require_own(credentials: Credentials, guard: Guard, identity: Identity, fil
 
 
 def _keep_credentials(path: Path, network: str, credentials: Credentials) -> None:
-    """In place of the one before, which stays beside it."""
+    """In place of the one before, which stays beside it; a newer one of the authority stays for `reload`."""
+    mode = 0o644
+    with contextlib.suppress(ConfigError):
+        found, ours = load_credentials(path).certificate.body, credentials.certificate.body
+        if (found.serial, found.not_after) > (ours.serial, ours.not_after):
+            log.warning("%s holds a newer certificate than the renewed one; `reload` takes it over", path)
+            return
     with contextlib.suppress(OSError):
-        replace_file(path.with_name(f"{path.name}.bak"), path.read_bytes())
-    _keep(path, credentials_text(credentials, network).encode())
+        mode = stat.S_IMODE(path.stat().st_mode)
+        replace_file(path.with_name(f"{path.name}.bak"), path.read_bytes(), mode)
+    _keep(path, credentials_text(credentials, network).encode(), mode)
 
 
 def _keep_network(path: Path, network: Network) -> None:
@@ -225,8 +233,8 @@ def _keep_list(path: Path, data: bytes) -> None:
     _keep(path, to_text(data, Kind.REVOCATIONS).encode())
 
 
-def _keep(path: Path, data: bytes) -> None:
+def _keep(path: Path, data: bytes, mode: int = 0o644) -> None:
     try:
-        replace_file(path, data)
+        replace_file(path, data, mode)
     except OSError as error:
         log.error("can't write %s: %s; it holds until the end of this process only", path, error.strerror)

@@ -259,12 +259,42 @@ def test_a_renewed_certificate_takes_the_place_of_the_old_one_which_stays(
     assert config.network is not None
     file = config.network.certificate
     before = file.read_bytes()
+    made = renewed(folder, membership)
+    for mode in (0o644, 0o600):
+        file.chmod(mode)
+        membership.keep(made)
+        assert stat.S_IMODE(file.stat().st_mode) == mode
+    assert load_credentials(file) == made
+    file.write_bytes(before)
+    membership.keep(made)
+    backup = file.with_name(f"{file.name}.bak")
+    assert backup.read_bytes() == before
+    assert stat.S_IMODE(backup.stat().st_mode) == 0o600
+    file.write_text("nonsense")
+    membership.keep(made)
+    assert load_credentials(file) == made
+
+
+def renewed(folder: Folder, membership: Membership) -> Credentials:  # noqa: F811
+    """Alice's next certificate, by a delegation of her own."""
     delegate = Delegate(ALICE, load_delegation(delegation(folder, ALICE, "--days", "300")))
     short = membership.credentials.certificate
     monkey = short.body.not_after - 20 * 86_400
     membership.clock._wall = lambda: float(monkey)
-    made = delegate.renew(Credentials(short), ALICE.node_id, membership)
+    return delegate.renew(Credentials(short), ALICE.node_id, membership)
+
+
+def test_a_renewal_leaves_a_newer_certificate_of_the_authority_in_its_place(
+    folder: Folder,  # noqa: F811
+    config: ClientConfig,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    membership = opened(config)
+    assert config.network is not None
+    file = config.network.certificate
+    made = renewed(folder, membership)
+    folder.run("renew", "alice", "-o", str(file))
+    newer = file.read_bytes()
     membership.keep(made)
-    assert load_credentials(file) == made
-    assert file.with_name(f"{file.name}.bak").read_bytes() == before
-    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    assert file.read_bytes() == newer
+    assert f"{file} holds a newer certificate" in caplog.text
