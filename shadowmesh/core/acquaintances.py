@@ -109,7 +109,7 @@ class Acquaintances:
             [
                 Acquaintance(node, standing.certificate.fingerprint[:MARK_SIZE])
                 for node, (_, standing) in self._shown.items()
-                if node != reader and node not in self._from_relays and not self._members.is_revoked(node)
+                if node != reader and node not in self._from_relays and not self._members.revokes(standing)
             ][-MAX_ROSTER:]
         )
 

@@ -116,6 +116,11 @@ class Members:
         current = self.membership.revocations.current if self.membership is not None else None
         return current is not None and node in current.nodes
 
+    def revokes(self, standing: Standing) -> bool:
+        """Whether the newest list names this certificate or its node."""
+        membership = self.membership
+        return membership is not None and membership.revocations.revokes(standing.certificate)
+
     @property
     def revoked(self) -> str:
         """What whoever the list names is, for people."""

@@ -362,6 +362,16 @@ def test_an_older_certificate_takes_no_newer_ones_place(home: Domain) -> None:
     assert core.drops["bad_certificate"] == 1
 
 
+def test_a_member_whose_certificate_is_revoked_is_named_to_nobody(home: Domain) -> None:
+    mesh = chain(home)
+    core = mesh.clients[1].core
+    standing = core.acquaintances.standing(IDENTITIES[2].node_id)
+    assert standing is not None
+    made = home.authority.revoke_serial(standing.certificate.body.serial, home.wall)
+    core.handle_revocations(made.document, mesh.network.now)
+    assert core.acquaintances.roster(IDENTITIES[0].node_id).members == []
+
+
 def test_a_revoked_member_is_named_to_nobody(home: Domain) -> None:
     mesh = chain(home)
     core = mesh.clients[1].core
