@@ -74,10 +74,10 @@ class Guests:
         self._known = {id_: known for id_, known in self._known.items() if known.ends_at > now}
 
     def _problem(self, client: Client, invitation: bytes, now: float) -> str:
+        self.expire(now)
         known = self._known.get(invitation)
         if known is not None:  # the same client extends it
             return "" if known.host == client.node else "another client has registered it"
-        self.expire(now)
         if sum(one.host == client.node for one in self._known.values()) >= MAX_INVITATIONS:
             return f"a client has {MAX_INVITATIONS} invitations here at most"
         return "" if len(self._known) < MAX_IDS else "this relay knows too many invitations"

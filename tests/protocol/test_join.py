@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -446,6 +447,18 @@ def test_a_guest_that_says_anything_but_join_is_sent_away(inviter: Inviter) -> N
     inviter.mesh.clients[1].core._shared.links.pump(driver, inviter.mesh.network.now)
     inviter.mesh.network.flush(inviter.mesh.clients[1])
     inviter.mesh.network.run_until(lambda: "one JOIN" in joiner.problem, 5.0)
+
+
+def test_an_id_whose_time_is_over_is_free_for_another_client() -> None:
+    guests = relay_guests.Guests({})
+    one, other = (cast(Any, SimpleNamespace(node=node)) for node in (b"1" * 32, b"2" * 32))
+    wanted = Invite(add=[Registration(b"i" * 32, 60)])
+    assert guests.handle_invite(one, wanted, 100.0) is None
+    refused = guests.handle_invite(other, wanted, 159.0)
+    assert refused is not None
+    assert "another client" in refused.refused
+    assert guests.handle_invite(other, wanted, 160.0) is None
+    assert guests.visit(b"i" * 32, 161.0).host == other.node
 
 
 # What the authority remembers.
