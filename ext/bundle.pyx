@@ -2,7 +2,7 @@
 
 Does NOT look into datagrams and knows nothing of the stream: io/tunnel.py moves the messages.
 
-    bundle   one or more of:  size (2, big endian, 1..65507) | datagram
+    bundle   one or more of:  size (2, big endian, 21..65507) | datagram
 
 One system call collects up to four messages that wait in a socket, with UDP GRO of 64 KiB each; one, with
 UDP GSO, sends a whole run of datagrams of equal size.  A bundle is full at 64 KiB, and little larger than
@@ -42,6 +42,7 @@ __all__ = ["MAX_BUNDLE", "Bundler"]
 
 cdef enum:
     SIZE_FIELD = 2
+    SMALLEST = 21        # RFC 9000, 10.3: short header and tag; smaller ones only cost time
     LARGEST = 65507      # UDP payload, IPv4
     FULL = 0x10000       # bytes of a bundle to which no more is added
     ROOM = 0x40000       # bytes of datagrams that one call fetches
@@ -64,10 +65,10 @@ cdef size_t _bundle_size(ReceiveBatch *batch, size_t messages) noexcept nogil:
     return size
 
 
-cdef void _bundle_write(ReceiveBatch *batch, size_t messages, uint8_t *out,
-                        Counters *counters) noexcept nogil:
-    """Every segment of a GRO'd message is a datagram by itself."""
-    cdef size_t i, start, size
+cdef size_t _bundle_write(ReceiveBatch *batch, size_t messages, uint8_t *out,
+                          Counters *counters) noexcept nogil:
+    """Every segment of a GRO'd message is a datagram by itself; the size of all that the other end takes."""
+    cdef size_t i, start, size, written = 0
     cdef uint8_t *data
     for i in range(messages):
         if not _whole(batch, i):
@@ -77,10 +78,14 @@ cdef void _bundle_write(ReceiveBatch *batch, size_t messages, uint8_t *out,
         start = 0
         while start < batch.messages[i].msg_len:
             size = min(batch.steps[i], batch.messages[i].msg_len - start)
-            store16(out, <uint16_t>size)
-            memcpy(out + SIZE_FIELD, data + start, size)
-            out += SIZE_FIELD + size
+            if size < SMALLEST:
+                drop(counters, DropReason.SHORT)
+            else:
+                store16(out + written, <uint16_t>size)
+                memcpy(out + written + SIZE_FIELD, data + start, size)
+                written += SIZE_FIELD + size
             start += size
+    return written
 
 
 cdef bint _bundle_valid(const uint8_t *data, size_t left) noexcept nogil:
@@ -91,7 +96,7 @@ cdef bint _bundle_valid(const uint8_t *data, size_t left) noexcept nogil:
         if left < SIZE_FIELD:
             return False
         size = load16(data)
-        if size == 0 or size > LARGEST or size > left - SIZE_FIELD:
+        if size < SMALLEST or size > LARGEST or size > left - SIZE_FIELD:
             return False
         data += SIZE_FIELD + size
         left -= SIZE_FIELD + size
@@ -144,8 +149,7 @@ cdef class Bundler:
             if size > LARGEST_BUNDLE - used:
                 drop_many(&self.counters, DropReason.TRUNCATED, fetched)
                 break
-            _bundle_write(self.received, fetched, self.out + used, &self.counters)
-            used += size
+            used += _bundle_write(self.received, fetched, self.out + used, &self.counters)
         return used
 
     def scatter(self, int fd, sockaddr, const uint8_t[::1] bundle not None):

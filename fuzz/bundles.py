@@ -21,7 +21,7 @@ def bundle(*sizes: int) -> bytes:
     return b"".join(size.to_bytes(2, "big") + bytes(size) for size in sizes)
 
 
-SEEDS = [bundle(1), bundle(35, 35, 35, 20), bundle(1200, 1200, 7), bundle(*[2] * 300), bundle(9000, 1)]
+SEEDS = [bundle(21), bundle(35, 35, 35, 25), bundle(1200, 1200, 27), bundle(*[22] * 300), bundle(9000, 21)]
 
 
 def split(data: bytes) -> list[bytes]:
@@ -29,7 +29,7 @@ def split(data: bytes) -> list[bytes]:
     found = []
     while data:
         size = int.from_bytes(data[:2], "big")
-        if len(data) < 2 or not 0 < size <= min(len(data) - 2, 65507):
+        if len(data) < 2 or not 21 <= size <= min(len(data) - 2, 65507):
             return []
         found.append(data[2 : 2 + size])
         data = data[2 + size :]

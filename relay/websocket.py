@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.protocol import OPEN
@@ -42,11 +43,17 @@ PATH = "/shadowmesh"
 """As in `shadowmesh.io.carrier`, which a relay does not load."""
 OPEN_TIMEOUT = 5.0
 """Seconds for TLS, and again for the request: whoever sends it byte by byte is not waited for."""
+CLOSE_TIMEOUT = 1.0
+"""Seconds for what is left to be sent, and for the other end's goodbye; the connection counts until then."""
 IDLE_TIMEOUT = 60.0
 """Seconds without a byte; a client pings every 20."""
 SWEEP = 15.0
 """Seconds between looks for connections that no admitted client uses."""
 READ_SIZE = 256 << 10
+TRIAL = 256 << 10
+"""Bytes of a client that is not admitted yet: several handshakes with the largest certificates."""
+TRIAL_READ_SIZE = 16 << 10
+"""At once from it: small frames cost the most, and everybody waits for them."""
 BACKLOG = 128
 OTHER_DESCRIPTORS = 256
 """Of everything else in the process, with a margin."""
@@ -97,7 +104,6 @@ class WebSocketService:
         self.origins = origins
         self.bundler = Bundler()
         self.drops: Counter[str] = Counter()
-        self.tls: ssl.SSLContext | None = None
         self._certificate: Certificate | None = None
         self._in_use = in_use
         self._listener: socket.socket | None = None
@@ -110,12 +116,16 @@ class WebSocketService:
         """TCP connections that stand now."""
         return len(self._connections)
 
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """For the next connection; a renewed certificate comes with a new one. None: plain HTTP."""
+        return self._certificate.context if self._certificate is not None else None
+
     def open(self) -> None:
         """Listen, and read the certificate. Raises DeviceError and ConfigError."""
         _allow_descriptors(2 * self.config.max_connections + OTHER_DESCRIPTORS)
         if self.config.certificate is not None and self.config.key is not None:
             self._certificate = Certificate(self.config.certificate, self.config.key)
-            self.tls = self._certificate.context
         where = Address(self.config.host, self.config.port)
         ipv6 = ":" in where.host and (where.host != "::" or socket.has_dualstack_ipv6())
         host = where.host if ipv6 or where.host != "::" else "0.0.0.0"
@@ -205,6 +215,10 @@ class WebSocketService:
             self.drops["websocket_queue_full"] += connection.queue_drops
             connection.close()
 
+    def used(self, tunnel: Tunnel) -> bool:
+        """Whether an admitted client is at this tunnel now; looks at all of them."""
+        return tunnel.address in self._in_use()
+
     async def _sweep(self) -> None:
         """A tunnel is for admitted clients; whoever is none after a whole round has to go."""
         while True:
@@ -234,6 +248,8 @@ class Connection:
         self._peer = peer
         self._protocol = ServerProtocol(max_size=MAX_BUNDLE, logger=_quiet)
         self._message = bytearray()
+        self._trial = TRIAL
+        """Bytes that it may still send before somebody looks whether it was admitted; 0: it was."""
         self._writer: asyncio.StreamWriter | None = None
 
     @property
@@ -251,7 +267,7 @@ class Connection:
         if self.tunnel is not None:
             self.tunnel.close()
         if self._writer is not None:
-            self._writer.close()
+            self._writer.transport.abort()
         else:
             self._accepted.close()
 
@@ -271,10 +287,25 @@ class Connection:
                 await self._carry(reader, writer, self.tunnel)
             except TimeoutError:
                 service.drops["websocket_timeout"] += 1
-            except (OSError, EOFError, ssl.SSLError):
+            except (OSError, EOFError, ssl.SSLError, RuntimeError, InvalidState):
+                # The last two: somebody writes while the stream or the WebSocket is being closed.
                 service.drops["websocket_broken"] += 1
             except ValueError:
                 service.drops["websocket_malformed"] += 1
+            finally:
+                await self._end()
+
+    async def _end(self) -> None:
+        """Close the TCP connection in bounded time: as long as it holds a descriptor it has to count."""
+        if self._writer is None:
+            return
+        try:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    self._writer.close()
+                    await self._writer.wait_closed()
+        finally:
+            self._writer.transport.abort()
 
     async def _secure(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """TLS, if we do that ourselves."""
@@ -282,9 +313,14 @@ class Connection:
         arrange_stream(self._accepted)
         reader = asyncio.StreamReader(limit=READ_SIZE)
         glue = asyncio.StreamReaderProtocol(reader)
+        tls = self._service.tls
         async with asyncio.timeout(OPEN_TIMEOUT):
             transport, _ = await loop.connect_accepted_socket(
-                lambda: glue, self._accepted, ssl=self._service.tls
+                lambda: glue,
+                self._accepted,
+                ssl=tls,
+                ssl_handshake_timeout=OPEN_TIMEOUT if tls is not None else None,
+                ssl_shutdown_timeout=CLOSE_TIMEOUT if tls is not None else None,
             )
         self._writer = asyncio.StreamWriter(transport, glue, reader, loop)
         return reader, self._writer
@@ -335,7 +371,7 @@ class Connection:
             await self._receive(reader, writer, tunnel)
         finally:
             out.cancel()
-            with contextlib.suppress(asyncio.CancelledError, OSError):
+            with contextlib.suppress(asyncio.CancelledError, OSError, RuntimeError, InvalidState):
                 await out
 
     async def _receive(
@@ -347,13 +383,23 @@ class Connection:
             for frame in protocol.events_received():
                 if isinstance(frame, Frame):
                     self._take(frame.opcode, frame.data, frame.fin, tunnel)
+                    await asyncio.sleep(0)  # others have their turn
             await self._flush(writer)
             async with asyncio.timeout(IDLE_TIMEOUT):
-                data = await reader.read(READ_SIZE)
-            if not data:
+                data = await reader.read(TRIAL_READ_SIZE if self._trial else READ_SIZE)
+            if not data or not self._may_go_on(len(data), tunnel):
                 return
             protocol.receive_data(data)
         await self._flush(writer)
+
+    def _may_go_on(self, size: int, tunnel: Tunnel) -> bool:
+        """Whether to read what came: all of an admitted client, and so much of everybody else."""
+        if self._trial:
+            self._trial = max(self._trial - size, 0)
+            if not self._trial and not self._service.used(tunnel):
+                self._service.drops["websocket_not_admitted"] += 1
+                return False
+        return True
 
     def _take(self, opcode: Opcode, data: bytes | bytearray | memoryview, last: bool, tunnel: Tunnel) -> None:
         """A frame of the WebSocket; a message may come in several. Raises ValueError."""
@@ -391,12 +437,9 @@ class Certificate:
     """The certificate of the outer TLS, read anew when its file changes. Raises ConfigError."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.minimum_version = ssl.TLSVersion.TLSv1_3
-        self.context.set_alpn_protocols(["http/1.1"])
         self._files = certificate, key
         self._read_at = self._changed_at()
-        self._load()
+        self.context = self._load()
 
     def renew(self) -> None:
         """Take a new one if there is one; one that is no good changes nothing."""
@@ -404,7 +447,7 @@ class Certificate:
             changed_at = self._changed_at()
             if changed_at != self._read_at:
                 self._read_at = changed_at
-                self._load()
+                self.context = self._load()
                 log.info("the certificate %s was read again", self._files[0])
         except ConfigError as error:
             log.error("%s; the one that was read before is still used", error)
@@ -415,10 +458,15 @@ class Certificate:
         except OSError as error:
             raise ConfigError(f"{error.filename}: {error.strerror}") from None
 
-    def _load(self) -> None:
+    def _load(self) -> ssl.SSLContext:
+        """A context of its own: one into which a key did not load holds the new certificate with no key."""
         certificate, key = self._files
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.set_alpn_protocols(["http/1.1"])
         try:
-            self.context.load_cert_chain(certificate, key)
+            context.load_cert_chain(certificate, key)
         except (OSError, ssl.SSLError) as error:
             problem = getattr(error, "reason", None) or error.strerror or error
             raise ConfigError(f"{certificate}, {key}: can't be used for TLS: {problem}") from None
+        return context

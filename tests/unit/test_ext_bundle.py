@@ -25,7 +25,7 @@ def split(bundle: bytes) -> list[bytes]:
     found = []
     while bundle:
         size = int.from_bytes(bundle[:2], "big")
-        assert 0 < size <= len(bundle) - 2
+        assert 21 <= size <= len(bundle) - 2
         found.append(bundle[2 : 2 + size])
         bundle = bundle[2 + size :]
     return found
@@ -78,7 +78,7 @@ async def collect(tunnel: Tunnel, count: int) -> list[bytes]:
 
 
 def test_datagrams_of_all_sizes_come_out_as_they_went_in(udp: socket.socket, tunnel: Tunnel) -> None:
-    sizes = [1, 2, 63, 1200, 1200, 1200, 1199, 1452, 1452, 7, 9000, 16384]
+    sizes = [21, 22, 63, 1200, 1200, 1200, 1199, 1452, 1452, 27, 9000, 16384]
     datagrams = [random.Random(size).randbytes(size) for size in sizes]
     tunnel.deliver(bundle_of(*datagrams))
     assert received(udp, len(datagrams)) == datagrams
@@ -92,7 +92,7 @@ def test_more_datagrams_than_one_system_call_takes(udp: socket.socket, tunnel: T
 
 
 async def test_what_the_engine_sends_is_bundled(udp: socket.socket, tunnel: Tunnel) -> None:
-    datagrams = [random.Random(number).randbytes(1 + 37 * number % 1400) for number in range(100)]
+    datagrams = [random.Random(number).randbytes(21 + 37 * number % 1400) for number in range(100)]
     for datagram in datagrams:
         udp.sendto(datagram, (tunnel.address.host, tunnel.address.port))
     assert await collect(tunnel, len(datagrams)) == datagrams
@@ -116,10 +116,11 @@ async def test_segments_of_one_large_send_are_datagrams_again(udp: socket.socket
         b"\x00",
         b"\x00\x00",
         b"\x00\x02a",
-        bundle_of(b"whole") + b"\x00",
+        bundle_of(bytes(21)) + b"\x00",
+        bundle_of(bytes(21), bytes(20), bytes(21)),
         bundle_of(b"a" * 65507) + b"\xff",
     ],
-    ids=["nothing", "half a size", "size zero", "too short", "rest", "rest after the largest"],
+    ids=["nothing", "half a size", "size zero", "too short", "rest", "too small", "rest after the largest"],
 )
 def test_what_is_no_bundle_is_refused_whole(udp: socket.socket, tunnel: Tunnel, bundle: bytes) -> None:
     with pytest.raises(ValueError, match="no bundle"):
@@ -127,6 +128,17 @@ def test_what_is_no_bundle_is_refused_whole(udp: socket.socket, tunnel: Tunnel, 
     udp.setblocking(False)
     with pytest.raises(BlockingIOError):
         udp.recv(65536)
+
+
+async def test_what_no_packet_of_ours_is_does_not_get_in(udp: socket.socket, tunnel: Tunnel) -> None:
+    """Else a peer whose channel packets are that small would end the connection of whom it talks to."""
+    for size in (1, 20, 21, 4, 30):
+        udp.sendto(bytes(size), (tunnel.address.host, tunnel.address.port))
+    udp.setsockopt(socket.SOL_UDP, 103, 40)  # UDP_SEGMENT
+    udp.sendto(bytes(100), (tunnel.address.host, tunnel.address.port))
+    udp.sendto(bytes(60), (tunnel.address.host, tunnel.address.port))
+    assert [len(one) for one in await collect(tunnel, 5)] == [21, 30, 40, 40, 40]
+    assert tunnel._bundler.drops()["short"] == 5
 
 
 def test_a_size_beyond_udp_is_refused(tunnel: Tunnel) -> None:
@@ -149,8 +161,8 @@ def test_random_bytes_never_do_harm(tunnel: Tunnel) -> None:
 async def test_only_the_one_socket_is_heard(udp: socket.socket, tunnel: Tunnel) -> None:
     with engine_socket("127.0.0.1") as other, contextlib.suppress(ConnectionRefusedError):
         other.sendto(b"from somebody else", (tunnel.address.host, tunnel.address.port))
-    udp.sendto(b"from the engine", (tunnel.address.host, tunnel.address.port))
-    assert await collect(tunnel, 1) == [b"from the engine"]
+    udp.sendto(b"from the engine itself", (tunnel.address.host, tunnel.address.port))
+    assert await collect(tunnel, 1) == [b"from the engine itself"]
 
 
 def test_a_full_queue_drops_and_counts(udp: socket.socket, tunnel: Tunnel) -> None:
@@ -173,10 +185,10 @@ async def test_wherever_the_engine_listens(bound: str, host: str) -> None:
         try:
             assert tunnel.address.host == host
             mapped = f"::ffff:{host}" if udp.family == socket.AF_INET6 and "." in host else host
-            udp.sendto(b"there", (mapped, tunnel.address.port))
-            assert await collect(tunnel, 1) == [b"there"]
-            tunnel.deliver(bundle_of(b"back"))
-            assert received(udp, 1) == [b"back"]
+            udp.sendto(b"there" * 5, (mapped, tunnel.address.port))
+            assert await collect(tunnel, 1) == [b"there" * 5]
+            tunnel.deliver(bundle_of(b"back" * 6))
+            assert received(udp, 1) == [b"back" * 6]
         finally:
             tunnel.close()
 

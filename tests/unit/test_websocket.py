@@ -32,7 +32,8 @@ from shadowmesh.units import Address
 from shadowmesh_relay.config import WebSocketSection
 from shadowmesh_relay.websocket import Certificate, Origins, WebSocketService
 
-HELLO = b"\x00\x05hello"
+GREETING = b"hello, here is a client"
+HELLO = len(GREETING).to_bytes(2, "big") + GREETING
 
 
 class Lab:
@@ -143,13 +144,13 @@ async def test_datagrams_cross_both_ways_over_tls(certificate: tuple[Path, Path]
         address, problem = await lab.change()
         assert address is not None
         assert problem == ""
-        lab.engine.sendto(b"there", (address.host, address.port))
+        lab.engine.sendto(GREETING, (address.host, address.port))
         data, source = await lab.at_relay()
-        assert data == b"there"
+        assert data == GREETING
         assert lab.origins(source).host == "127.0.0.1"
         assert lab.origins(source) != source
-        lab.relay.sendto(b"and back", (source.host, source.port))
-        assert await lab.at_engine() == b"and back"
+        lab.relay.sendto(b"and back" * 3, (source.host, source.port))
+        assert await lab.at_engine() == b"and back" * 3
         assert carrier.remote == Address("127.0.0.1", lab.port)
         assert carrier.secured is not None
         assert carrier.secured.version == "TLSv1.3"
@@ -290,8 +291,8 @@ async def test_through_a_proxy(
         assert problem == ""
         assert address_here is not None
         assert asked == [f"127.0.0.1:{lab.port}"]
-        lab.engine.sendto(b"through it", (address_here.host, address_here.port))
-        assert (await lab.at_relay())[0] == b"through it"
+        lab.engine.sendto(b"through it" * 3, (address_here.host, address_here.port))
+        assert (await lab.at_relay())[0] == b"through it" * 3
         await lab.carriers[0].close()
 
 
@@ -388,11 +389,13 @@ async def test_a_tunnel_in_use_stays() -> None:
         lab.in_use.add((await lab.at_relay())[1])
         await asyncio.sleep(0.5)
         await made.send(HELLO)
-        assert (await lab.at_relay())[0] == b"hello"
+        assert (await lab.at_relay())[0] == GREETING
 
 
 @pytest.mark.parametrize(
-    "message", ["text", b"", b"\x00\x09short", HELLO + b"\x00"], ids=["text", "nothing", "short", "rest"]
+    "message",
+    ["text", b"", b"\x00\x19short", HELLO + b"\x00", b"\x00\x14" + bytes(20)],
+    ids=["text", "nothing", "short", "rest", "smaller than any packet"],
 )
 async def test_what_is_no_bundle_ends_the_connection(message: bytes | str) -> None:
     async with running(plain()) as lab:
@@ -413,6 +416,68 @@ async def test_a_message_beyond_the_largest_bundle_ends_the_connection() -> None
         await lab.until(lambda: lab.service.connected == 0)
 
 
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.usefixtures("small_limits")
+@pytest.mark.parametrize("over_tls", [True, False])
+async def test_a_closed_connection_counts_until_its_descriptor_is_free(
+    certificate: tuple[Path, Path], over_tls: bool
+) -> None:
+    """Over TLS the other end owes a goodbye, else it would have to read what we have for it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    async with running(secure(certificate) if over_tls else plain()) as lab:
+        with socket.create_connection(("127.0.0.1", lab.port)) as raw:
+            before = descriptors()  # ours counts in it
+            client: socket.socket = raw
+            if over_tls:
+                wrap = asyncio.to_thread(context.wrap_socket, raw, server_hostname="relay.test")
+                client = await asyncio.wait_for(wrap, 5.0)
+            else:
+                await lab.until(lambda: lab.service.connected == 1)
+                (connection,) = lab.service._connections
+                await lab.until(lambda: connection._writer is not None)
+                assert connection._writer is not None
+                connection._writer.write(bytes(32 << 20))
+            await refused(lab, "websocket_timeout")
+            await asyncio.sleep(0.05)
+            assert descriptors() <= before
+            client.close()
+
+
+async def test_a_write_after_the_end_is_a_broken_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("Cannot call write() after write_eof()")
+
+    async with running(plain()) as lab, websocket(lab) as made:
+        monkeypatch.setattr(service_module.Connection, "_take", broken)
+        failures: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+        await made.send(HELLO)
+        await refused(lab, "websocket_broken")
+        assert failures == []
+
+
+async def test_a_stranger_has_a_budget_and_a_client_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "TRIAL", 1000)
+    monkeypatch.setattr(service_module, "TRIAL_READ_SIZE", 100)
+    async with running(plain()) as lab:
+        async with websocket(lab) as client:
+            await client.send(HELLO)
+            lab.in_use.add((await lab.at_relay())[1])
+            for _ in range(100):
+                await client.send(HELLO)
+                await lab.at_relay()
+        lab.in_use.clear()
+        async with websocket(lab) as stranger:
+            with contextlib.suppress(ConnectionClosed):
+                for _ in range(100):
+                    await stranger.send(HELLO)
+            await refused(lab, "websocket_not_admitted")
+
+
 async def test_a_message_may_come_in_pieces() -> None:
     """Whoever is in between may cut it (RFC 6455, 5.4)."""
     async with running(plain()) as lab, websocket(lab) as made:
@@ -423,7 +488,7 @@ async def test_a_message_may_come_in_pieces() -> None:
 
         await made.send(pieces())
         await made.send(HELLO)
-        assert [(await lab.at_relay())[0] for _ in range(2)] == [b"hello", b"hello"]
+        assert [(await lab.at_relay())[0] for _ in range(2)] == [GREETING, GREETING]
 
 
 async def test_connections_of_one_address_are_limited() -> None:
@@ -519,12 +584,18 @@ def test_a_renewed_certificate_is_taken_and_a_bad_one_is_not(tmp_path: Path) -> 
     made = Certificate(*paths)
     write_certificate(tmp_path, "relay.test")
     os.utime(paths[0], (1, 1))
+    first = made.context
     made.renew()
     assert made._read_at[0] == 1_000_000_000
-    paths[0].write_text("this is none")
+    assert made.context is not first
+    good = made.context
+    write_certificate(tmp_path / "other", "relay.test")
+    paths[0].write_bytes((tmp_path / "other" / "relay.test.crt").read_bytes())  # of another key
     made.renew()
+    assert made.context is good
     write_certificate(tmp_path, "relay.test")
     made.renew()
+    assert made.context is not good
 
 
 def test_files_that_are_no_certificate_are_told(tmp_path: Path) -> None:
