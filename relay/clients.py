@@ -61,16 +61,16 @@ class Knock:
     """The handshake is complete, and the question open."""
     early: list[Message] = field(default_factory=list)
     """What came meanwhile."""
+    network: str = field(init=False)
+    """Whom limits count it for; computed once, each stranger is compared with all of them."""
+
+    def __post_init__(self) -> None:
+        self.network = network_of(self.origin.host)
 
     def keep(self, message: Message) -> bool:
         """Keep a message for when it is let in; False if that is too much."""
         self.early.append(message)
         return len(self.early) <= MAX_EARLY
-
-    @property
-    def network(self) -> str:
-        """Whom limits count it for."""
-        return network_of(self.origin.host)
 
 
 @dataclass(eq=False)

@@ -311,7 +311,8 @@ class RelayCore:
             return
         self.drops["hook_failed"] += verdict.failed
         self.drops["hook_refused"] += not verdict.failed
-        self._door.refuse(knock.origin.host, now)
+        if not verdict.failed:  # else it is nothing of theirs
+            self._door.refuse(knock.origin.host, now)
         knock.refused = True
         if self._strangers.due("hook" if verdict.failed else knock.ready.agreement.peer, now):
             self._events.append(f"the hook {'failed' if verdict.failed else 'refused'}: {verdict.reason}")
@@ -352,6 +353,8 @@ class RelayCore:
     def _forget_knock(self, driver: Driver, knock: Knock, event: Ended, now: float) -> None:
         del self._half_open[driver]
         self.handshakes["refused" if knock.refused else "failed"] += 1
+        if knock.ready is not None and not knock.refused:  # left before the answer: that cost us no less
+            self._door.refuse(knock.origin.host, now)
         if not self._questions.forget(knock) and self._strangers.due(knock.network, now):
             self._events.append(f"handshake with {knock.origin} failed: {event.reason}")
 

@@ -129,16 +129,18 @@ def test_a_no_and_no_answer_refuse(verdict: Verdict, reason: str, told: str) -> 
     mesh.network.run_for(1)
     assert not admitted(mesh, 0)
     assert core.drops[reason] == 1
+    assert len(core._door._refused) == (not verdict.failed)
     assert told in (mesh.clients[0].core.relays[0].last_error or "")
     assert core._half_open == {}
     assert len(core._questions) == 0
 
 
-def test_who_leaves_before_the_answer_leaves_nothing() -> None:
+def test_who_leaves_before_the_answer_leaves_nothing_but_a_refusal() -> None:
     mesh = start(asks=True)
     client = mesh.start_client(0, ())
     mesh.network.run_for(1)
     core = relay_of(mesh).core
+    assert len(core._door._refused) == 0
     (question,) = core.poll_questions()
     client.core.close(mesh.network.now)
     mesh.network.flush(client)
@@ -146,6 +148,7 @@ def test_who_leaves_before_the_answer_leaves_nothing() -> None:
     assert (core._half_open, len(core._questions)) == ({}, 0)
     core.handle_verdict(question.number, Verdict(True), mesh.network.now)
     assert core.clients == {}
+    assert len(core._door._refused) == 1
 
 
 def test_who_says_too_much_before_the_answer_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:

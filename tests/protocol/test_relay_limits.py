@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shadowmesh.units import Address
+from shadowmesh_relay import clients
 from shadowmesh_relay.admission import Admission
 from shadowmesh_relay.limits import Limits
 from shadowmesh_relay.testing import MemoryRelay
@@ -102,6 +103,24 @@ def test_a_stranger_that_is_refused_again_and_again_costs_less_and_less() -> Non
     mesh.network.detach(first)
     again = mesh.start_client(0, (), tickets=tickets)
     mesh.network.run_until(lambda: again.core.relays[0].state.value == "connected", 5)
+
+
+def test_the_addresses_of_handshakes_under_way_are_not_parsed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+    mesh, relay = mesh_with(Limits(handshakes=3, handshakes_per_host=1))
+    mesh.network.filter = lambda source, target, data: source != mesh.relay_address or len(data) < 600
+    mesh.start_client(0, ())
+    mesh.network.run_for(1)
+
+    def counted(host: str) -> str:
+        parsed.append(host)
+        return host
+
+    monkeypatch.setattr(clients, "network_of", counted)
+    mesh.start_client(1, (), address=Address("198.51.100.9", 6000))
+    mesh.network.run_for(0.5)
+    assert len(relay.core._half_open) == 2
+    assert set(parsed) == {"198.51.100.9"}
 
 
 def test_half_open_handshakes_are_limited() -> None:
