@@ -6,6 +6,7 @@ and nobody else.  What the two have to say to each other is their own affair.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from shadowmesh.errors import NotMember
@@ -18,6 +19,8 @@ MAX_IDS = 4096
 """Invitations of all clients."""
 MAX_GUESTS = 64
 MAX_GUESTS_PER_INVITATION = 4
+MAX_GUESTS_PER_HOST = 8
+"""As many as its inviter answers at once: no client takes all places of the others."""
 STAY = 60.0
 """Seconds that a guest may stay; it may come again."""
 
@@ -37,19 +40,23 @@ class Guests:
     def __init__(self, clients: dict[NodeId, Client]) -> None:
         self._clients = clients
         self._known: dict[bytes, _Known] = {}
+        self._held: Counter[NodeId] = Counter()
+        """Ids of each client among them."""
 
     def handle_invite(self, client: Client, message: Invite, now: float) -> Invited | None:
         """Take ids and forget others; returns what was refused, if anything was."""
+        self.expire(now)
         for invitation in message.remove:
             if invitation in self._known and self._known[invitation].host == client.node:
-                del self._known[invitation]
+                self._remove(invitation)
         refused, reason = [], ""
         for one in message.add:
-            problem = self._problem(client, one.id, now)
+            problem = self._problem(client, one.id)
             if problem:
                 refused.append(one.id)
                 reason = problem
             else:
+                self._held[client.node] += one.id not in self._known
                 self._known[one.id] = _Known(client.node, now + one.seconds)
         return Invited(refused, reason) if refused else None
 
@@ -61,23 +68,33 @@ class Guests:
             raise NotMember("unknown_invitation", text)
         visits = [client.visit for client in self._clients.values() if client.visit is not None]
         same = sum(visit.invitation == invitation for visit in visits)
-        if len(visits) >= MAX_GUESTS or same >= MAX_GUESTS_PER_INVITATION:
+        of_host = sum(visit.host == known.host for visit in visits)
+        if len(visits) >= MAX_GUESTS or same >= MAX_GUESTS_PER_INVITATION or of_host >= MAX_GUESTS_PER_HOST:
             raise NotMember("too_many_guests", "too many guests are at this relay just now; try again")
         return Visit(invitation, known.host, now + STAY)
 
     def forget(self, client: Client) -> None:
         """A client is gone, and its invitations with it."""
-        self._known = {id_: known for id_, known in self._known.items() if known.host != client.node}
+        if self._held[client.node]:
+            for invitation in [id_ for id_, known in self._known.items() if known.host == client.node]:
+                self._remove(invitation)
+        del self._held[client.node]
 
     def expire(self, now: float) -> None:
         """Forget what has ended."""
-        self._known = {id_: known for id_, known in self._known.items() if known.ends_at > now}
+        for invitation in [id_ for id_, known in self._known.items() if known.ends_at <= now]:
+            self._remove(invitation)
 
-    def _problem(self, client: Client, invitation: bytes, now: float) -> str:
-        self.expire(now)
+    def _remove(self, invitation: bytes) -> None:
+        host = self._known.pop(invitation).host
+        self._held[host] -= 1
+        if not self._held[host]:
+            del self._held[host]
+
+    def _problem(self, client: Client, invitation: bytes) -> str:
         known = self._known.get(invitation)
         if known is not None:  # the same client extends it
             return "" if known.host == client.node else "another client has registered it"
-        if sum(one.host == client.node for one in self._known.values()) >= MAX_INVITATIONS:
+        if self._held[client.node] >= MAX_INVITATIONS:
             return f"a client has {MAX_INVITATIONS} invitations here at most"
         return "" if len(self._known) < MAX_IDS else "this relay knows too many invitations"

@@ -383,7 +383,7 @@ def test_a_guest_has_to_leave(inviter: Inviter) -> None:
     inviter.mesh.network.run_until(lambda: left in relay.log, relay_guests.STAY + 10)
 
 
-@pytest.mark.parametrize("limit", ["MAX_GUESTS_PER_INVITATION", "MAX_GUESTS"])
+@pytest.mark.parametrize("limit", ["MAX_GUESTS_PER_INVITATION", "MAX_GUESTS_PER_HOST", "MAX_GUESTS"])
 def test_guests_are_counted(inviter: Inviter, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     monkeypatch.setattr(relay_guests, limit, 1)
     token = inviter.invite(by_hand=True, uses=3)
