@@ -42,6 +42,8 @@ PING_INTERVAL = 20.0
 """Seconds between pings of the WebSocket: below the 30 to 60 s after which proxies close what is silent."""
 PING_TIMEOUT = 20.0
 CLOSE_TIMEOUT = 1.0
+MAX_WORDS = 100
+"""Characters of what a relay or a proxy said that are shown."""
 WRITE_LIMIT = 64 << 10
 """Bytes that wait in the process before the pump waits too."""
 
@@ -192,7 +194,7 @@ def _check_pin(wanted: str, tls: ssl.SSLObject) -> None:
     digest = hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
     found = f"sha256//{base64.b64encode(digest).decode()}"
     if found != wanted:
-        raise ValueError(f"its certificate has the key {found}, the configuration wants another")
+        raise ValueError(f"its key is {found}, not that of the configuration")
 
 
 def _words(error: BaseException) -> str:
@@ -202,17 +204,22 @@ def _words(error: BaseException) -> str:
     if isinstance(error, websockets.InvalidStatus):
         return f"the web server there answered {error.response.status_code}: it does not lead to a relay"
     if isinstance(error, websockets.ConnectionClosed):
-        reason = error.rcvd.reason if error.rcvd is not None else ""
+        reason = _printable(error.rcvd.reason) if error.rcvd is not None else ""
         return reason or "the connection broke"
     if isinstance(error, websockets.InvalidProxy):
         return "the URL of the proxy is not valid"
     if isinstance(error, websockets.ProxyError):
         cause = error.__cause__
-        return f"the proxy refused: {cause or error}"
+        return f"the proxy refused: {_printable(str(cause or error))}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not good: {error.verify_message}"
     if isinstance(error, socket.gaierror | ssl.SSLError):
         return error.strerror or str(error)
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)  # asyncio puts the address in, that of a proxy too
-    return str(error) or type(error).__name__
+    return _printable(str(error)) or type(error).__name__
+
+
+def _printable(text: str) -> str:
+    """What the other end said, fit for terminals and logs."""
+    return "".join(c if c.isprintable() else "?" for c in text[:MAX_WORDS])

@@ -18,7 +18,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus, ProxyError
+from websockets.frames import Close
 
 import shadowmesh_relay.websocket as service_module
 from shadowmesh._ext.bundle import MAX_BUNDLE, Bundler
@@ -180,6 +181,22 @@ async def test_the_end_is_told_once_with_its_reason(certificate: tuple[Path, Pat
         assert address is None
         assert problem
         assert lab.changes.empty()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionClosedError(Close(1008, "go \x1b[2Jaway\n" + "." * 100), None),
+        ProxyError("go \x1b[2Jaway\n" + "." * 200),
+        EOFError("go \x1b[2Jaway\n" + "." * 200),
+    ],
+    ids=["relay", "proxy", "any"],
+)
+def test_what_the_other_end_says_is_printable_and_short(error: Exception) -> None:
+    words = carrier_module._words(error)
+    assert "go ?[2Jaway?." in words
+    assert words.isprintable()
+    assert len(words.removeprefix("the proxy refused: ")) == 100
 
 
 async def test_close_says_nothing(certificate: tuple[Path, Path]) -> None:
