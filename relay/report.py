@@ -149,7 +149,7 @@ class Reporter:
             node_id=node_id_text(client.node),
             name=belonging.standing.certificate.body.name if belonging is not None else None,
             network=belonging.guard.network.name if belonging is not None else None,
-            address=str(client.address),
+            address=client.place,
             connected=now - client.joined_at,
             idle=now - max(client.heard_at, counters["last_bind"]),
             channels=self._core.channels_of(client),
