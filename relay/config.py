@@ -172,7 +172,9 @@ _MOST = {
     "packets_per_second": 1_000_000_000,
     "bytes_per_second": 100_000_000_000,
 }
-"""The largest value of each limit; the smallest is 1. Rates of what is forwarded may be `off` as well."""
+"""The largest value of each limit. Rates of what is forwarded may be `off` as well."""
+_LEAST = {"bytes_per_second": 1000}
+"""The smallest value; 1 of all others. With less no packet of usual size would ever pass."""
 
 
 def _limits(section: Section) -> Limits:
@@ -182,7 +184,8 @@ def _limits(section: Section) -> Limits:
         if default:
             values[key] = section.number(key, 1, most, default=default)
         else:
-            value = section.number_or_word(key, 1, most, "off", str(most // 1000))
+            least = _LEAST.get(key, 1)
+            value = section.number_or_word(key, least, most, "off", str(most // 1000))
             values[key] = value if isinstance(value, int) else 0
     if (values["handshakes_per_host"] or 0) > (values["handshakes"] or 0):
         section.refuse("handshakes_per_host", "is more than handshakes allows in all", "32")

@@ -456,6 +456,7 @@ def test_a_peer_carries_as_many_prefixes_as_a_certificate_could_say(tmp_path: Pa
     [
         ("clients: 0", "limits.clients"),
         ("packets_per_second: 0", "limits.packets_per_second"),
+        ("bytes_per_second: 999", "limits.bytes_per_second"),
         ("handshakes: 10", "limits.handshakes_per_host: is more than"),
         ("handshakes_per_second: off", "limits.handshakes_per_second"),
     ],
