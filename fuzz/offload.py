@@ -137,6 +137,8 @@ def written(payload: bytes) -> bytes:
     """A valid payload as one write to a TAP with a virtio_net_hdr."""
     if payload[0] == FRAME:
         return bytes(10) + payload[1:]
+    if payload[1] == 0x01:  # nobody has proved where its checksum is: it is finished before it is judged
+        return bytes(10) + finished(payload)
     return VNET.pack(1, GSO_NONE, payload[2], 0, payload[3], payload[4]) + payload[5:]
 
 

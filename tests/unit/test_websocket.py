@@ -7,7 +7,6 @@ import base64
 import contextlib
 import hashlib
 import os
-import resource
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -24,14 +23,13 @@ from websockets.frames import Close
 import shadowmesh_relay.websocket as service_module
 from shadowmesh._ext.bundle import MAX_BUNDLE, Bundler
 from shadowmesh.config import RelayPeer
-from shadowmesh.errors import ConfigError, DeviceError
 from shadowmesh.io import carrier as carrier_module
 from shadowmesh.io.carrier import Carrier
 from shadowmesh.io.udp import local_address, open_udp
 from shadowmesh.testing.web import write_certificate
 from shadowmesh.units import Address
 from shadowmesh_relay.config import WebSocketSection
-from shadowmesh_relay.websocket import Certificate, Origins, WebSocketService
+from shadowmesh_relay.websocket import Origins, WebSocketService
 
 GREETING = b"hello, here is a client"
 HELLO = len(GREETING).to_bytes(2, "big") + GREETING
@@ -594,52 +592,3 @@ async def test_a_client_that_reads_nothing_costs_a_bounded_queue() -> None:
                 await asyncio.sleep(0)
         assert lab.service.dropped()["websocket_queue_full"] > 1000
         writer.close()
-
-
-def test_a_renewed_certificate_is_taken_and_a_bad_one_is_not(tmp_path: Path) -> None:
-    paths = write_certificate(tmp_path, "relay.test")
-    made = Certificate(*paths)
-    write_certificate(tmp_path, "relay.test")
-    os.utime(paths[0], (1, 1))
-    first = made.context
-    made.renew()
-    assert made._read_at[0] == 1_000_000_000
-    assert made.context is not first
-    good = made.context
-    write_certificate(tmp_path / "other", "relay.test")
-    paths[0].write_bytes((tmp_path / "other" / "relay.test.crt").read_bytes())  # of another key
-    made.renew()
-    assert made.context is good
-    write_certificate(tmp_path, "relay.test")
-    made.renew()
-    assert made.context is not good
-
-
-def test_files_that_are_no_certificate_are_told(tmp_path: Path) -> None:
-    certificate, key = write_certificate(tmp_path, "relay.test")
-    with pytest.raises(ConfigError, match="No such file"):
-        Certificate(tmp_path / "missing", key)
-    key.write_text("this is none")
-    with pytest.raises(ConfigError, match="can't be used for TLS"):
-        Certificate(certificate, key)
-
-
-def test_a_port_that_is_taken_is_told() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        section = WebSocketSection("127.0.0.1", other.getsockname()[1], None, None)
-        service = WebSocketService(section, Address("127.0.0.1", 1), Origins(), set)
-        with pytest.raises(DeviceError, match="can't listen on TCP"):
-            service.open()
-
-
-def test_descriptors_are_allowed_for_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits = [(1024, 4096)]
-    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
-    monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
-    for connections, expected in ((100, (1024, 4096)), (1000, (2256, 4096)), (9000, (4096, 4096))):
-        service = WebSocketService(
-            plain(max_connections=connections), Address("127.0.0.1", 1), Origins(), set
-        )
-        service.open()
-        service.close()
-        assert limits[-1] == expected
