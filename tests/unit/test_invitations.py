@@ -40,6 +40,7 @@ from shadowmesh.membership.invitations import (
 from shadowmesh.membership.network import Network, NetworkRelay
 from shadowmesh.membership.revocation import Revocations
 from shadowmesh.membership.token import PREFIX, BadToken, Token, proof, proves
+from shadowmesh.output import table
 
 NOW = RELEASED + 1000
 KEY = AuthorityKey.generate()
@@ -478,3 +479,8 @@ def test_the_identity_of_a_joined_member_may_be_called_otherwise(tmp_path: Path)
 
     write_joined(tmp_path / "c.yaml", admitted(), TOKEN, tmp_path, tmp_path / "c.sock", None)
     assert doubts(load_client_config(tmp_path / "c.yaml"), "machine-7") == []
+
+
+def test_what_a_relay_says_of_a_joiner_moves_no_cursor() -> None:
+    lines = table(("node", "from"), [("bbbbbbbbbb", "192.0.2.7:1\x1b[2K\x1b[1Gaaaaaaaaaa\nforged")])
+    assert lines[1] == "bbbbbbbbbb  192.0.2.7:1?[2K?[1Gaaaaaaaaaa?forged"
