@@ -213,6 +213,23 @@ def test_several_uses_are_for_several_nodes(inviter: Inviter) -> None:
     assert reason(inviter, token, 3) == "invitation_used"
 
 
+def test_what_was_revoked_before_anybody_came_is_left_out(inviter: Inviter) -> None:
+    token = inviter.invite(name="s", uses=2)
+    assert inviter.given is not None
+    first, second = (grant.serial for grant in inviter.given.body.grants)
+    lists = inviter.membership.revocations
+    assert lists.merge_untrusted(inviter.home.authority.revoke_serial(first, inviter.home.wall).document)
+    said = outcome(inviter, token)
+    assert isinstance(said, Admitted), said
+    assert said.credentials.certificate.body.name == "s-2"
+    other = inviter.invite(name="t", secret=bytes(32))
+    assert lists.merge_untrusted(
+        inviter.home.authority.revoke_serial(inviter.given.body.grants[0].serial, inviter.home.wall).document
+    )
+    assert reason(inviter, other, 2) == "invitation_revoked"
+    assert said.credentials.certificate.body.serial == second
+
+
 def test_a_late_token_is_named_and_later_unknown(inviter: Inviter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shadowmesh.membership.invitations.TOLD_AFTER", 60)
     token = inviter.invite(ttl=60)

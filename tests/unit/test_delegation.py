@@ -15,6 +15,7 @@ from shadowmesh.crypto.authority_key import AuthorityKey
 from shadowmesh.crypto.identity import Identity
 from shadowmesh.errors import BadPacket, NotMember
 from shadowmesh.io.documents import credentials_text, load_credentials
+from shadowmesh.io.membership import _MENDED as MENDED
 from shadowmesh.membership.certificate import MAX_ROUTES, Certificate, CertificateBody
 from shadowmesh.membership.clock import RELEASED, SteadyClock
 from shadowmesh.membership.delegation import (
@@ -235,3 +236,12 @@ def test_a_file_keeps_all_of_it(make: Callable[[], Credentials], tmp_path: Path)
     shown = make()
     (tmp_path / "bob.pem").write_text(credentials_text(shown, "home"))
     assert load_credentials(tmp_path / "bob.pem") == shown
+
+
+def test_a_delegation_of_a_former_key_is_told_from_a_forged_one() -> None:
+    """The machine that holds it starts all the same: the authority signs another one."""
+    later = NETWORK.rotated(KEY, OTHER_KEY, NOW, NOW, 0)
+    with pytest.raises(NotMember) as caught:
+        RENEW.check(later, NONE, NOW + 1)
+    assert caught.value.reason == "delegation_former_authority"
+    assert caught.value.reason in MENDED
