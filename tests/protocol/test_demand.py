@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from shadowmesh.core.acquaintances import ASK_TIMEOUT, KEEP_EVERY, MAX_TRIES
+from shadowmesh.core.acquaintances import ASK_TIMEOUT, KEEP_EVERY, MAX_ASKED_OF_PEERS, MAX_TRIES
 from shadowmesh.core.demand import EAGER_MEMBERS, HELD, HOLD, IDLE_AFTER, WANTED_FOR, Connect, Demand
 from shadowmesh.core.shared import Changed
 from shadowmesh.membership.asking import AskBudget
@@ -413,6 +413,10 @@ def test_a_peer_that_names_whom_nobody_knows_holds_up_nobody_else(home: Domain) 
     storm(0.0)
     storm(0.0)
     assert len(hostile.questions) == 2
+    for _ in range(6):
+        made = [Acquaintance(next(names).to_bytes(32, "big"), b"x" * 8) for _ in range(4)]
+        known.handle_message(Asked(), AskBudget(), Roster(made), 0.0)
+    assert len(known._asked) == MAX_ASKED_OF_PEERS
     known.handle_present(relay, b"r" * 32, b"m" * 8, 0.0)
     assert relay.questions == [b"r" * 32], "at once"
     for second in range(1, 200):
