@@ -176,13 +176,20 @@ class Acquaintances:
             self._ask(now)
 
     def _makes_room(self, source: Source, relay: bool, now: float) -> bool:
-        """Whether one more may wait: for a relay's the newest of a peer gives way."""
-        if len(self._waiting) < self._most:
-            return relay or now >= self._deaf_until.get(source, now)
-        newest = next((node for node in reversed(self._waiting) if not self._waiting[node].relay), None)
-        if not relay or newest is None:
+        """Whether one more may wait: of the peer that has named most, the newest gives way to others."""
+        if not relay and now < self._deaf_until.get(source, now):
             return False
-        del self._waiting[newest]
+        if len(self._waiting) < self._most:
+            return True
+        held = Counter(one.source for one in self._waiting.values() if not one.relay)
+        if not held:
+            return False
+        most, count = held.most_common(1)[0]
+        if not relay and count <= held[source] + 1:
+            return False
+        del self._waiting[
+            next(node for node in reversed(self._waiting) if self._waiting[node].source is most)
+        ]
         return True
 
     def _count_vain(self, question: _Question, now: float) -> None:
