@@ -120,6 +120,16 @@ class Client:
         return f"{node_id_text(self.node)[:10]}…"
 
 
+class VisitorTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """Numbers of the strangers that come by HTTP/3."""
+
+    connections: int
+    handshakes: dict[str, int]
+    """Completed ones, by the kind of key exchange."""
+    requests: dict[str, int]
+    """By the HTTP status that they got."""
+
+
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """Numbers of the control part: what there is now, and what has been since the start."""
 
@@ -130,6 +140,8 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     handshakes: dict[str, int]
     channels_opened: int
     openings_refused: dict[str, int]
+    http3: VisitorTotals | None = None
+    """None where the port speaks no HTTP/3."""
 
 
 class Duplicates:

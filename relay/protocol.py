@@ -24,6 +24,7 @@ from shadowmesh.membership.guard import Guard, invitation_untrusted
 from shadowmesh.session.link import CloseCode, Ended, LinkEvent, Ready, Received, accept
 from shadowmesh.session.links import Driver, LinkSet
 from shadowmesh.session.machine import Agreement, Opening, Refused
+from shadowmesh.session.port import HandedOver
 from shadowmesh.units import ID_SIZE, LANES, Address, NodeId
 from shadowmesh.wire.headers import destination_id
 from shadowmesh.wire.messages import (
@@ -48,6 +49,7 @@ from shadowmesh.wire.messages import (
 from .admission import Admission, Belonging
 from .clients import Client, Duplicates, Knock, Totals
 from .guests import Guests
+from .h3 import Http3, Visitors
 from .hook import Question, Verdict
 from .limits import Door, Limits
 from .notes import Notes
@@ -71,6 +73,7 @@ class RelayCore:
     :param limits: those of the control part; the data plane has its own.
     :param wall: the machine's clock, in seconds since 1970; clients are told of it.
     :param origin: who is behind the source of a datagram: another address where a leg runs over TCP.
+    :param http3: what strangers may ask for; None: nothing.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class RelayCore:
         limits: Limits | None = None,
         wall: Callable[[], float] | None = None,
         origin: Callable[[Address], Address] = lambda source: source,
+        http3: Http3 | None = None,
     ) -> None:
         self.drops: Counter[str] = Counter()
         self.limits = limits or Limits()
@@ -118,12 +122,15 @@ class RelayCore:
         self._strangers = Notes()
         self._pairs = Notes()
         self._sweep_at = now + SWEEP
+        self._visitors = Visitors(
+            http3, tables, self._transmit, self.drops, lambda: (self.draining, len(self.clients)), now
+        )
 
     @property
     def deadline(self) -> float:
         """When `handle_timer` wants to be called."""
         links = self._links.deadline
-        own = min(self._sweep_at, self._drain_until)
+        own = min(self._sweep_at, self._drain_until, self._visitors.deadline)
         return own if links is None else min(links, own)
 
     # Input.
@@ -134,6 +141,8 @@ class RelayCore:
             driver = self._links.find(destination_id(data))
             if driver is not None:
                 self._links.handle_datagram(driver, data, now)
+            elif (visitor := self._visitors.find(destination_id(data))) is not None:
+                self._visitors.handle_datagram(visitor, data, now)
             else:
                 self._knock_untrusted(data, source, now)
         except BadPacket as error:
@@ -157,6 +166,7 @@ class RelayCore:
     def handle_timer(self, now: float) -> None:
         """Call at or after `deadline`."""
         self._links.handle_timers(now)
+        self._visitors.handle_timer(now)
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP
             self._sweep(now)
@@ -168,6 +178,7 @@ class RelayCore:
         """Say goodbye to all clients; take `poll_transmit` once more, then stop."""
         for client in list(self.clients.values()):
             self._close(client.driver, CloseCode.SHUTDOWN, "the relay is going down", now)
+        self._visitors.close(now)
 
     def drain(self, until: float, now: float) -> None:
         """Admit nobody any more and have all clients leave; whoever is there at `until` is sent away."""
@@ -211,6 +222,7 @@ class RelayCore:
             handshakes=dict(self.handshakes),
             channels_opened=self._rendezvous.opened,
             openings_refused=dict(self._rendezvous.refusals),
+            http3=self._visitors.totals(),
         )
 
     def channels_of(self, client: Client) -> int:
@@ -230,15 +242,15 @@ class RelayCore:
             raise BadPacket(verdict.reason)
         knock = Knock(source, origin)
         ticket = verdict.retry_source_connection_id is None
-        if self.draining:
-            raise BadPacket("draining")
+        full = not ticket and len(self.clients) >= self.limits.clients
+        closed = "draining" if self.draining else "too_many_clients" if full else ""
+        if closed and self._visitors.http3 is None:
+            raise BadPacket(closed)
         self._door.crowd_untrusted(knock.network, [other.network for other in self._half_open.values()])
-        if not ticket and len(self.clients) >= self.limits.clients:
-            raise BadPacket("too_many_clients")
         self._door.enter_untrusted(origin.host, ticket, now)
-        self._accept(verdict, data, knock, now)
+        self._accept(verdict, data, knock, closed, now)
 
-    def _accept(self, admit: Admit, data: bytes, knock: Knock, now: float) -> None:
+    def _accept(self, admit: Admit, data: bytes, knock: Knock, closed: str, now: float) -> None:
         opening = Opening(
             nonce=self._random(32),
             instance=self._instance,
@@ -256,6 +268,7 @@ class RelayCore:
             admit.retry_source_connection_id,
             admit=partial(self._admit, knock=knock, now=now),
             fetch_ticket=partial(self._tickets.take, now=now),
+            **self._visitors.classes(closed, knock, now),
         )
         first_id = destination_id(data)
         driver = self._links.add(
@@ -332,6 +345,8 @@ class RelayCore:
                 self._welcome(driver, event, now)
         elif isinstance(event, Received):
             self._handle_received(driver, client, knock, event.message, now)
+        elif isinstance(event, HandedOver):
+            self._visitors.adopt(event.connection, self._half_open.pop(driver), now)
         elif isinstance(event, Ended):
             if knock is not None:
                 self._forget_knock(driver, knock, event, now)
@@ -482,10 +497,8 @@ class RelayCore:
             self._serve_invite(client, message, now)
         elif client.belonging is None:
             self.drops["unexpected_message"] += 1
-        elif isinstance(message, RevocationNews):
-            self._take_list(client.belonging.guard, message, now)
-        elif isinstance(message, NetworkNews):
-            self._take_network(client.belonging.guard, message, now)
+        elif isinstance(message, RevocationNews | NetworkNews):
+            self._take_news(client.belonging.guard, message, now)
         else:
             self._take_shown(client, client.belonging, message, now)
 
@@ -498,34 +511,24 @@ class RelayCore:
         if answer is not None:
             self._send(client, answer, now)
 
-    def _take_list(self, guard: Guard, news: RevocationNews, now: float) -> None:
-        """A newer list of a network counts at once, and goes to all its members here."""
+    def _take_news(self, guard: Guard, news: RevocationNews | NetworkNews, now: float) -> None:
+        """A newer list, or a new key of the authority, counts at once, and goes to all members here."""
+        listed = isinstance(news, RevocationNews)
+        merge = guard.revocations.merge_untrusted if listed else guard.merge_network_untrusted
         try:
-            newer = guard.revocations.merge_untrusted(news.document)
+            newer = merge(news.document)
         except (BadPacket, NotMember):
-            self.drops["bad_revocations"] += 1
+            self.drops["bad_revocations" if listed else "bad_network"] += 1
             return
         if not newer:
             return
-        self._events.append(f"revocation list {guard.revocations.number} of {guard.network.name} counts now")
+        what = f"revocation list {guard.revocations.number} of {guard.network.name} counts now"
+        self._events.append(what if listed else f"the authority of {guard.network.name} has a new key")
         for client in list(self.clients.values()):
             if client.belonging is not None and client.belonging.guard is guard:
                 self._send(client, news, now)
-                self._enforce(client, now)
-
-    def _take_network(self, guard: Guard, news: NetworkNews, now: float) -> None:
-        """A new key of a network's authority counts at once, and goes to all its members here."""
-        try:
-            newer = guard.merge_network_untrusted(news.document)
-        except (BadPacket, NotMember):
-            self.drops["bad_network"] += 1
-            return
-        if not newer:
-            return
-        self._events.append(f"the authority of {guard.network.name} has a new key")
-        for client in list(self.clients.values()):
-            if client.belonging is not None and client.belonging.guard is guard:
-                self._send(client, news, now)
+                if listed:
+                    self._enforce(client, now)
 
     def _take_shown(self, client: Client, belonging: Belonging, message: ShownMembership, now: float) -> None:
         """Its session stands on the new certificate, if that counts, else on the old one."""

@@ -122,9 +122,13 @@ class HybridConnection(QuicConnection):
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
-        self.tls = self.hybrid = HybridContext(self.tls, self.policy)
+        self.tls = self.hybrid = self._context(self.tls)
         for epoch in (tls.Epoch.HANDSHAKE, tls.Epoch.ONE_RTT):
             self._cryptos[epoch] = _EarlyPair()
+
+    def _context(self, stock_context: tls.Context) -> HybridContext:
+        """The TLS state in place of aioquic's."""
+        return HybridContext(stock_context, self.policy)
 
     def _replay_early(self, addr: stock.NetworkAddress, now: float) -> None:
         """Handle the packets whose keys have come; aioquic drops them, which costs up to a PTO each."""

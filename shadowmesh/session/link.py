@@ -373,12 +373,15 @@ def accept(
     retry_source_id: bytes | None = None,
     admit: Admit = admit_all,
     fetch_ticket: Callable[[bytes], PeerTicket | None] | None = None,
+    connect: Callable[..., SessionConnection] = SessionConnection,
+    make: Callable[[SessionConnection, Machine, float], Link] = Link,
 ) -> Link:
     """The link of a callee or a relay, for an Initial whose sender's address or channel is proved.
 
     :param fetch_ticket: gives the ticket of this name, once.
+    :param connect, make: the classes, where they are others (`shadowmesh.session.port`).
     """
-    connection = SessionConnection(
+    connection = connect(
         is_client=False,
         certificate=identity.certificate,
         private_key=identity.mldsa,
@@ -389,4 +392,4 @@ def accept(
         path_validated=retry_source_id is not None or fetch_ticket is None,
         fetch_ticket=fetch_ticket,
     )
-    return Link(connection, Machine(Direction.RESPONDER, identity, expected, opening, admit), now)
+    return make(connection, Machine(Direction.RESPONDER, identity, expected, opening, admit), now)
