@@ -86,6 +86,15 @@ class WebSocketSection(msgspec.Struct, frozen=True):
         return any(address in prefix for prefix in self.trusted_proxies)
 
 
+class Http3Section(msgspec.Struct, frozen=True):
+    """`http3:` what strangers may ask of the UDP port, over HTTP/3."""
+
+    certificate: Path
+    key: Path
+    show_clients: bool = False
+    """Whether the number of clients is among it."""
+
+
 class RelayConfig(msgspec.Struct, frozen=True):
     """All of relay.yaml, checked."""
 
@@ -96,6 +105,7 @@ class RelayConfig(msgspec.Struct, frozen=True):
     """Where Prometheus reads, on this machine."""
     log: LogSection = LogSection()
     websocket: WebSocketSection | None = None
+    http3: Http3Section | None = None
 
 
 def admits(admission: Admission) -> str:
@@ -112,11 +122,13 @@ def admits(admission: Admission) -> str:
 def load_relay_config(path: Path) -> RelayConfig:
     """Read and check relay.yaml. Raises ConfigError with a line for each mistake."""
     document = Document.load(path)
-    top = document.section(("relay", "admission", "websocket", "limits", "metrics", "log"))
+    top = document.section(("relay", "admission", "websocket", "http3", "limits", "metrics", "log"))
+    websocket = _websocket(top)
     config = RelayConfig(
         relay=_relay(top.section("relay", ("name", "state_dir", "listen", "second_port", "socket"))),
         admission=_admission(top.section("admission", ("open", "nodes", "networks", "token_file", "hook"))),
-        websocket=_websocket(top),
+        websocket=websocket,
+        http3=_http3(top, websocket),
         limits=_limits(top.section("limits", Limits.__struct_fields__)),
         metrics=metrics_address(top),
         log=log_section(top),
@@ -202,8 +214,7 @@ def _websocket(top: Section) -> WebSocketSection | None:
     certificate = section.text("certificate", parse_path, "/etc/shadowmesh/relay.crt", None)
     key = section.text("key", parse_path, "/etc/shadowmesh/relay.key", None)
     if (certificate is None) != (key is None):
-        missing, suffix = ("key", "key") if key is None else ("certificate", "crt")
-        section.refuse(missing, "certificate and key go together", f"/etc/shadowmesh/relay.{suffix}")
+        _refuse_half(section, certificate)
     elif certificate is None and host and not ipaddress.ip_address(host).is_loopback:
         problem = "without a certificate this is plain HTTP, for a reverse proxy on this machine only"
         section.refuse("listen", problem, '"127.0.0.1:8443"')
@@ -216,6 +227,29 @@ def _websocket(top: Section) -> WebSocketSection | None:
         max_connections=section.number("max_connections", 1, 65536, default=MAX_CONNECTIONS),
         max_per_address=section.number("max_per_address", 1, 65536, default=MAX_PER_ADDRESS),
     )
+
+
+def _http3(top: Section, websocket: WebSocketSection | None) -> Http3Section | None:
+    if not top.has("http3"):
+        return None
+    section = top.section("http3", ("certificate", "key", "show_clients"))
+    certificate = section.text("certificate", parse_path, "/etc/shadowmesh/relay.crt", None)
+    key = section.text("key", parse_path, "/etc/shadowmesh/relay.key", None)
+    if (certificate is None) != (key is None):
+        _refuse_half(section, certificate)
+    elif certificate is None and websocket is not None:
+        certificate, key = websocket.certificate, websocket.key
+    shown = section.flag("show_clients", default=False)
+    if certificate is None or key is None:
+        problem = "HTTP/3 needs a certificate, here or in websocket"
+        section.refuse("certificate", problem, "/etc/shadowmesh/relay.crt")
+        return None
+    return Http3Section(certificate, key, shown)
+
+
+def _refuse_half(section: Section, certificate: Path | None) -> None:
+    missing, suffix = ("certificate", "crt") if certificate is None else ("key", "key")
+    section.refuse(missing, "certificate and key go together", f"/etc/shadowmesh/relay.{suffix}")
 
 
 def _parse_prefix(text: str) -> Prefix:

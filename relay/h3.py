@@ -62,11 +62,11 @@ log = logging.getLogger("shadowmesh.relay")
 class Http3:
     """What the operator wants.
 
-    :param credentials: gives the certificate for the next connection.
+    :param credentials: gives the certificate for a connection that begins now.
     :param show_clients: whether the world may know how many clients there are.
     """
 
-    credentials: Callable[[], Credentials]
+    credentials: Callable[[float], Credentials]
     show_clients: bool = False
 
 
@@ -154,7 +154,7 @@ class Visitors:
         """
         if self.http3 is None:
             return {}
-        terms = Terms(self.http3.credentials(), partial(self._enter, closed=closed, knock=knock, now=now))
+        terms = Terms(self.http3.credentials(now), partial(self._enter, closed=closed, knock=knock, now=now))
         return {"connect": partial(PortConnection, terms=terms), "make": PortLink}
 
     def _enter(self, foreign: bool, closed: str, knock: Knock, now: float) -> bool:

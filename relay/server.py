@@ -34,11 +34,14 @@ from shadowmesh.web.metrics import serve_metrics
 from shadowmesh.web.server import SocketInUse, serve_unix
 
 from .admission import Admission
+from .certificate import Certificate, credentials
 from .config import RelayConfig
 from .control import create_app
+from .h3 import Http3
 from .hook import Hook, Question, Verdict
 from .observer import Observer
 from .protocol import RelayCore
+from .public import why_not_ready
 from .report import Report, Reporter
 from .websocket import Origins, WebSocketService
 
@@ -233,6 +236,7 @@ def run(config: RelayConfig) -> int:
             config.limits,
             time.time,
             origins,
+            _http3(config),
         )
         forwarder.set_limits(
             packet_rate=config.limits.packets_per_second, byte_rate=config.limits.bytes_per_second
@@ -277,7 +281,7 @@ async def _serve(
         except OSError as error:
             where = config.relay.socket
             raise DeviceError(f"can't serve the local API on {where}: {error.strerror}") from error
-        app = metrics_app(metrics, lambda: "the relay is draining" if core.draining else "")
+        app = metrics_app(metrics, lambda: why_not_ready(core.draining))
         await stack.enter_async_context(serve_metrics(config.metrics, app))
         relay = report().relay
         await server.serve(
@@ -302,12 +306,22 @@ def _open_websocket(
     return service
 
 
+def _http3(config: RelayConfig) -> Http3 | None:
+    """What strangers may ask for. Raises ConfigError."""
+    section = config.http3
+    if section is None:
+        return None
+    certificate = Certificate(section.certificate, section.key, credentials)
+    return Http3(certificate.latest, section.show_clients)
+
+
 def _over_tcp(config: RelayConfig) -> str:
     websocket = config.websocket
+    http3 = " with HTTP/3" if config.http3 is not None else ""
     if websocket is None:
-        return ""
+        return http3
     plain = " without TLS" if websocket.certificate is None else ""
-    return f" and TCP {Address(websocket.host, websocket.port)}{plain}"
+    return f"{http3} and TCP {Address(websocket.host, websocket.port)}{plain}"
 
 
 def totals(clients: int, counters: Mapping[str, int], drops: Mapping[str, int]) -> str:

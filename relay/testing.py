@@ -17,6 +17,7 @@ from shadowmesh.wire.headers import LONG_HEADER, split_channel, through_channel
 from shadowmesh.wire.payload import NO_CHALLENGE, Kind
 
 from .admission import Admission
+from .h3 import Http3
 from .limits import Limits
 from .observer import Observer
 from .protocol import RelayCore
@@ -112,6 +113,7 @@ class MemoryRelay:
         limits: Limits | None = None,
         wall: Callable[[], float] | None = None,
         origin: Callable[[Address], Address] = lambda source: source,
+        http3: Http3 | None = None,
     ) -> None:
         self.address = address
         self.identity = identity
@@ -119,7 +121,16 @@ class MemoryRelay:
         self.random = random.Random(seed)  # noqa: S311 - a test must repeat itself
         observer = Observer(second_port) if second_port is not None else None
         self.core = RelayCore(
-            identity, admission, self.tables, self.random.randbytes, now, observer, limits, wall, origin
+            identity,
+            admission,
+            self.tables,
+            self.random.randbytes,
+            now,
+            observer,
+            limits,
+            wall,
+            origin,
+            http3,
         )
         self.second = _SecondPort(self.core, Address(address.host, second_port)) if second_port else None
         """A station of its own; whoever attaches the relay attaches it too."""

@@ -20,7 +20,6 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterator
-from pathlib import Path
 from typing import Any
 
 from websockets.exceptions import InvalidState
@@ -30,10 +29,11 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from shadowmesh._ext.bundle import MAX_BUNDLE, Bundler
-from shadowmesh.errors import ConfigError, DeviceError
+from shadowmesh.errors import DeviceError
 from shadowmesh.io.tunnel import Tunnel, arrange_stream
 from shadowmesh.units import Address
 
+from .certificate import Certificate, tls_context
 from .clients import network_of
 from .config import WebSocketSection
 
@@ -104,7 +104,7 @@ class WebSocketService:
         self.origins = origins
         self.bundler = Bundler()
         self.drops: Counter[str] = Counter()
-        self._certificate: Certificate | None = None
+        self._certificate: Certificate[ssl.SSLContext] | None = None
         self._in_use = in_use
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -119,13 +119,13 @@ class WebSocketService:
     @property
     def tls(self) -> ssl.SSLContext | None:
         """For the next connection; a renewed certificate comes with a new one. None: plain HTTP."""
-        return self._certificate.context if self._certificate is not None else None
+        return self._certificate.value if self._certificate is not None else None
 
     def open(self) -> None:
         """Listen, and read the certificate. Raises DeviceError and ConfigError."""
         _allow_descriptors(2 * self.config.max_connections + OTHER_DESCRIPTORS)
         if self.config.certificate is not None and self.config.key is not None:
-            self._certificate = Certificate(self.config.certificate, self.config.key)
+            self._certificate = Certificate(self.config.certificate, self.config.key, tls_context)
         where = Address(self.config.host, self.config.port)
         ipv6 = ":" in where.host and (where.host != "::" or socket.has_dualstack_ipv6())
         host = where.host if ipv6 or where.host != "::" else "0.0.0.0"
@@ -431,42 +431,3 @@ def _allow_descriptors(wanted: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
         if hard < wanted:
             log.warning("max_connections needs %d descriptors, the system allows %d", wanted, hard)
-
-
-class Certificate:
-    """The certificate of the outer TLS, read anew when its file changes. Raises ConfigError."""
-
-    def __init__(self, certificate: Path, key: Path) -> None:
-        self._files = certificate, key
-        self._read_at = self._changed_at()
-        self.context = self._load()
-
-    def renew(self) -> None:
-        """Take a new one if there is one; one that is no good changes nothing."""
-        try:
-            changed_at = self._changed_at()
-            if changed_at != self._read_at:
-                self._read_at = changed_at
-                self.context = self._load()
-                log.info("the certificate %s was read again", self._files[0])
-        except ConfigError as error:
-            log.error("%s; the one that was read before is still used", error)
-
-    def _changed_at(self) -> tuple[int, ...]:
-        try:
-            return tuple(file.stat().st_mtime_ns for file in self._files)
-        except OSError as error:
-            raise ConfigError(f"{error.filename}: {error.strerror}") from None
-
-    def _load(self) -> ssl.SSLContext:
-        """A context of its own: one into which a key did not load holds the new certificate with no key."""
-        certificate, key = self._files
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.set_alpn_protocols(["http/1.1"])
-        try:
-            context.load_cert_chain(certificate, key)
-        except (OSError, ssl.SSLError) as error:
-            problem = getattr(error, "reason", None) or error.strerror or error
-            raise ConfigError(f"{certificate}, {key}: can't be used for TLS: {problem}") from None
-        return context
