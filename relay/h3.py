@@ -71,7 +71,11 @@ class Http3:
 
 
 class _Http(H3Connection):
-    """aioquic's, without a dynamic table, so that a few bytes can't name kilobytes, and without CONNECT."""
+    """aioquic's, without CONNECT and without dynamic tables in either direction.
+
+    By theirs a few bytes could name kilobytes; for ours the library would reserve whatever they allow (4 GiB of
+    table: 350 MB).  An encoder need not use what it may (RFC 9204, 3.2.3).
+    """
 
     def _init_connection(self) -> None:
         self._decoder = pylsqpack.Decoder(0, 0)
@@ -83,6 +87,10 @@ class _Http(H3Connection):
             Setting.QPACK_BLOCKED_STREAMS: 0,
             Setting.MAX_FIELD_SECTION_SIZE: FOREIGN_STREAM_DATA,
         }
+
+    def _validate_settings(self, settings: dict[int, int]) -> None:
+        super()._validate_settings(settings)
+        settings.update({Setting.QPACK_MAX_TABLE_CAPACITY: 0, Setting.QPACK_BLOCKED_STREAMS: 0})
 
 
 @dataclass(eq=False)

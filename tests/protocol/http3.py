@@ -91,7 +91,7 @@ class Browser:
         self._mesh = mesh
         self._to = (mesh.relay_address.host, mesh.relay_address.port)
         kind = H3Connection if isinstance(self.connection, QuicConnection) else ForeignH3Connection
-        self._make: Callable[[Any], Any] = kind
+        self.make: Callable[[Any], Any] = kind
         self.http: Any = None
         self.connection.connect(self._to, mesh.network.now)
         mesh.network.attach(self)
@@ -152,7 +152,7 @@ class Browser:
             name = type(event).__name__
             if name == "HandshakeCompleted":
                 self.complete = True
-                self.http = self._make(self.connection)
+                self.http = self.make(self.connection)
             elif name == "ConnectionTerminated":
                 self.closed = event
             for one in self.http.handle_event(event) if self.http is not None else ():

@@ -73,11 +73,9 @@ def test_classical_key_exchange(group: str) -> None:
 
 def credentials(kind: str = "p-256") -> Credentials:
     """An own key of a kind, certified by a chain as long as those of public authorities."""
-    key: Any = {
-        "p-256": lambda: ec.generate_private_key(ec.SECP256R1()),
-        "p-384": lambda: ec.generate_private_key(ec.SECP384R1()),
-        "rsa": lambda: rsa.generate_private_key(65537, 2048),
-    }[kind]()
+    curves: dict[str, ec.EllipticCurve] = {"p-256": ec.SECP256R1(), "p-384": ec.SECP384R1()}
+    curve = curves.get(kind)
+    key: Any = ec.generate_private_key(curve) if curve else rsa.generate_private_key(65537, 2048)
     authority = rsa.generate_private_key(65537, 2048)
     name = certify(ec.generate_private_key(ec.SECP256R1()), "authority").subject
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).serial_number(1)
