@@ -28,6 +28,7 @@ from aioquic.quic.events import ConnectionTerminated, HandshakeCompleted, QuicEv
 from aioquic.quic.packet import QuicErrorCode
 
 from shadowmesh.crypto.port import FOREIGN_STREAM_DATA, FOREIGN_STREAMS, Credentials, PortConnection, Terms
+from shadowmesh.errors import BadPacket
 from shadowmesh.session.port import PortLink
 from shadowmesh.units import Address
 
@@ -73,8 +74,8 @@ class Http3:
 class _Http(H3Connection):
     """aioquic's, without CONNECT and without dynamic tables in either direction.
 
-    By theirs a few bytes could name kilobytes; for ours the library would reserve whatever they allow (4 GiB of
-    table: 350 MB).  An encoder need not use what it may (RFC 9204, 3.2.3).
+    By theirs a few bytes could name kilobytes; for ours the library would reserve what they allow (350 MB
+    for a table of 4 GiB).  An encoder need not use what it may (RFC 9204, 3.2.3).
     """
 
     def _init_connection(self) -> None:
@@ -155,7 +156,7 @@ class Visitors:
             connections=len(self._visitors), handshakes=dict(self._handshakes), requests=dict(self._answers)
         )
 
-    def classes(self, closed: str, knock: Knock, now: float) -> dict[str, Any]:
+    def classes(self, closed: BadPacket | None, knock: Knock, now: float) -> dict[str, Any]:
         """Arguments for `accept`: where the port speaks HTTP/3, a connection may turn out foreign.
 
         :param closed: why there are no new sessions now, if so.
@@ -165,23 +166,26 @@ class Visitors:
         terms = Terms(self.http3.credentials(now), partial(self._enter, closed=closed, knock=knock, now=now))
         return {"connect": partial(PortConnection, terms=terms), "make": PortLink}
 
-    def _enter(self, foreign: bool, closed: str, knock: Knock, now: float) -> bool:
+    def _enter(self, foreign: bool, closed: BadPacket | None, knock: Knock, now: float) -> bool:
         """Whether a connection may go on, asked when its ClientHello tells what it is."""
-        reason = self._refusal(knock, now) if foreign else closed
-        if reason:
-            self._drops[reason] += 1
-        return not reason
+        if foreign:
+            return self._admit(knock, now)
+        if closed is not None:
+            self._drops[closed.reason] += 1
+        return closed is None
 
-    def _refusal(self, knock: Knock, now: float) -> str:
+    def _admit(self, knock: Knock, now: float) -> bool:
         networks = [one.network for one in self._visitors]
         if len(networks) >= MAX_VISITORS or networks.count(knock.network) >= MAX_PER_NETWORK:
-            return "http3_too_many"
+            self._drops["http3_too_many"] += 1
+            return False
         prefix = prefix_of(knock.origin.host)
         if self._entered.empty(ALL, now) or self._entered_by_prefix.empty(prefix, now):
-            return "http3_handshake_rate"
+            self._drops["http3_handshake_rate"] += 1
+            return False
         self._entered.take(ALL, now)
         self._entered_by_prefix.take(prefix, now)
-        return ""
+        return True
 
     def adopt(self, connection: PortConnection, knock: Knock, now: float) -> None:
         """Take over a connection that is no session."""

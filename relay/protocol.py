@@ -242,15 +242,16 @@ class RelayCore:
             raise BadPacket(verdict.reason)
         knock = Knock(source, origin)
         ticket = verdict.retry_source_connection_id is None
-        full = not ticket and len(self.clients) >= self.limits.clients
-        closed = "draining" if self.draining else "too_many_clients" if full else ""
-        if closed and self._visitors.http3 is None:
-            raise BadPacket(closed)
+        closed = BadPacket("draining") if self.draining else None
+        if closed is None and not ticket and len(self.clients) >= self.limits.clients:
+            closed = BadPacket("too_many_clients")
+        if closed is not None and self._visitors.http3 is None:
+            raise closed
         self._door.crowd_untrusted(knock.network, [other.network for other in self._half_open.values()])
         self._door.enter_untrusted(origin.host, ticket, now)
         self._accept(verdict, data, knock, closed, now)
 
-    def _accept(self, admit: Admit, data: bytes, knock: Knock, closed: str, now: float) -> None:
+    def _accept(self, admit: Admit, data: bytes, knock: Knock, closed: BadPacket | None, now: float) -> None:
         opening = Opening(
             nonce=self._random(32),
             instance=self._instance,

@@ -19,7 +19,7 @@ from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.io.udp import local_address
 from shadowmesh.web.metrics import Labels, counter, data_plane, gauge, program
 
-from .clients import Client, Totals
+from .clients import Client, Totals, VisitorTotals
 from .config import RelayConfig, admits
 from .protocol import RelayCore
 from .websocket import WebSocketService
@@ -140,6 +140,8 @@ class Reporter:
         }
         text = "Channels that were asked for and refused."
         yield counter(f"{PREFIX}_openings_refused", text, refused, ("reason",))
+        if totals.http3 is not None:
+            yield from _visitors(totals.http3)
         yield from data_plane(PREFIX, self._forwarder.counters(), self.drops(unsent))
 
     def _client(self, client: Client, now: float) -> ClientReport:
@@ -157,6 +159,16 @@ class Reporter:
             tx_bytes=int(counters["tx_bytes"]),
             refused=int(counters["refused"]),
         )
+
+
+def _visitors(totals: VisitorTotals) -> Iterable[Metric]:
+    yield gauge(f"{PREFIX}_http3_connections", "Connections by HTTP/3 now.", {(): float(totals.connections)})
+    for name, text, label, values in (
+        ("handshakes", "Completed handshakes of HTTP/3.", "key_exchange", totals.handshakes),
+        ("requests", "Requests over HTTP/3, by the status that they got.", "status", totals.requests),
+    ):
+        counted: dict[Labels, float] = {(key,): float(count) for key, count in values.items()}
+        yield counter(f"{PREFIX}_http3_{name}", text, counted, (label,))
 
 
 def _queue_drops(udp: socket.socket) -> int:

@@ -13,6 +13,7 @@ import msgspec
 from shadowmesh.command import CommandFailed, ExitCode, examples, print_json
 from shadowmesh.output import duration, size, table
 
+from .clients import VisitorTotals
 from .config import DEFAULT_STATE_DIR, SOCKET_FILE, load_relay_config
 from .control import MAX_DRAIN, ask_drain, ask_status
 from .report import ClientReport, Report
@@ -111,6 +112,7 @@ def render(report: Report) -> list[str]:
         f"({totals.channels_opened} opened since the start)",
         f"handshakes: {totals.handshakes_under_way} under way, {ended['completed']} completed, "
         f"{ended['refused']} refused, {ended['failed']} failed",
+        *_visitors(totals.http3),
         "",
         *(_clients(report.clients) if report.clients else ["No clients are connected."]),
     ]
@@ -123,6 +125,18 @@ def render(report: Report) -> list[str]:
             rows = [(reason, str(count)) for reason, count in counted.items()]
             lines += ["", *table((title, unit), rows, frozenset([unit]))]
     return lines
+
+
+def _visitors(http3: VisitorTotals | None) -> list[str]:
+    if http3 is None:
+        return []
+    done, answers = http3.handshakes, http3.requests
+    requests = ", ".join(f"{count} with {status}" for status, count in answers.items() if count)
+    return [
+        f"HTTP/3: {http3.connections} connections now, {sum(done.values())} handshakes completed "
+        f"({done['hybrid']} post-quantum), {sum(answers.values())} requests"
+        f"{f' ({requests})' if requests else ''}"
+    ]
 
 
 def _clients(clients: list[ClientReport]) -> list[str]:
