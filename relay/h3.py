@@ -96,7 +96,7 @@ class _Http(H3Connection):
 
 @dataclass(eq=False)
 class Visitor:
-    """One connection. `first_id`: what its datagrams name until it knows an id of ours."""
+    """One connection. `first_id`: what its datagrams name until it knows an id of ours, and late ones still."""
 
     connection: PortConnection
     source: Address
@@ -293,10 +293,8 @@ class Visitors:
             self._by_id[connection_id] = visitor
             self._tables.install_control(connection_id)
         visitor.ids = set(current)
-        if visitor.http is not None:  # whoever has completed the handshake knows an id of ours
-            self._by_id.pop(visitor.first_id, None)
 
     def _forget(self, visitor: Visitor) -> None:
         del self._visitors[visitor]
         self._synchronise(visitor, set())
-        self._by_id.pop(visitor.first_id, None)
+        del self._by_id[visitor.first_id]

@@ -6,13 +6,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import qh3
+import pytest
 from aioquic import tls
 from aioquic.h3.connection import H3Connection
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from cryptography.hazmat.primitives.asymmetric import ec
-from qh3.h3.connection import H3Connection as ForeignH3Connection
 
 from shadowmesh.crypto.port import Credentials
 from shadowmesh.units import Address
@@ -23,6 +22,8 @@ from shadowmesh_relay.testing import MemoryRelay
 from tests.protocol.mesh import RELAY_IDENTITY, Mesh
 from tests.unit.quic_pair import certify
 
+qh3 = pytest.importorskip("qh3", reason="qh3 is not installed: pip install 'shadowmesh[dev]'")
+ForeignH3Connection = pytest.importorskip("qh3.h3.connection").H3Connection
 KEY = ec.generate_private_key(ec.SECP256R1())
 CREDENTIALS = Credentials(certify(KEY, "relay.test"), (), KEY)
 HTTP3 = Http3(lambda _: CREDENTIALS)
