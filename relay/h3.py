@@ -96,7 +96,7 @@ class _Http(H3Connection):
 
 @dataclass(eq=False)
 class Visitor:
-    """One connection. `first_id`: what its datagrams name until it knows an id of ours, and late ones still."""
+    """One connection. `first_id`: what its datagrams name until it knows an id of ours; late ones do still."""
 
     connection: PortConnection
     source: Address

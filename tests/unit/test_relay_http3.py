@@ -19,7 +19,8 @@ import pytest
 from shadowmesh import __version__
 from shadowmesh.crypto import identity
 from shadowmesh.testing.web import write_certificate
-from tests.unit.test_relay_service import COMMAND, DEADLINE, PREFIX, free_port, read_line, samples
+from shadowmesh_relay.report import PREFIX
+from tests.unit.test_relay_service import COMMAND, DEADLINE, free_port, read_line, samples
 
 curl_cffi = pytest.importorskip(
     "curl_cffi", reason="curl_cffi is not installed: pip install 'shadowmesh[dev]'"
