@@ -96,7 +96,7 @@ class _Http(H3Connection):
 
 @dataclass(eq=False)
 class Visitor:
-    """One connection. `first_id`: what its datagrams name until it knows an id of ours; late ones do still."""
+    """One connection. `first_id`: what its datagrams name until it knows an id of ours, and late ones do."""
 
     connection: PortConnection
     source: Address
@@ -268,9 +268,12 @@ class Visitors:
         headers += [(b"content-type", b"application/json")] if body else []
         headers += [(b"allow", ", ".join(METHODS).encode())] if status == 405 else []
         sends = bool(body) and method == "GET"
-        http.send_headers(stream, headers, end_stream=not sends)
-        if sends:
-            http.send_data(stream, body, end_stream=True)
+        try:
+            http.send_headers(stream, headers, end_stream=not sends)
+            if sends:
+                http.send_data(stream, body, end_stream=True)
+        except (RuntimeError, ValueError):  # aioquic's answer to STOP_SENDING: nobody wants it any more
+            return
         self._answers[str(status)] += 1
         if status == 405 and not request.stream_ended:
             # RFC 9114, 4.1: who has answered may say that the rest is not wanted.

@@ -97,7 +97,7 @@ class Browser:
         self.connection.connect(self._to, mesh.network.now)
         mesh.network.attach(self)
 
-    def ask(self, path: str, method: str = "GET", body: bytes = b"", end: bool = True) -> Answer:
+    def ask(self, path: str, method: str = "GET", body: bytes = b"", flush: bool = True) -> Answer:
         """Send a request as soon as that is possible; the answer fills itself."""
         self.until(lambda: self.complete)
         stream = self.connection.get_next_available_stream_id()
@@ -107,11 +107,12 @@ class Browser:
             (b":authority", b"relay.test"),
             (b":path", path.encode()),
         ]
-        self.http.send_headers(stream, headers, end_stream=end and not body)
+        self.http.send_headers(stream, headers, end_stream=not body)
         if body:
-            self.http.send_data(stream, body, end_stream=end)
+            self.http.send_data(stream, body, end_stream=True)
         answer = self.answers[stream] = Answer()
-        self._mesh.network.flush(self)
+        if flush:
+            self._mesh.network.flush(self)
         return answer
 
     def get(self, path: str, method: str = "GET", body: bytes = b"") -> Answer:

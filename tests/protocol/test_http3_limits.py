@@ -299,6 +299,16 @@ def test_what_escapes_the_library_ends_one_connection(monkeypatch: pytest.Monkey
     assert Browser(mesh).get("/live").status == 200
 
 
+def test_a_request_that_is_cancelled_at_once_harms_no_other() -> None:
+    mesh, relay = mesh_with()
+    browser = Browser(mesh)
+    cancelled = browser.ask("/live", flush=False)
+    browser.connection.stop_stream(0, 0x10C)
+    mesh.network.flush(browser)
+    assert browser.get("/live").status == 200
+    assert (cancelled.status, relay.core.drops["http3_failed"]) == (0, 0)
+
+
 def test_tickets_are_nothing_to_a_visitor(monkeypatch: pytest.MonkeyPatch) -> None:
     """A ticket is a member's: somebody who has read its name off the wire can't use it up with `h3`."""
     mesh, relay = mesh_with()
