@@ -33,15 +33,9 @@ class PortLink(Link):
         assert isinstance(connection, PortConnection)
         super().__init__(connection, machine, now)
         self._port = connection
-        self._handed_over = False
-
-    def transmit(self, now: float) -> list[bytes]:
-        """Datagrams to send now; what a foreign connection sends is not ours any more."""
-        return [] if self._handed_over else super().transmit(now)
 
     def _handle_event_untrusted(self, event: QuicEvent) -> None:
         if isinstance(event, ProtocolNegotiated) and self._port.foreign:
-            self._handed_over = True
             end = HandedOver(CloseCode.TRANSPORT, "it speaks HTTP/3", by_peer=False, connection=self._port)
             self._end(end)
         else:

@@ -87,7 +87,7 @@ class Browser:
         self.connection = connection if connection is not None else stock()
         self.answers: dict[int, Answer] = {}
         self.closed: Any = None
-        self.complete = False
+        self.complete = self.stopped = False
         self.received: list[bytes] = []
         self._mesh = mesh
         self._to = (mesh.relay_address.host, mesh.relay_address.port)
@@ -155,6 +155,8 @@ class Browser:
             if name == "HandshakeCompleted":
                 self.complete = True
                 self.http = self.make(self.connection)
+            elif name == "StopSendingReceived":
+                self.stopped = True
             elif name == "ConnectionTerminated":
                 self.closed = event
             for one in self.http.handle_event(event) if self.http is not None else ():

@@ -173,6 +173,7 @@ def test_a_draining_relay_tells_that_it_is_not_ready() -> None:
     mesh.network.run_for(5)
     assert not relay.core.clients
     assert relay.core.drops["draining"] >= 1
+    assert relay.core.totals().handshakes["completed"] == 0
     assert client.core.relays[0].state.value != "connected"
 
 
@@ -183,7 +184,7 @@ def test_a_full_relay_answers_visitors_and_takes_a_client_when_there_is_room() -
     mesh.start_client(1, ())
     mesh.network.run_for(5)
     assert relay.core.drops["too_many_clients"] >= 1
-    assert relay.core._greetings == 1, "a full relay spends nothing on sessions"
+    assert relay.core.totals().handshakes["refused"] == 0, "a full relay spends nothing on sessions"
     assert Browser(mesh).get("/ready").status == 200
     first.core.close(mesh.network.now)
     mesh.network.flush(first)

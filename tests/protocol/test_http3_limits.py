@@ -188,6 +188,7 @@ def test_a_body_is_not_read(method: str) -> None:
     browser.until(lambda: answer.status > 0)
     assert answer.status == (405 if method == "POST" else 200)
     mesh.network.run_for(2)
+    assert browser.stopped == (method == "POST"), "STOP_SENDING: the rest is not wanted"
     sent = sum(len(data) for _, source, _, data in mesh.network.sent if source == browser.address)
     assert sent < FOREIGN_STREAM_DATA + 16384
     browser.until(lambda: connections(relay) == 0) if method == "GET" else None
