@@ -47,6 +47,8 @@ LINGER = 1.0
 """Seconds after the last request that a connection may send, for the answer to arrive."""
 HANDSHAKES_PER_SECOND, HANDSHAKE_BURST = 10, 40
 """Of all strangers together: 4 ms each, so 4 % of a core."""
+HELLOS_PER_SECOND, HELLO_BURST = 20, 40
+"""ClientHellos that a relay without room for clients reads, to see who asks for HTTP/3: 1.5 ms each."""
 PREFIX_HANDSHAKES_PER_SECOND, PREFIX_BURST = 2, 10
 """Of one IPv4 /24 or IPv6 /48."""
 DATAGRAMS_PER_SECOND, DATAGRAM_BURST = 200, 400
@@ -139,6 +141,7 @@ class Visitors:
         self._began = began
         self._visitors: dict[Visitor, None] = {}
         self._by_id: dict[bytes, Visitor] = {}
+        self._heard = Bucket(HELLOS_PER_SECOND, HELLO_BURST)
         self._entered = Bucket(HANDSHAKES_PER_SECOND, HANDSHAKE_BURST)
         self._entered_by_prefix = Bucket(PREFIX_HANDSHAKES_PER_SECOND, PREFIX_BURST)
         self._received = Bucket(DATAGRAMS_PER_SECOND, DATAGRAM_BURST)
@@ -155,6 +158,13 @@ class Visitors:
         return VisitorTotals(
             connections=len(self._visitors), handshakes=dict(self._handshakes), requests=dict(self._answers)
         )
+
+    def listen(self, now: float) -> bool:
+        """Whether a relay without room for clients reads one more ClientHello, which may be a visitor's."""
+        if self.http3 is None or self._heard.empty(ALL, now):
+            return False
+        self._heard.take(ALL, now)
+        return True
 
     def classes(self, closed: BadPacket | None, knock: Knock, now: float) -> dict[str, Any]:
         """Arguments for `accept`: where the port speaks HTTP/3, a connection may turn out foreign.

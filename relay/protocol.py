@@ -245,7 +245,7 @@ class RelayCore:
         closed = BadPacket("draining") if self.draining else None
         if closed is None and not ticket and len(self.clients) >= self.limits.clients:
             closed = BadPacket("too_many_clients")
-        if closed is not None and self._visitors.http3 is None:
+        if closed is not None and not self._visitors.listen(now):
             raise closed
         self._door.crowd_untrusted(knock.network, [other.network for other in self._half_open.values()])
         self._door.enter_untrusted(origin.host, ticket, now)

@@ -21,6 +21,7 @@ from shadowmesh.crypto.quic import HybridConnection
 from shadowmesh.crypto.tls import FOREIGN_POLICY, PeerTicket
 from shadowmesh.units import Address
 from shadowmesh_relay import h3
+from shadowmesh_relay.limits import Limits
 from shadowmesh_relay.testing import MemoryRelay
 from tests.protocol.http3 import REFUSED, Browser, foreign, mesh_with, stock
 from tests.protocol.mesh import Mesh
@@ -109,6 +110,19 @@ def test_handshakes_of_all_strangers_are_limited_and_members_are_not() -> None:
     assert relay.core.drops["http3_handshake_rate"] >= 19
     mesh.start_client(0, ())
     mesh.network.run_until(lambda: len(relay.core.clients) == 1, 3)
+
+
+def test_a_full_relay_reads_few_of_the_hellos_of_its_many_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(h3, "HELLO_BURST", 3)
+    monkeypatch.setattr(h3, "HELLOS_PER_SECOND", 0.001)
+    mesh, relay = mesh_with(limits=Limits(clients=1))
+    mesh.start_client(0, ())
+    mesh.network.run_until(lambda: len(relay.core.clients) == 1, 5)
+    for number in range(1, 6):
+        mesh.start_client(number, ())
+    mesh.network.run_for(20)
+    assert relay.core.totals().handshakes == {"completed": 1, "refused": 0, "failed": 3}
+    assert relay.core.drops["too_many_clients"] > 50
 
 
 def test_datagrams_of_one_connection_are_limited() -> None:

@@ -24,7 +24,7 @@ from shadowmesh.crypto import identity
 from shadowmesh_relay.report import PREFIX
 from tests.unit.ext_harness import udp_socket
 
-DEADLINE = 15.0
+DEADLINE = 40.0
 COMMAND = [sys.executable, "-m", "shadowmesh_relay.cli"]
 
 
