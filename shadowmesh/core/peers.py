@@ -40,6 +40,7 @@ from shadowmesh.wire.messages import (
     Roster,
     ShownMembership,
 )
+from shadowmesh.wire.payload import Kind, encode_probe, parse_probe
 
 GRACE = 10.0
 """Seconds that the receive lanes of a replaced session live on."""
@@ -130,7 +131,7 @@ class PeerClient:
     # What the rendezvous tells and asks.
 
     def handle_channel(self, old: Channel | None, why: str, now: float) -> None:
-        """`channel` has changed; this and the next five are what `rendezvous.Owner` asks for."""
+        """`channel` has changed; this and the next ones are what `rendezvous.Owner` asks for."""
         channel = self.channel
         if (
             self.session is not None
@@ -168,6 +169,12 @@ class PeerClient:
         self._update_deadline()
         return works
 
+    def probe_through(self, channel: Channel, nonce: bytes, now: float) -> None:
+        payload = encode_probe(Kind.PROBE_REQUEST, nonce)
+        packet = self.session.seal(payload, now) if self.session is not None else None
+        if packet is not None:
+            channel.relay.transmit_through(channel.send, packet)
+
     def consider(self, now: float) -> None:
         """Do what is missing: a channel first, then a session over it."""
         self._act_at = None
@@ -204,6 +211,7 @@ class PeerClient:
         self._retire_due(now)
         if self.session is not None and now >= self.session.deadline:
             self.session.handle_timer(now)
+        self.rendezvous.handle_timer(now)
         if self.session is not None:
             self.routing.handle_timer(now)
             self._note_path(now)
@@ -511,6 +519,8 @@ class PeerClient:
         session.driver.link.renew(now)
         if self.session is None:
             return None
+        if payload[0] == Kind.PROBE_REPLY:
+            self.rendezvous.handle_proof(parse_probe(payload), now)
         rtt = self.routing.handle_payload_untrusted(payload, via, source, now)
         self._note_path(now)
         self._update_deadline()
@@ -545,6 +555,7 @@ class PeerClient:
         self._pathless_since = None if there else self._pathless_since or now
         if there:
             self._send_held(now)
+        self.rendezvous.handle_path(self.routing.paths.relay if self.session is not None else None, now)
 
     def _transmit(self, link: Link, datagram: bytes) -> None:
         """Send a datagram of a link: the way that frames go, but a handshake through the channel.
@@ -564,7 +575,7 @@ class PeerClient:
         self._shared.tell(f"peer {self.member.name}", what, detail)
 
     def _update_deadline(self) -> None:
-        times = [self._act_at, *(due for due, _ in self._retired)]
+        times = [self._act_at, self.rendezvous.deadline, *(due for due, _ in self._retired)]
         if self.session is not None:
             times += [self.session.deadline, self.routing.deadline]
             if self._pathless_since is not None:

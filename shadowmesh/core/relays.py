@@ -123,6 +123,11 @@ class RelayClient:
         return math.inf if lowest is None or self.leaving else lowest
 
     @property
+    def doubtful(self) -> bool:
+        """Whether its answers stay away."""
+        return self.binding is None or self.binding.doubtful
+
+    @property
     def way(self) -> str:
         """The name of the path that leads through this relay, for people."""
         return f"relay {self.name}{' over TCP' if self.leg.over_tcp else ''}"

@@ -3,26 +3,42 @@
 Who comes to a relay calls whom it finds there: it opens the channel and dials, in three round trips
 without waiting to be told.  Who was there only answers; if nothing happens for `PATIENCE`, the node with
 the smaller NodeID calls, and later the other.  Dialling, sessions and paths are the owner's.
+
+A channel is left for one at another relay when its relay is going down, when its path falls silent, or when
+another relay is better.  While the old one works, the new one is on trial: it is taken when the peer has
+answered a sealed probe that went through it, so no relay gets traffic by its own word only.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
+from shadowmesh.core.blame import Blame
 from shadowmesh.core.relays import RelayClient
 from shadowmesh.core.shared import Shared
+from shadowmesh.path.path import Path
 from shadowmesh.units import ID_SIZE, Address, NodeId
 from shadowmesh.wire.messages import Answer, Close, Open, Opened
+from shadowmesh.wire.payload import NONCE_SIZE
 
 PATIENCE = 1.5
 """Seconds that the node with the smaller NodeID waits to be called before it calls; the other waits twice."""
 LINGER = 1.0
-"""Seconds that a channel at a relay that is going down is kept after another took its place: the peer changes
-a round trip later, and its frames are on their way still."""
+"""Seconds that a channel is kept after one at another relay took its place: the peer changes a round trip
+later, and its frames are on their way still."""
 OPEN_TIMEOUT = 5.0
 """Seconds after which an unanswered Open is tried again."""
+MOVE_TIMEOUT = 1.5
+"""The same where frames wait: the relay that was asked may be dead too."""
+MOVE_GAP = 1.0
+"""Seconds at least between two tries to leave a silent channel."""
+TRIAL = 3.0
+"""Seconds that a channel on trial has to carry a probe: more than five times round the world."""
+TRIAL_INTERVAL = 0.25
+"""Seconds between its probes."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +48,16 @@ class Channel:
     relay: RelayClient
     send: bytes
     receive: bytes
+
+
+@dataclass
+class _Trial:
+    """A channel through which the peer has yet to answer the probe with this nonce."""
+
+    channel: Channel
+    nonce: bytes
+    ends_at: float
+    probe_at: float
 
 
 class Owner(Protocol):
@@ -51,6 +77,9 @@ class Owner(Protocol):
 
     def consider(self, now: float) -> None:
         """Our opening stands: dial, if a session is missing."""
+
+    def probe_through(self, channel: Channel, nonce: bytes, now: float) -> None:
+        """Send a sealed probe through a channel that is not in use."""
 
     def schedule(self, when: float) -> None:
         """Look at `when`, at the latest, whether something is missing."""
@@ -73,8 +102,13 @@ class Rendezvous:
         self._opening: Channel | None = None
         self._failed: set[RelayClient] = set()
         """Relays at which an opening came to nothing; others are asked first."""
+        self._blame = Blame()
+        """Relays at which a channel to this peer has fallen silent."""
+        self._trial: _Trial | None = None
         self._left: tuple[Channel, float] | None = None
-        """The channel at a relay that is going down, and until when what is on its way there is taken."""
+        """The channel before this one, and until when what is on its way there is taken."""
+        self._silent_since: float | None = None
+        self._next_move = -math.inf
 
     # Getters.
 
@@ -92,8 +126,19 @@ class Rendezvous:
         """Whether datagrams of this channel id, sent by the relay at `source`, come from this peer."""
         return any(
             way is not None and way.receive == receive and way.relay.leg.knows(source)
-            for way in (self.channel, self._opening, self._left[0] if self._left else None)
+            for way in (
+                self.channel,
+                self._opening,
+                self._trial.channel if self._trial else None,
+                self._left[0] if self._left else None,
+            )
         )
+
+    @property
+    def deadline(self) -> float | None:
+        """When `handle_timer` wants to be called."""
+        times = [self._trial.probe_at if self._trial else None, self._left[1] if self._left else None]
+        return min((time for time in times if time is not None), default=None)
 
     def awaits(self, relay: RelayClient, receive: bytes) -> bool:
         """Whether an Open with this id is unanswered."""
@@ -121,12 +166,12 @@ class Rendezvous:
         self._instances.pop(relay, None)
         if self._left is not None and self._left[0].relay is relay:
             self._drop_left(now)
+        if self._trial is not None and self._trial.channel.relay is relay:
+            self._drop_trial(now)
         if self._opening is not None and self._opening.relay is relay:
             self._drop_opening()
         if self.channel is not None and self.channel.relay is relay:
-            self._set_channel(None, now, f"relay {relay.name} lost it, or is lost itself")
-            if self._instances:
-                self._owner.schedule(now + self.patience)
+            self._lose_channel(f"relay {relay.name} lost it, or is lost itself", bool(self._instances), now)
 
     def handle_leave(self, relay: RelayClient, now: float) -> bool:
         """This relay is about to go: open a channel elsewhere, and use the old one until that stands.
@@ -134,8 +179,6 @@ class Rendezvous:
         Both sides are told; the node with the smaller NodeID opens.  Returns whether it began to.
         """
         self._instances.pop(relay, None)
-        if self._left is not None and now >= self._left[1]:
-            self._drop_left(now)
         if self._opening is not None and self._opening.relay is relay:
             self._drop_opening()
         if self.channel is None or self.channel.relay is not relay:
@@ -146,13 +189,13 @@ class Rendezvous:
         return True
 
     def needs(self, relay: RelayClient) -> bool:
-        """Whether our channel is at this relay."""
+        """Whether our channel is at this relay, or what we wait for."""
         left = self._left is not None and self._left[0].relay is relay
         return left or (self.channel is not None and self.channel.relay is relay)
 
     def handle_call(self, relay: RelayClient, send: bytes, now: float) -> None:
         """The peer wants a channel; while we call it ourselves, the smaller NodeID keeps its own call."""
-        if (self._opening is not None and self._caller) or self._works_without(relay, now):
+        if self._opening is not None and self._caller:
             relay.send(Answer(send), now)
             return
         if self._opening is not None:
@@ -160,8 +203,19 @@ class Rendezvous:
         receive = self._shared.random(ID_SIZE)
         self._shared.tables.install_channel(receive)
         relay.send(Answer(send, receive), now)
-        self._set_channel(Channel(relay, send, receive), now)
+        self._take(Channel(relay, send, receive), now)
         self._owner.schedule(now + self.patience)
+
+    def _take(self, channel: Channel, now: float) -> None:
+        """Use a channel that stands: at once, or after a trial if the present one works."""
+        if not self._works_without(channel.relay, now):
+            if self.channel is not None and self._silent_since is not None:
+                self._blame.add(self.channel.relay, now)  # the peer is there, as it took the call
+            self._set_channel(channel, now)
+            return
+        self._drop_trial(now)
+        self._trial = _Trial(channel, self._shared.random(NONCE_SIZE), now + TRIAL, now)
+        self._probe(self._trial, now)
 
     def _works_without(self, relay: RelayClient, now: float) -> bool:
         """A relay must not take a peer away from another relay whose path works."""
@@ -184,24 +238,84 @@ class Rendezvous:
             return
         self._opening = None
         self._failed.discard(relay)
-        self._set_channel(Channel(relay, opened.send, opening.receive), now)
+        self._take(Channel(relay, opened.send, opening.receive), now)
         self._owner.consider(now)
 
     def handle_close(self, relay: RelayClient, send: bytes, now: float) -> None:
         """The relay or the peer has taken a channel away."""
-        if self.channel is not None and self.channel.relay is relay and self.channel.send == send:
-            self._set_channel(None, now, f"its channel through relay {relay.name} is closed")
-            self._owner.schedule(now + self.patience)
+        if self._trial is not None and self._is(self._trial.channel, relay, send):
+            self._drop_trial(now)
+        if self._left is not None and self._is(self._left[0], relay, send):
+            self._drop_left(now)
+        if self.channel is not None and self._is(self.channel, relay, send):
+            self._lose_channel(f"its channel through relay {relay.name} is closed", True, now)
+
+    def handle_path(self, path: Path | None, now: float) -> None:
+        """How the path through the channel does, if it is looked at: a silent one is left for another relay.
+
+        The node with the smaller NodeID does so at once, the other one `PATIENCE` later.
+        """
+        if path is None or self.channel is None or not self._is_silent(path, self.channel.relay):
+            self._silent_since = None
+            return
+        if self._silent_since is None:
+            self._silent_since = now
+        wait = 0.0 if self._caller else PATIENCE
+        if self._opening is not None or now < max(self._next_move, self._silent_since + wait):
+            return
+        target = self._nearest(now, other_than=self.channel.relay)
+        if target is not None:
+            self._next_move = now + MOVE_GAP
+            self._open(target, now, MOVE_TIMEOUT)
+
+    def handle_proof(self, nonce: bytes, now: float) -> bool:
+        """The peer answered a probe; returns whether it was that of a channel on trial, which is taken."""
+        trial = self._trial
+        if trial is None or trial.nonce != nonce:
+            return False
+        self._trial = None
+        self._set_channel(trial.channel, now)
+        return True
+
+    def handle_timer(self, now: float) -> None:
+        """Call at or after `deadline`."""
+        if self._left is not None and now >= self._left[1]:
+            self._drop_left(now)
+        trial = self._trial
+        if trial is not None and now >= trial.probe_at:
+            if now < trial.ends_at:
+                self._probe(trial, now)
+            else:
+                self._blame.add(trial.channel.relay, now)
+                self._drop_trial(now)
 
     # Commands.
 
     def open(self, now: float) -> None:
-        """Ask the nearest relay where the peer is for a channel; only while `present`."""
-        self._open(min(self._instances, key=lambda relay: (relay in self._failed, relay.distance)), now)
+        """Ask the best relay where the peer is for a channel; only while `present`."""
+        target = self._nearest(now)
+        assert target is not None
+        self._open(target, now)
+
+    def move(self, relay: RelayClient, now: float) -> bool:
+        """Another relay is better than that of our channel: go there, if the peer is there too.
+
+        The node with the smaller NodeID does; returns whether it began to.
+        """
+        if self.channel is None or self.channel.relay is relay or relay not in self._instances:
+            return False
+        waits = self._opening is not None or self._trial is not None or now < self._next_move
+        if not self._caller or waits or relay in self._failed or self._blame.lasts(relay, now):
+            return False
+        self._next_move = now + MOVE_GAP
+        self._open(relay, now)
+        return True
 
     def hang_up(self, now: float) -> None:
         """The peer is not wanted for now: give the channel back."""
         self._drop_opening()
+        self._drop_trial(now)
+        self._drop_left(now)
         if self.channel is not None:
             self._set_channel(None, now, "it is not needed")
 
@@ -221,17 +335,52 @@ class Rendezvous:
 
     # Inside.
 
-    def _open(self, relay: RelayClient, now: float) -> None:
+    def _nearest(self, now: float, other_than: RelayClient | None = None) -> RelayClient | None:
+        """The best relay where the peer is; one that disappointed comes last."""
+
+        def rank(relay: RelayClient) -> tuple[bool, bool, bool, float]:
+            return relay in self._failed, self._blame.lasts(relay, now), relay.doubtful, relay.distance
+
+        return min((one for one in self._instances if one is not other_than), key=rank, default=None)
+
+    @staticmethod
+    def _is_silent(path: Path, relay: RelayClient) -> bool:
+        return not path.usable or (relay.doubtful and not path.answers)
+
+    @staticmethod
+    def _is(channel: Channel, relay: RelayClient, send: bytes) -> bool:
+        return channel.relay is relay and channel.send == send
+
+    def _probe(self, trial: _Trial, now: float) -> None:
+        trial.probe_at = now + TRIAL_INTERVAL
+        self._owner.probe_through(trial.channel, trial.nonce, now)
+
+    def _lose_channel(self, why: str, again: bool, now: float) -> None:
+        """It is gone: one on trial is better than none."""
+        if self._trial is not None:
+            trial, self._trial = self._trial, None
+            self._set_channel(trial.channel, now)
+            return
+        self._set_channel(None, now, why)
+        if again:  # nobody comes, so nobody is waited for
+            self._owner.schedule(now if self._caller else now + self.patience)
+
+    def _open(self, relay: RelayClient, now: float, timeout: float = OPEN_TIMEOUT) -> None:
         receive = self._shared.random(ID_SIZE)
         self._shared.tables.install_channel(receive)
         self._opening = Channel(relay, b"", receive)
         relay.send(Open(self._node, receive), now)
-        self._owner.schedule(now + OPEN_TIMEOUT)
+        self._owner.schedule(now + timeout)
 
     def _drop_opening(self) -> None:
         if self._opening is not None:
             self._shared.tables.remove(self._opening.receive)
             self._opening = None
+
+    def _drop_trial(self, now: float) -> None:
+        if self._trial is not None:
+            self._close(self._trial.channel, now)
+            self._trial = None
 
     def _drop_left(self, now: float) -> None:
         if self._left is not None:
@@ -244,7 +393,10 @@ class Rendezvous:
 
     def _set_channel(self, channel: Channel | None, now: float, why: str = "") -> None:
         old, self.channel = self.channel, channel
-        if old is not None and old.relay.leaving and channel is not None:
+        self._silent_since = None
+        if channel is not None:
+            self._drop_trial(now)
+        if old is not None and channel is not None and old.relay is not channel.relay:
             self._drop_left(now)
             self._left = old, now + LINGER
         elif old is not None:

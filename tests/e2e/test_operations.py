@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,12 +14,17 @@ from shadowmesh.web.client import request
 from tests.unit.test_operations import NAMES, names_in, panels, rules
 from tests.unit.test_relay_service import samples
 
+from .test_recovery import SILENCE, Pinging
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from shadowmesh.testing.mesh import Mesh, RelayNode
 
 pytestmark = pytest.mark.root
+
+FAILOVER_LIMIT = 5.0
+"""Seconds until sessions flow again through another relay: the project's requirement."""
 
 
 def get(socket: Path, path: str) -> tuple[int, str]:
@@ -85,3 +91,38 @@ def test_a_relay_is_drained_under_traffic(mesh: Mesh) -> None:
     assert int(lost[1]) >= 158, "not more than what was under way"
     assert alice.peer("bob")["last_handshake"] > 5, "the session is the same"
     assert re.search(r"draining, 2 clients", going.output())
+
+
+def session_began(mesh: Mesh, one: str, two: str) -> float:
+    """When its session with the other was made; a new one would have begun later."""
+    ago = mesh.clients[one].peer(two)["last_handshake"]
+    assert ago is not None
+    return time.monotonic() - float(ago)
+
+
+def test_one_of_two_relays_is_killed_under_traffic(mesh: Mesh) -> None:
+    """SIGKILL: its sessions flow again through the other one within 5 s, and are the same ones."""
+    mesh.relay("relay1")
+    mesh.relay("relay2")
+    alice, bob = mesh.client("alice"), mesh.client("bob")
+    mesh.start()
+    wait_until(
+        lambda: all(one["state"] == "connected" for c in (alice, bob) for one in c.status()["relays"]),
+        10.0,
+        "both relays",
+    )
+    pinging = Pinging(alice.host, bob.ipv4)
+    try:
+        dead = used_relay(mesh)
+        before = [session_began(mesh, *names) for names in (("alice", "bob"), ("bob", "alice"))]
+        dead.kill9()
+        died = time.time()
+        pinging.wait_silence()
+        assert pinging.wait_reply(died + SILENCE, 4 * FAILOVER_LIMIT) - died < FAILOVER_LIMIT
+        assert used_relay(mesh) is not dead
+        after = [session_began(mesh, *names) for names in (("alice", "bob"), ("bob", "alice"))]
+        assert after == pytest.approx(before, abs=0.5), "the sessions are the same"
+        assert all("session renewed" not in client.output() for client in (alice, bob))
+        assert all("disconnected" not in client.output() for client in (alice, bob))
+    finally:
+        pinging.stop()
