@@ -130,6 +130,8 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     handshakes: dict[str, int]
     channels_opened: int
     openings_refused: dict[str, int]
+    load: int
+    """Percent of what limits the relay first: its busiest thread, or its places for clients."""
 
 
 class Duplicates:

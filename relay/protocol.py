@@ -19,21 +19,21 @@ from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.crypto.keys import resumption_secret
 from shadowmesh.crypto.retry import TICKET_SIZE, Admit, Drop, Reply, TokenGate
 from shadowmesh.crypto.tls import PeerTicket
-from shadowmesh.errors import BadPacket, NotMember, RemoteProtocolError
-from shadowmesh.membership.guard import Guard, invitation_untrusted
+from shadowmesh.errors import BadPacket, NotMember
+from shadowmesh.membership.guard import invitation_untrusted
 from shadowmesh.session.link import CloseCode, Ended, LinkEvent, Ready, Received, accept
 from shadowmesh.session.links import Driver, LinkSet
 from shadowmesh.session.machine import Agreement, Opening, Refused
 from shadowmesh.units import ID_SIZE, LANES, Address, NodeId
 from shadowmesh.wire.headers import destination_id
 from shadowmesh.wire.messages import (
+    NO_TICKET,
     Answer,
     CertificateAsked,
     Close,
     Interest,
     Introduction,
     Invite,
-    Invited,
     Leave,
     Message,
     NatTest,
@@ -50,6 +50,8 @@ from .clients import Client, Duplicates, Knock, Totals
 from .guests import Guests
 from .hook import Question, Verdict
 from .limits import Door, Limits
+from .load import LoadNews
+from .members import Members
 from .notes import Notes
 from .observer import Observer
 from .questions import Questions
@@ -71,6 +73,7 @@ class RelayCore:
     :param limits: those of the control part; the data plane has its own.
     :param wall: the machine's clock, in seconds since 1970; clients are told of it.
     :param origin: who is behind the source of a datagram: another address where a leg runs over TCP.
+    :param busy: percent of a core that the busiest thread takes.
     """
 
     def __init__(
@@ -84,8 +87,10 @@ class RelayCore:
         limits: Limits | None = None,
         wall: Callable[[], float] | None = None,
         origin: Callable[[Address], Address] = lambda source: source,
+        busy: Callable[[], int] = lambda: 0,
     ) -> None:
         self.drops: Counter[str] = Counter()
+        self._events: deque[str] = deque()
         self.limits = limits or Limits()
         self.handshakes: Counter[str] = Counter(completed=0, refused=0, failed=0)  # that ended
         self.draining = False
@@ -99,10 +104,15 @@ class RelayCore:
         self._random = random
         self._wall = wall
         self._origin = origin
+        self._busy = busy
+        self._loads = LoadNews()
         self._tickets = Tickets()
         self._gate = TokenGate(random(32), self._tickets.prove_address)
         self._links = LinkSet(tables.install_control, tables.remove)
         self._guests = Guests(self.clients)
+        self._members = Members(
+            self.clients, admission, self._guests, self._send, self._close, self._events.append, self.drops
+        )
         self._rendezvous = Rendezvous(self.clients, tables, random, self._send, self.limits)
         self._door = Door(self.limits)
         self._duplicates = Duplicates()
@@ -112,7 +122,6 @@ class RelayCore:
         self._questions = Questions()
         self._instance = random(ID_SIZE)
         self._outbox: list[tuple[bytes, Address]] = []
-        self._events: deque[str] = deque()
         self._greetings = 0
         """Authenticated HELLOs so far: their order tells a newer handshake from a delayed one."""
         self._strangers = Notes()
@@ -211,7 +220,13 @@ class RelayCore:
             handshakes=dict(self.handshakes),
             channels_opened=self._rendezvous.opened,
             openings_refused=dict(self._rendezvous.refusals),
+            load=self.load,
         )
+
+    @property
+    def load(self) -> int:
+        """Percent of what the relay can do; clients are told."""
+        return max(self._busy(), min(100, 100 * len(self.clients) // self.limits.clients))
 
     def channels_of(self, client: Client) -> int:
         """Channels of a client, those included that are being opened."""
@@ -419,7 +434,7 @@ class RelayCore:
         current = belonging.guard.revocations.current
         if current is not None and current.number > belonging.standing.revocations:
             self._send(client, RevocationNews(current.document), now)
-        self._enforce(client, now)  # a list may have come since HELLO
+        self._members.enforce(client, now)  # a list may have come since HELLO
         if not client.driver.link.ended:
             self._rendezvous.introduce(client, now)
 
@@ -429,7 +444,9 @@ class RelayCore:
         secret = resumption_secret(agreement.root, client.node, self._identity.node_id)
         ticket = PeerTicket.of(name, secret, agreement.peer_mldsa)
         self._tickets.give(client.node, ticket, client.origin.host)
-        self._send(client, Ticket(name), now)
+        load = self.load
+        self._loads.first(client, load)
+        self._send(client, Ticket(name, load), now)
 
     def _displace(
         self, holder: Client, driver: Driver, agreement: Agreement, knock: Knock, now: float
@@ -469,84 +486,11 @@ class RelayCore:
         elif isinstance(message, Close):
             rendezvous.handle_close(client, message, now)
         elif isinstance(message, Invite | RevocationNews | ShownMembership | NetworkNews):
-            self._handle_member_message(client, message, now)
+            self._members.handle_message(client, message, now)
         elif isinstance(message, NatTest) and self.observer is not None:
             self._serve_test(self.observer, client, message, now)
         else:
             self.drops["unexpected_message"] += 1
-
-    def _handle_member_message(
-        self, client: Client, message: Invite | RevocationNews | ShownMembership | NetworkNews, now: float
-    ) -> None:
-        if isinstance(message, Invite):
-            self._serve_invite(client, message, now)
-        elif client.belonging is None:
-            self.drops["unexpected_message"] += 1
-        elif isinstance(message, RevocationNews):
-            self._take_list(client.belonging.guard, message, now)
-        elif isinstance(message, NetworkNews):
-            self._take_network(client.belonging.guard, message, now)
-        else:
-            self._take_shown(client, client.belonging, message, now)
-
-    def _serve_invite(self, client: Client, message: Invite, now: float) -> None:
-        if self._admission.may_invite(client.belonging):
-            answer = self._guests.handle_invite(client, message, now)
-        else:
-            ids = [one.id for one in message.add]
-            answer = Invited(ids, "this relay serves no network of yours") if ids else None
-        if answer is not None:
-            self._send(client, answer, now)
-
-    def _take_list(self, guard: Guard, news: RevocationNews, now: float) -> None:
-        """A newer list of a network counts at once, and goes to all its members here."""
-        try:
-            newer = guard.revocations.merge_untrusted(news.document)
-        except (BadPacket, NotMember):
-            self.drops["bad_revocations"] += 1
-            return
-        if not newer:
-            return
-        self._events.append(f"revocation list {guard.revocations.number} of {guard.network.name} counts now")
-        for client in list(self.clients.values()):
-            if client.belonging is not None and client.belonging.guard is guard:
-                self._send(client, news, now)
-                self._enforce(client, now)
-
-    def _take_network(self, guard: Guard, news: NetworkNews, now: float) -> None:
-        """A new key of a network's authority counts at once, and goes to all its members here."""
-        try:
-            newer = guard.merge_network_untrusted(news.document)
-        except (BadPacket, NotMember):
-            self.drops["bad_network"] += 1
-            return
-        if not newer:
-            return
-        self._events.append(f"the authority of {guard.network.name} has a new key")
-        for client in list(self.clients.values()):
-            if client.belonging is not None and client.belonging.guard is guard:
-                self._send(client, news, now)
-
-    def _take_shown(self, client: Client, belonging: Belonging, message: ShownMembership, now: float) -> None:
-        """Its session stands on the new certificate, if that counts, else on the old one."""
-        try:
-            client.shows.take(now)
-            standing = belonging.guard.check_untrusted(client.node, message.shown)
-        except RemoteProtocolError as error:
-            self._close(client.driver, CloseCode.PROTOCOL, str(error), now)
-        except (BadPacket, NotMember):
-            self.drops["not_member"] += 1
-        else:
-            client.belonging = Belonging(belonging.guard, standing, message.shown)
-
-    def _enforce(self, client: Client, now: float) -> None:
-        """Part with a member whose certificate does not count any more."""
-        if client.belonging is None:
-            return
-        try:
-            client.belonging.guard.recheck(client.belonging.standing)
-        except NotMember as error:
-            self._close(client.driver, CloseCode.REFUSED, str(error), now)
 
     def _serve_test(self, observer: Observer, client: Client, message: NatTest, now: float) -> None:
         try:
@@ -558,6 +502,9 @@ class RelayCore:
         self._rendezvous.expire(now)
         self._tickets.expire(now)
         self._guests.expire(now)
+        load = self.load
+        for client in list(self._loads.due(self.clients.values(), load)):
+            self._send(client, Ticket(NO_TICKET, load), now)
         for client in list(self.clients.values()):
             bound_at = self._tables.last_bind(client.handle)
             if bound_at > client.heard_at:
@@ -567,12 +514,13 @@ class RelayCore:
                 self._close(client.driver, CloseCode.TIMEOUT, "nothing was heard of you", now)
             if client.visit is not None and now >= client.visit.leaves_at:
                 self._close(client.driver, CloseCode.TIMEOUT, "your time as a guest is over", now)
-            self._enforce(client, now)
+            self._members.enforce(client, now)
 
     def _forget(self, client: Client, now: float) -> None:
         del self.clients[client.node], self._by_handle[client.handle]
         self._rendezvous.forget(client, now)
         self._guests.forget(client)
+        self._loads.forget(client)
         self._tickets.leave(client.node, now)
         self._tables.remove_client(client.handle)
         if self.observer is not None and client.visit is None:

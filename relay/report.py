@@ -127,6 +127,7 @@ class Reporter:
             ("clients_limit", "Clients that there may be.", totals.clients_limit),
             ("channels", "Channels between clients.", totals.channels),
             ("handshakes_in_progress", "Handshakes under way.", totals.handshakes_under_way),
+            ("load_percent", "How busy the relay is, 0 to 100, as clients are told.", totals.load),
             ("draining", "1 while the relay is being left.", int(self._core.draining)),
         ):
             yield gauge(f"{PREFIX}_{name}", text, {(): float(value)})

@@ -37,6 +37,7 @@ from .admission import Admission
 from .config import RelayConfig
 from .control import create_app
 from .hook import Hook, Question, Verdict
+from .load import CpuLoad
 from .observer import Observer
 from .protocol import RelayCore
 from .report import Report, Reporter
@@ -233,6 +234,7 @@ def run(config: RelayConfig) -> int:
             config.limits,
             time.time,
             origins,
+            CpuLoad(),
         )
         forwarder.set_limits(
             packet_rate=config.limits.packets_per_second, byte_rate=config.limits.bytes_per_second

@@ -112,6 +112,7 @@ class MemoryRelay:
         limits: Limits | None = None,
         wall: Callable[[], float] | None = None,
         origin: Callable[[Address], Address] = lambda source: source,
+        busy: Callable[[], int] = lambda: 0,
     ) -> None:
         self.address = address
         self.identity = identity
@@ -119,7 +120,7 @@ class MemoryRelay:
         self.random = random.Random(seed)  # noqa: S311 - a test must repeat itself
         observer = Observer(second_port) if second_port is not None else None
         self.core = RelayCore(
-            identity, admission, self.tables, self.random.randbytes, now, observer, limits, wall, origin
+            identity, admission, self.tables, self.random.randbytes, now, observer, limits, wall, origin, busy
         )
         self.second = _SecondPort(self.core, Address(address.host, second_port)) if second_port else None
         """A station of its own; whoever attaches the relay attaches it too."""

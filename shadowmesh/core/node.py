@@ -7,7 +7,6 @@ Call order: after any `handle_*` or command, take `poll_transmit()` and `poll_ev
 from __future__ import annotations
 
 import ipaddress
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
@@ -15,6 +14,7 @@ from shadowmesh.config import ClientConfig, Peer
 from shadowmesh.core.acquaintances import Acquaintances
 from shadowmesh.core.demand import Connect, Demand
 from shadowmesh.core.guests import Guests
+from shadowmesh.core.home import Home
 from shadowmesh.core.joiner import Joiner
 from shadowmesh.core.local import LocalNetwork
 from shadowmesh.core.news import News
@@ -58,6 +58,8 @@ MAX_PEERS = 512
 A relay that names nodes in vain can fill it, and gains nothing else."""
 CALLS_AT_ONCE = 8
 """Peers that are called without knowing that they are there: below a relay's 10 openings per second."""
+MOVES_AT_ONCE = 4
+"""Peers that change to the home relay within a second: a move is never urgent."""
 TICK = 1.0
 """Seconds between looks at the counters of the data plane."""
 
@@ -130,6 +132,7 @@ class Core:
         handlers = (self._relay_up, self._relay_message, self._relay_down, self._relay_moved)
         for index, relay in enumerate(config.relays):
             self.relays.append(RelayClient(index, relay, self._shared, *handlers, now))
+        self.homing = Home()
         self.local: tuple[Address, ...] = ()  # where this machine is reached, as far as it knows itself
         self.mapped: Address | None = None
         self._tick_at = now + TICK
@@ -289,9 +292,8 @@ class Core:
 
     @property
     def home(self) -> RelayClient | None:
-        """The nearest of the relays: where channels are opened first."""
-        nearest = min(self.relays, key=lambda relay: relay.distance, default=None)
-        return nearest if nearest is not None and nearest.distance < math.inf else None
+        """The best of the relays: where channels are opened first."""
+        return self.homing.relay
 
     @property
     def nat(self) -> NatReport:
@@ -379,6 +381,20 @@ class Core:
         self._news.tick(now)
         self._plan_busy_tick((peer for _, peer in awake), now)
         self._leave_relays(now)
+        self._go_home(now)
+
+    def _go_home(self, now: float) -> None:
+        """Peers that are met elsewhere are met at our home relay, few at a time."""
+        before = self.homing.relay
+        self.homing.look(self.relays, now)
+        home, moves = self.homing.relay, 0
+        if home is None:
+            return
+        if home is not before and before is not None:
+            self._tell(f"relay {home.name}", f"is our home relay: {self.homing.reason}")
+        for peer in self.peers.values():
+            if moves < MOVES_AT_ONCE:
+                moves += peer.move(home, now)
 
     def _leave_relays(self, now: float) -> None:
         """A relay that is going down is left once no peer is met there; few peers at a time go elsewhere."""

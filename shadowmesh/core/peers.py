@@ -279,6 +279,19 @@ class PeerClient:
         if line is not None:
             self.tell(line)
 
+    def move(self, relay: RelayClient, now: float) -> bool:
+        """Have relayed frames go through a better relay, unless it takes longer by more than that is better.
+
+        Returns whether that began.
+        """
+        path, channel = self.routing.paths.relay, self.channel
+        if channel is None or channel.relay is relay or not self.is_confirmed:
+            return False
+        if path is None or path.lowest is None or not path.answers:
+            return False
+        gain = max(0.0, channel.relay.cost - relay.cost)
+        return self.rendezvous.move(relay, now, path.lowest + gain)
+
     def close(self, now: float) -> None:
         """Say goodbye to the peer."""
         self._act_at = None

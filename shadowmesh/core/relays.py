@@ -22,6 +22,7 @@ from shadowmesh.errors import BadPacket
 from shadowmesh.membership.clock import Reading
 from shadowmesh.path.backoff import Backoff
 from shadowmesh.path.binding import Binding
+from shadowmesh.path.cost import cost
 from shadowmesh.path.nat import Observation, SecondPortTest
 from shadowmesh.session.lane import ControlLane
 from shadowmesh.session.link import CloseCode, Confirmed, Ended, Link, LinkEvent, Ready, Received, Resumed
@@ -30,7 +31,7 @@ from shadowmesh.session.machine import Agreement
 from shadowmesh.session.tickets import RelayTicket
 from shadowmesh.units import Address, Whole
 from shadowmesh.wire.headers import through_channel
-from shadowmesh.wire.messages import Leave, Message, NatTest, SecondPort, Ticket
+from shadowmesh.wire.messages import NO_TICKET, Leave, Message, NatTest, SecondPort, Ticket
 from shadowmesh.wire.observe import OBSERVE_LANE
 from shadowmesh.wire.payload import Kind
 
@@ -87,6 +88,8 @@ class RelayClient:
         self.handle = 0
         self.leaving = False
         """It is about to go: peers are met elsewhere, and the session ends when none needs it any more."""
+        self.load = 0
+        """Percent, by its own word."""
         self._shared = shared
         self._handle_up = handle_up
         self._handle_message = handle_message
@@ -121,6 +124,21 @@ class RelayClient:
         """Seconds of a round trip to it, the lowest of late; infinite while unknown, or if it is leaving."""
         lowest = self.binding.round_trip.lowest if self.binding is not None else None
         return math.inf if lowest is None or self.leaving else lowest
+
+    @property
+    def loss(self) -> float | None:
+        """Share of lost exchanges with it lately; None while it is not bound."""
+        return self.binding.loss if self.binding is not None else None
+
+    @property
+    def cost(self) -> float:
+        """Seconds that it counts for when relays are compared; infinite if it can't be used."""
+        return cost(self.distance, self.loss or 0.0, self.load)
+
+    @property
+    def measured(self) -> str:
+        """How it does, for people."""
+        return f"{self.distance * 1000:.1f} ms, loss {(self.loss or 0.0):.0%}, load {self.load} %"
 
     @property
     def doubtful(self) -> bool:
@@ -358,7 +376,9 @@ class RelayClient:
 
     def _handle_received(self, message: Message, now: float) -> None:
         if isinstance(message, Ticket):
-            self._keep_ticket(message.ticket)
+            self.load = message.load
+            if message.ticket != NO_TICKET:
+                self._keep_ticket(message.ticket)
         elif isinstance(message, Leave):
             self.leaving = True
             self._shared.tell(f"relay {self.name}", "is going down; peers are met elsewhere")
@@ -425,6 +445,7 @@ class RelayClient:
     def _handle_ended(self, ended: Ended, now: float) -> None:
         was_usable, self._usable = self._usable, False
         self._forget_resumption()
+        self.load = 0
         self.dated = ended.clock is not None
         if ended.clock is not None and ended.by_peer:
             self.reading = Reading.between(ended.clock, self._asked_at, now)

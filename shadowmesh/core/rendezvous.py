@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from shadowmesh.core.blame import Blame
@@ -39,6 +39,8 @@ TRIAL = 3.0
 """Seconds that a channel on trial has to carry a probe: more than five times round the world."""
 TRIAL_INTERVAL = 0.25
 """Seconds between its probes."""
+UNTRIED = 600.0
+"""Seconds until another move, after one to a relay that is far from the peer."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,15 @@ class Channel:
 
 @dataclass
 class _Trial:
-    """A channel through which the peer has yet to answer the probe with this nonce."""
+    """A channel through which the peer has yet to answer a probe."""
 
     channel: Channel
-    nonce: bytes
+    longest: float
+    """Seconds that a round trip through it may take."""
     ends_at: float
     probe_at: float
+    probes: dict[bytes, float] = field(default_factory=dict)
+    """Nonces, and when each was sent."""
 
 
 class Owner(Protocol):
@@ -100,6 +105,8 @@ class Rendezvous:
         self._shared = shared
         self._instances: dict[RelayClient, bytes] = {}
         self._opening: Channel | None = None
+        self._longest = math.inf
+        """Seconds that a round trip through it may take, if the present one works."""
         self._failed: set[RelayClient] = set()
         """Relays at which an opening came to nothing; others are asked first."""
         self._blame = Blame()
@@ -206,7 +213,7 @@ class Rendezvous:
         self._take(Channel(relay, send, receive), now)
         self._owner.schedule(now + self.patience)
 
-    def _take(self, channel: Channel, now: float) -> None:
+    def _take(self, channel: Channel, now: float, longest: float = math.inf) -> None:
         """Use a channel that stands: at once, or after a trial if the present one works."""
         if not self._works_without(channel.relay, now):
             if self.channel is not None and self._silent_since is not None:
@@ -214,7 +221,7 @@ class Rendezvous:
             self._set_channel(channel, now)
             return
         self._drop_trial(now)
-        self._trial = _Trial(channel, self._shared.random(NONCE_SIZE), now + TRIAL, now)
+        self._trial = _Trial(channel, longest, now + TRIAL, now)
         self._probe(self._trial, now)
 
     def _works_without(self, relay: RelayClient, now: float) -> bool:
@@ -238,7 +245,7 @@ class Rendezvous:
             return
         self._opening = None
         self._failed.discard(relay)
-        self._take(Channel(relay, opened.send, opening.receive), now)
+        self._take(Channel(relay, opened.send, opening.receive), now, self._longest)
         self._owner.consider(now)
 
     def handle_close(self, relay: RelayClient, send: bytes, now: float) -> None:
@@ -269,12 +276,16 @@ class Rendezvous:
             self._open(target, now, MOVE_TIMEOUT)
 
     def handle_proof(self, nonce: bytes, now: float) -> bool:
-        """The peer answered a probe; returns whether it was that of a channel on trial, which is taken."""
+        """The peer answered a probe; returns whether it was one of a channel on trial, which is over then."""
         trial = self._trial
-        if trial is None or trial.nonce != nonce:
+        if trial is None or nonce not in trial.probes:
             return False
-        self._trial = None
-        self._set_channel(trial.channel, now)
+        if now - trial.probes[nonce] > trial.longest:
+            self._next_move = now + UNTRIED  # it is nearer to us, but not to the peer
+            self._drop_trial(now)
+        else:
+            self._trial = None
+            self._set_channel(trial.channel, now)
         return True
 
     def handle_timer(self, now: float) -> None:
@@ -297,10 +308,12 @@ class Rendezvous:
         assert target is not None
         self._open(target, now)
 
-    def move(self, relay: RelayClient, now: float) -> bool:
+    def move(self, relay: RelayClient, now: float, longest: float = math.inf) -> bool:
         """Another relay is better than that of our channel: go there, if the peer is there too.
 
         The node with the smaller NodeID does; returns whether it began to.
+
+        :param longest: seconds that a round trip may take by then.
         """
         if self.channel is None or self.channel.relay is relay or relay not in self._instances:
             return False
@@ -308,7 +321,7 @@ class Rendezvous:
         if not self._caller or waits or relay in self._failed or self._blame.lasts(relay, now):
             return False
         self._next_move = now + MOVE_GAP
-        self._open(relay, now)
+        self._open(relay, now, longest=longest)
         return True
 
     def hang_up(self, now: float) -> None:
@@ -339,7 +352,7 @@ class Rendezvous:
         """The best relay where the peer is; one that disappointed comes last."""
 
         def rank(relay: RelayClient) -> tuple[bool, bool, bool, float]:
-            return relay in self._failed, self._blame.lasts(relay, now), relay.doubtful, relay.distance
+            return relay in self._failed, self._blame.lasts(relay, now), relay.doubtful, relay.cost
 
         return min((one for one in self._instances if one is not other_than), key=rank, default=None)
 
@@ -353,19 +366,28 @@ class Rendezvous:
 
     def _probe(self, trial: _Trial, now: float) -> None:
         trial.probe_at = now + TRIAL_INTERVAL
-        self._owner.probe_through(trial.channel, trial.nonce, now)
+        nonce = self._shared.random(NONCE_SIZE)
+        trial.probes[nonce] = now
+        self._owner.probe_through(trial.channel, nonce, now)
 
     def _lose_channel(self, why: str, again: bool, now: float) -> None:
-        """It is gone: one on trial is better than none."""
+        """It is gone: one on trial, or the one before, is better than none."""
         if self._trial is not None:
             trial, self._trial = self._trial, None
             self._set_channel(trial.channel, now)
+            return
+        if self._left is not None and self._left[0].relay in self._instances:
+            (before, _), self._left = self._left, None
+            self._set_channel(before, now)
             return
         self._set_channel(None, now, why)
         if again:  # nobody comes, so nobody is waited for
             self._owner.schedule(now if self._caller else now + self.patience)
 
-    def _open(self, relay: RelayClient, now: float, timeout: float = OPEN_TIMEOUT) -> None:
+    def _open(
+        self, relay: RelayClient, now: float, timeout: float = OPEN_TIMEOUT, longest: float = math.inf
+    ) -> None:
+        self._longest = longest
         receive = self._shared.random(ID_SIZE)
         self._shared.tables.install_channel(receive)
         self._opening = Channel(relay, b"", receive)

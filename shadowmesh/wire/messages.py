@@ -217,10 +217,18 @@ class SecondPort(msgspec.Struct, frozen=True):
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
-class Ticket(msgspec.Struct, frozen=True):
-    """Relay -> client: by this name you may resume our session, once. The key to it is not sent."""
+NO_TICKET = bytes(32)
+
+
+class Ticket(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Relay -> client: by this name you may resume our session, once. The key to it is not sent.
+
+    Later ones have the name `NO_TICKET`, and tell the load only.
+    """
 
     ticket: Bytes32
+    load: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
+    """Percent of what the relay can do that it does now."""
 
 
 class Registration(msgspec.Struct, frozen=True):
