@@ -14,7 +14,7 @@ from shadowmesh_relay.load import MOST, STEP, WINDOW, CpuLoad, LoadNews
 
 def test_the_busiest_thread_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     now, used = [100.0], {"1": 50, "2": 1000}
-    monkeypatch.setattr(load.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     monkeypatch.setattr(load, "_TICKS", 100)
     monkeypatch.setattr(CpuLoad, "_read", lambda _: dict(used))
     busy = CpuLoad()
