@@ -15,7 +15,7 @@ from shadowmesh.session.links import Driver
 from shadowmesh.units import Address, NodeId
 from shadowmesh.wire.messages import Message
 
-from .admission import Belonging
+from .admission import Belonging, Ground
 from .hook import Question
 
 MAX_EARLY = 64
@@ -57,6 +57,10 @@ class Knock:
     visit: Visit | None = None
     question: Question | None = None
     """What somebody has to answer before it is let in."""
+    token: bytes | None = None
+    """Of ours, that it holds."""
+    asked: bool = False
+    """The answer was yes."""
     ready: Ready | None = None
     """The handshake is complete, and the question open."""
     early: list[Message] = field(default_factory=list)
@@ -93,6 +97,10 @@ class Client:
     """Its network, if the relay serves it."""
     visit: Visit | None = None
     """Of a guest; None of everybody else."""
+    token: bytes | None = None
+    """Of the relay, that it holds."""
+    asked: bool = False
+    """The operator's program let it in."""
     shows: ShowLimit = field(default_factory=ShowLimit)
     interests: set[NodeId] = field(default_factory=set)
     opened: list[float] = field(default_factory=list)
@@ -105,6 +113,11 @@ class Client:
         if self.belonging is None or not self.shares_network_with(other):
             return b""
         return self.belonging.standing.certificate.fingerprint[:8]
+
+    @property
+    def ground(self) -> Ground:
+        """By what it was let in, besides its NodeID."""
+        return Ground(self.belonging, self.visit is not None, self.token, self.asked)
 
     @property
     def place(self) -> str:

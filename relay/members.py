@@ -19,6 +19,8 @@ from .admission import Admission, Belonging
 from .clients import Client
 from .guests import Guests
 
+NO_MORE = "this relay does not admit you any more"
+
 
 class Members:
     """Of all clients.
@@ -112,6 +114,18 @@ class Members:
             self._drops["not_member"] += 1
         else:
             client.belonging = Belonging(belonging.guard, standing, message.shown)
+
+    def readmit(self, admission: Admission, now: float) -> int:
+        """Another admission counts from now on; parts with whom it does not let in, returns how many."""
+        self._admission = admission
+        return sum(not self.check(client, now) for client in list(self._clients.values()))
+
+    def check(self, client: Client, now: float) -> bool:
+        """Whether a client would be let in now, by what it showed when it came; else parts with it."""
+        if self._admission.holds(client.ground, client.node):
+            return True
+        self._close(client.driver, CloseCode.REFUSED, NO_MORE, now)
+        return False
 
     def enforce(self, client: Client, now: float) -> None:
         """Part with a member whose certificate does not count any more."""

@@ -186,6 +186,11 @@ class RelayCore:
         for client in list(self.clients.values()):
             self._send(client, Leave(), now)
 
+    def readmit(self, admission: Admission, now: float) -> int:
+        """Others are admitted from now on; ends the sessions of those that are no more, returns how many."""
+        self._admission = admission
+        return self._members.readmit(admission, now)
+
     @property
     def drained(self) -> bool:
         """Whether the relay may stop."""
@@ -291,7 +296,8 @@ class RelayCore:
                 knock.visit = self._guests.visit(invitation, now)
             guest_or_member = knock.belonging is not None or knock.visit is not None
             admitted = guest_or_member or self._admission.allows(node)
-            admitted = admitted or self._admission.holds_token(node, shown, self._identity.node_id)
+            knock.token = self._admission.token_of(node, shown, self._identity.node_id)
+            admitted = admitted or knock.token is not None
             if not admitted and self._admission.asks:
                 self._questions.prepare(node, knock, shown.membership)
                 admitted = True
@@ -319,7 +325,7 @@ class RelayCore:
         knock = self._half_open[driver]
         assert knock.ready is not None
         if verdict.admitted:
-            knock.question = None
+            knock.question, knock.asked = None, True
             self._welcome(driver, knock.ready, now)
             for message in knock.early:
                 self._handle_link(driver, Received(message, b""), now)
@@ -401,6 +407,8 @@ class RelayCore:
             greeting=knock.greeting,
             belonging=knock.belonging,
             visit=visit,
+            token=knock.token,
+            asked=knock.asked,
         )
         self.clients[client.node] = self._by_handle[client.handle] = client
         driver.send = partial(self._transmit_to, client)
@@ -414,7 +422,8 @@ class RelayCore:
         agreement.wipe()
         guest = f" as a guest of {node_id_text(client.visit.host)[:10]}…" if client.visit else ""
         self._events.append(f"{client} joined from {client.place}{guest}")
-        if client.belonging is not None:
+        # The answer may have changed since HELLO.
+        if self._members.check(client, now) and client.belonging is not None:
             self._welcome_member(client, client.belonging, now)
 
     def _equip(self, client: Client, agreement: Agreement, now: float) -> None:

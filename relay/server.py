@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -21,12 +22,10 @@ from shadowmesh._ext.forward import EVENT_ENDPOINT, Forwarder
 from shadowmesh._ext.lanes import SendKeys
 from shadowmesh.command import CommandFailed, ExitCode
 from shadowmesh.crypto import identity as identities
-from shadowmesh.errors import DeviceError
+from shadowmesh.errors import ConfigError, DeviceError
 from shadowmesh.io import notify
 from shadowmesh.io.logs import OWN, log_to
-from shadowmesh.io.membership import open_guard
 from shadowmesh.io.shield import PAUSE, survives
-from shadowmesh.io.tokens import load_tokens
 from shadowmesh.io.udp import from_sockaddr, local_address, open_udp, receive, send, to_sockaddr
 from shadowmesh.units import Address
 from shadowmesh.web.metrics import create_app as metrics_app
@@ -40,6 +39,7 @@ from .hook import Hook, Question, Verdict
 from .load import CpuLoad
 from .observer import Observer
 from .protocol import RelayCore
+from .reload import Admissions, ReloadReply
 from .report import Report, Reporter
 from .websocket import Origins, WebSocketService
 
@@ -148,6 +148,12 @@ class Server:
         self._drive()
         return clients
 
+    def readmit(self, admission: Admission) -> int:
+        """Others are admitted from now on; returns how many clients had to leave."""
+        ended = self._core.readmit(admission, time.monotonic())
+        self._drive()
+        return ended
+
     async def _answer(self, question: Question) -> None:
         verdict = Verdict(False, failed=True)
         try:
@@ -202,11 +208,13 @@ class Server:
             self._stop.set()
 
 
-def run(config: RelayConfig) -> int:
-    """Run a relay until it is told to stop; returns the exit code of the command."""
+def run(config: RelayConfig, path: Path) -> int:
+    """Run a relay until it is told to stop; returns the exit code of the command.
+
+    :param path: where `config` was read, and is read again.
+    """
     identity = identities.load(config.relay.state_dir)
-    guards = [open_guard(file, config.relay.state_dir) for file in config.admission.networks]
-    tokens = load_tokens(config.admission.token_file) if config.admission.token_file else ()
+    admissions = Admissions(path, config)
     log_to(sys.stderr.fileno(), config.log)
     with contextlib.ExitStack() as stack:
         udp = stack.enter_context(open_udp(config.relay.host, config.relay.port))
@@ -220,13 +228,7 @@ def run(config: RelayConfig) -> int:
         origins = Origins()
         core = RelayCore(
             identity,
-            Admission(
-                config.admission.open,
-                config.admission.nodes,
-                guards,
-                tokens,
-                asks=config.admission.hook is not None,
-            ),
+            admissions.now,
             ForwarderTables(forwarder, udp.family),
             secrets.token_bytes,
             time.monotonic(),
@@ -248,7 +250,7 @@ def run(config: RelayConfig) -> int:
         server = Server(core, forwarder, udp, second, hook, websocket)
         reporter = Reporter(config, identity.node_id, core, forwarder, udp, websocket)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(config, server, reporter, core, forwarder))
+            runner.run(_serve(config, server, reporter, core, forwarder, admissions))
         log.info(
             "stopped; %s", totals(len(core.clients), forwarder.counters(), reporter.drops(server.unsent))
         )
@@ -256,7 +258,12 @@ def run(config: RelayConfig) -> int:
 
 
 async def _serve(
-    config: RelayConfig, server: Server, reporter: Reporter, core: RelayCore, forwarder: Forwarder
+    config: RelayConfig,
+    server: Server,
+    reporter: Reporter,
+    core: RelayCore,
+    forwarder: Forwarder,
+    admissions: Admissions,
 ) -> None:
     """Serve until told to stop, with the local API and the metrics beside."""
     began = time.monotonic()
@@ -271,16 +278,25 @@ async def _serve(
     def metrics() -> Iterable[Metric]:
         return reporter.metrics(time.monotonic() - began, server.unsent, time.time())
 
+    def reload() -> ReloadReply:
+        return admissions.reload(server.readmit)
+
+    def hang_up() -> None:
+        with contextlib.suppress(ConfigError):  # the log has it
+            reload()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
     async with contextlib.AsyncExitStack() as stack:
         try:
-            await stack.enter_async_context(serve_unix(config.relay.socket, create_app(report, server.drain)))
+            app = create_app(report, server.drain, reload)
+            await stack.enter_async_context(serve_unix(config.relay.socket, app))
         except SocketInUse as error:
             raise CommandFailed(str(error), ExitCode.ALREADY_RUNNING) from error
         except OSError as error:
             where = config.relay.socket
             raise DeviceError(f"can't serve the local API on {where}: {error.strerror}") from error
-        app = metrics_app(metrics, lambda: "the relay is draining" if core.draining else "")
-        await stack.enter_async_context(serve_metrics(config.metrics, app))
+        scraped = metrics_app(metrics, lambda: "the relay is draining" if core.draining else "")
+        await stack.enter_async_context(serve_metrics(config.metrics, scraped))
         relay = report().relay
         await server.serve(
             f"{relay.name} ({relay.node_id}) serves on UDP {relay.listen}{_over_tcp(config)}, "

@@ -1,4 +1,4 @@
-"""Verbs that ask a running relay: status, drain."""
+"""Verbs that ask a running relay: status, drain, reload."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from shadowmesh.command import CommandFailed, ExitCode, examples, print_json
 from shadowmesh.output import duration, size, table
 
 from .config import DEFAULT_STATE_DIR, SOCKET_FILE, load_relay_config
-from .control import MAX_DRAIN, ask_drain, ask_status
+from .control import MAX_DRAIN, ask_drain, ask_reload, ask_status
+from .reload import ReloadReply
 from .report import ClientReport, Report
 
 POLL = 0.5
@@ -97,6 +98,31 @@ def drain(config: Path | None, socket: Path | None, timeout: float, as_json: boo
             return
         time.sleep(POLL)
     raise CommandFailed("the relay has not ended; its log says why")
+
+
+@click.command(
+    epilog=examples(
+        "shadowmesh-relay reload -c relay.yaml",
+        "shadowmesh-relay serve -c relay.yaml --check && shadowmesh-relay reload -c relay.yaml --json",
+    )
+)
+@_socket_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/cli.md has its schema).")
+def reload(config: Path | None, socket: Path | None, as_json: bool) -> None:
+    """Have the running relay read again whom it admits.
+
+    NodeIDs, networks and tokens, of the file that it was started with. Whoever is admitted no more loses its
+    session at once; what needs a restart is named. A file with a mistake changes nothing: exit code 3. SIGHUP
+    does the same and tells the log.
+    """
+    data = ask_reload(_socket(config, socket))
+    if as_json:
+        click.echo(data)
+        return
+    reply = msgspec.json.decode(data, type=ReloadReply)
+    click.echo(f"changed: {', '.join(reply.applied) or 'nothing'}; {reply.ended} sessions ended")
+    if reply.restart:
+        click.echo(f"changed in the file, and needs a restart: {', '.join(reply.restart)}", err=True)
 
 
 def render(report: Report) -> list[str]:

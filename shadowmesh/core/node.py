@@ -106,7 +106,7 @@ class Core:
         self.members, self.renewals = self._news.members, self._news.renewals
         self.acquaintances = Acquaintances(self.members, known, most_peers, self.drops, self._learn)
         self._overlay = _overlay_of(config, membership)
-        self.network = LocalNetwork(self._overlay)
+        self.network, self.homing = LocalNetwork(self._overlay), Home()
         self._direct = config.paths.direct
         self._most_peers = most_peers
         self._shared = Shared(
@@ -132,7 +132,6 @@ class Core:
         handlers = (self._relay_up, self._relay_message, self._relay_down, self._relay_moved)
         for index, relay in enumerate(config.relays):
             self.relays.append(RelayClient(index, relay, self._shared, *handlers, now))
-        self.homing = Home()
         self.local: tuple[Address, ...] = ()  # where this machine is reached, as far as it knows itself
         self.mapped: Address | None = None
         self._tick_at = now + TICK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -126,3 +127,31 @@ def test_one_of_two_relays_is_killed_under_traffic(mesh: Mesh) -> None:
         assert all("disconnected" not in client.output() for client in (alice, bob))
     finally:
         pinging.stop()
+
+
+def test_a_token_that_is_removed_ends_the_session_that_it_admitted(mesh: Mesh) -> None:
+    """`reload` reads the file again; bob, whose NodeID is listed, stays."""
+    relay = mesh.relay()
+    relay.admitted = ["bob"]
+    alice, bob = mesh.client("alice"), mesh.client("bob")
+    mesh.configure()
+    mine, theirs = alice.directory / "token", relay.directory / "tokens"
+    for file, text in ((mine, "n2yq8rWcDk5VtGm1Zs0xEu7b"), (theirs, "n2yq8rWcDk5VtGm1Zs0xEu7b")):
+        file.write_text(f"{text}\n")
+        file.chmod(0o600)
+    alice.config["relays"][0]["token_file"] = str(mine)
+    relay.config["admission"]["token_file"] = str(theirs)
+    mesh.start()
+    alice.host.ping(bob.ipv4)
+    theirs.write_text("Q0j9aL4hTf6pXw3oRi8cYv2e\n")
+    done = json.loads(relay.run(["reload", "-c", str(relay.config_path), "--json"]).stdout)
+    assert (done["applied"], done["ended"]) == (["admission.token_file"], 1)
+    wait_until(
+        lambda: "does not admit" in (alice.relay_status()["last_error"] or ""), 15.0, "alice to be refused"
+    )
+    assert bob.relay_status()["state"] == "connected"
+    theirs.write_text("n2yq8rWcDk5VtGm1Zs0xEu7b\n")
+    relay.running_process.send(signal.SIGHUP)
+    alice.wait_relay()
+    alice.wait_peers("bob")
+    alice.host.ping(bob.ipv4)
