@@ -215,6 +215,12 @@ class RelayCore:
 
     # Getters.
 
+    @property
+    def sources(self) -> set[Address]:
+        """Where datagrams of clients, and of those who would like to be, go to now."""
+        knocking = {knock.source for knock in self._half_open.values()}
+        return knocking | {client.address for client in self.clients.values()}
+
     def totals(self) -> Totals:
         """What there is now, and what has been."""
         return Totals(

@@ -315,6 +315,7 @@ def _open_websocket(
         local_address(udp),
         origins,
         lambda: {client.address for client in core.clients.values()},
+        lambda: core.sources,
     )
     service.open()
     return service

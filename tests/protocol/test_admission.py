@@ -227,8 +227,10 @@ def test_who_is_on_its_way_in_when_its_token_is_removed_stays_out() -> None:
     mesh.start_client(0, (), tokens={RELAY: TOKEN})
     core = relay_of(mesh).core
     mesh.network.run_until(lambda: any(knock.greeting for knock in core._half_open.values()), 2)
+    assert core.sources == {mesh.clients[0].address}, "no tunnel gets it"
     assert readmit(mesh, Admission(False, listed(1), (), (OTHER,))) == 0, "nobody is in yet"
     mesh.network.run_for(1)
+    assert core.sources == set()
     assert not admitted(mesh, 0)
     assert "any more" in (mesh.clients[0].core.relays[0].last_error or "")
     assert relay_of(mesh).tables.legs == {}

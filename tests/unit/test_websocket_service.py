@@ -47,7 +47,7 @@ def test_files_that_are_no_certificate_are_told(tmp_path: Path) -> None:
 def test_a_port_that_is_taken_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         section = WebSocketSection("127.0.0.1", other.getsockname()[1], None, None)
-        service = WebSocketService(section, Address("127.0.0.1", 1), Origins(), set)
+        service = WebSocketService(section, Address("127.0.0.1", 1), Origins(), set, set)
         with pytest.raises(DeviceError, match="can't listen on TCP"):
             service.open()
 
@@ -61,6 +61,7 @@ def test_descriptors_are_allowed_for_all_connections(monkeypatch: pytest.MonkeyP
             WebSocketSection("127.0.0.1", 0, None, None, max_connections=connections),
             Address("127.0.0.1", 1),
             Origins(),
+            set,
             set,
         )
         service.open()
