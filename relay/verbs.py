@@ -134,7 +134,7 @@ def render(report: Report) -> list[str]:
         f"up {duration(relay.uptime)}{', draining' if relay.draining else ''}",
         f"serves on UDP {relay.listen}, {relay.admits}",
         f"{totals.clients} of at most {totals.clients_limit} clients, {totals.channels} channels "
-        f"({totals.channels_opened} opened since the start), load {totals.load} %",
+        f"({totals.channels_opened} opened since the start), load {totals.load}%",
         f"handshakes: {totals.handshakes_under_way} under way, {ended['completed']} completed, "
         f"{ended['refused']} refused, {ended['failed']} failed",
         "",

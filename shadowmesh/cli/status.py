@@ -184,7 +184,7 @@ def _relays(relays: list[RelayStatus]) -> list[str]:
             f"{relay.state} over TCP" if relay.transport == "tcp" else relay.state,
             milliseconds(relay.rtt_ms),
             percent(relay.loss),
-            "-" if relay.load is None else f"{relay.load} %",
+            "-" if relay.load is None else f"{relay.load}%",
             relay.observed_address or "-",
         )
         for relay in relays

@@ -138,7 +138,7 @@ class RelayClient:
     @property
     def measured(self) -> str:
         """How it does, for people."""
-        return f"{self.distance * 1000:.1f} ms, loss {(self.loss or 0.0):.0%}, load {self.load} %"
+        return f"{self.distance * 1000:.1f} ms, loss {(self.loss or 0.0):.0%}, load {self.load}%"
 
     @property
     def doubtful(self) -> bool:

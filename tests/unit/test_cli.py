@@ -266,7 +266,7 @@ PEER  PATH                  STATE      RTT  JITTER  LOSS  BUDGET
 bob   relay 192.0.2.1:4433  in use  1.9 ms  0.2 ms    4%    1452
 
 RELAY                NODEID      STATE         RTT  LOSS  LOAD  SEES US AT
-192.0.2.1:4433       rrrrrrrrrr  connected  0.4 ms    3%  12 %  -
+192.0.2.1:4433       rrrrrrrrrr  connected  0.4 ms    3%   12%  -
 relay.example.net:1  ssssssssss  resolving       -     -     -  -
   relay.example.net:1: no name
   192.0.2.1:4433 is home: the only one that answers
