@@ -95,10 +95,11 @@ def test_a_relay_is_drained_under_traffic(mesh: Mesh) -> None:
 
 
 def session_began(mesh: Mesh, one: str, two: str) -> float:
-    """When its session with the other was made; a new one would have begun later."""
+    """When its session with the other was made, or a little before, as long as the answer took."""
+    asked = time.time()
     ago = mesh.clients[one].peer(two)["last_handshake"]
     assert ago is not None
-    return time.monotonic() - float(ago)
+    return asked - float(ago)
 
 
 def test_one_of_two_relays_is_killed_under_traffic(mesh: Mesh) -> None:
@@ -115,14 +116,13 @@ def test_one_of_two_relays_is_killed_under_traffic(mesh: Mesh) -> None:
     pinging = Pinging(alice.host, bob.ipv4)
     try:
         dead = used_relay(mesh)
-        before = [session_began(mesh, *names) for names in (("alice", "bob"), ("bob", "alice"))]
-        dead.kill9()
         died = time.time()
+        dead.kill9()
         pinging.wait_silence()
         assert pinging.wait_reply(died + SILENCE, 4 * FAILOVER_LIMIT) - died < FAILOVER_LIMIT
         assert used_relay(mesh) is not dead
-        after = [session_began(mesh, *names) for names in (("alice", "bob"), ("bob", "alice"))]
-        assert after == pytest.approx(before, abs=0.5), "the sessions are the same"
+        for names in (("alice", "bob"), ("bob", "alice")):
+            assert session_began(mesh, *names) < died, "the session is the same"
         assert all("session renewed" not in client.output() for client in (alice, bob))
         assert all("disconnected" not in client.output() for client in (alice, bob))
     finally:
