@@ -10,8 +10,10 @@ import msgspec
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.membership.asking import AskBudget
 from shadowmesh.membership.guard import ShowLimit
-from shadowmesh.session.link import Ready
+from shadowmesh.session.link import Ended, Ready
 from shadowmesh.session.links import Driver
+from shadowmesh.session.phases import name_of
+from shadowmesh.stages import QUIET, Stage, Stages
 from shadowmesh.units import Address, NodeId
 from shadowmesh.wire.messages import Message
 
@@ -61,11 +63,52 @@ class Knock:
     """The handshake is complete, and the question open."""
     early: list[Message] = field(default_factory=list)
     """What came meanwhile."""
+    stage: Stage = QUIET
+    """All of it."""
+    admission: Stage = QUIET
+    """The part in which the question waits for its answer."""
     network: str = field(init=False)
     """Whom limits count it for; computed once, each stranger is compared with all of them."""
 
     def __post_init__(self) -> None:
         self.network = network_of(self.origin.host)
+
+    # For traces.
+
+    def begin(self, stages: Stages, now: float) -> Stage:
+        """The handshake begins; returns its stage."""
+        if not stages.on:
+            return QUIET
+        transport = "udp" if self.source == self.origin else "tcp"
+        self.stage = stages.begin("client.join", now, transport=transport)
+        self.stage.confide(client_address=self.origin.host, client_port=self.origin.port)
+        return self.stage.part("session.handshake", now, role="responder")
+
+    def greet(self, node: NodeId) -> None:
+        """It has proved this NodeID, and is to be judged."""
+        if self.stage.under_way:
+            self.stage.confide(client_id=node_id_text(node))
+
+    def end(self, now: float, ended: Ended | None = None) -> None:
+        """It is a client now, or its link has ended before that."""
+        error, reason = (name_of(ended.code), ended.reason) if ended is not None else ("", "")
+        if ended is None and not self.admission.under_way:
+            self.admission = self.stage.part("relay.admission", now, by=self._admitted_by)
+        self.admission.end(now, error, reason)
+        self.stage.end(now, error, reason)
+
+    @property
+    def _admitted_by(self) -> str:
+        if self.visit is not None:
+            return "invitation"
+        return "configuration" if self.belonging is None else "network"
+
+    # A question.
+
+    def wait(self, ready: Ready, now: float) -> None:
+        """The handshake is complete, and somebody asked whether it may in."""
+        self.ready = ready
+        self.admission = self.stage.part("relay.admission", now, by="hook")
 
     def keep(self, message: Message) -> bool:
         """Keep a message for when it is let in; False if that is too much."""

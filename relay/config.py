@@ -14,7 +14,7 @@ import msgspec
 
 from shadowmesh.config import after_refusal
 from shadowmesh.document import Document, Section
-from shadowmesh.observing import LogSection, log_section, metrics_address
+from shadowmesh.observing import LogSection, log_section, metrics_address, tracing_url
 from shadowmesh.units import Address, NodeId
 from shadowmesh.values import (
     EXAMPLE_NODE_ID,
@@ -96,6 +96,8 @@ class RelayConfig(msgspec.Struct, frozen=True):
     """Where Prometheus reads, on this machine."""
     log: LogSection = LogSection()
     websocket: WebSocketSection | None = None
+    tracing: str | None = None
+    """URL of the collector that gets traces."""
 
 
 def admits(admission: Admission) -> str:
@@ -112,7 +114,7 @@ def admits(admission: Admission) -> str:
 def load_relay_config(path: Path) -> RelayConfig:
     """Read and check relay.yaml. Raises ConfigError with a line for each mistake."""
     document = Document.load(path)
-    top = document.section(("relay", "admission", "websocket", "limits", "metrics", "log"))
+    top = document.section(("relay", "admission", "websocket", "limits", "metrics", "log", "tracing"))
     config = RelayConfig(
         relay=_relay(top.section("relay", ("name", "state_dir", "listen", "second_port", "socket"))),
         admission=_admission(top.section("admission", ("open", "nodes", "networks", "token_file", "hook"))),
@@ -120,6 +122,7 @@ def load_relay_config(path: Path) -> RelayConfig:
         limits=_limits(top.section("limits", Limits.__struct_fields__)),
         metrics=metrics_address(top),
         log=log_section(top),
+        tracing=tracing_url(top),
     )
     document.finish()
     return config

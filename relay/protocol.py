@@ -24,6 +24,7 @@ from shadowmesh.membership.guard import Guard, invitation_untrusted
 from shadowmesh.session.link import CloseCode, Ended, LinkEvent, Ready, Received, accept
 from shadowmesh.session.links import Driver, LinkSet
 from shadowmesh.session.machine import Agreement, Opening, Refused
+from shadowmesh.stages import Stages
 from shadowmesh.units import ID_SIZE, LANES, Address, NodeId
 from shadowmesh.wire.headers import destination_id
 from shadowmesh.wire.messages import (
@@ -71,6 +72,7 @@ class RelayCore:
     :param limits: those of the control part; the data plane has its own.
     :param wall: the machine's clock, in seconds since 1970; clients are told of it.
     :param origin: who is behind the source of a datagram: another address where a leg runs over TCP.
+    :param stages: for traces; None: nobody wants any.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class RelayCore:
         limits: Limits | None = None,
         wall: Callable[[], float] | None = None,
         origin: Callable[[Address], Address] = lambda source: source,
+        stages: Stages | None = None,
     ) -> None:
         self.drops: Counter[str] = Counter()
         self.limits = limits or Limits()
@@ -99,11 +102,12 @@ class RelayCore:
         self._random = random
         self._wall = wall
         self._origin = origin
+        self._stages = stages or Stages()
         self._tickets = Tickets()
         self._gate = TokenGate(random(32), self._tickets.prove_address)
         self._links = LinkSet(tables.install_control, tables.remove)
         self._guests = Guests(self.clients)
-        self._rendezvous = Rendezvous(self.clients, tables, random, self._send, self.limits)
+        self._rendezvous = Rendezvous(self.clients, tables, random, self._send, self.limits, self._stages)
         self._door = Door(self.limits)
         self._duplicates = Duplicates()
         self._half_open: dict[Driver, Knock] = {}
@@ -257,10 +261,9 @@ class RelayCore:
             admit=partial(self._admit, knock=knock, now=now),
             fetch_ticket=partial(self._tickets.take, now=now),
         )
-        first_id = destination_id(data)
-        driver = self._links.add(
-            link, partial(self._transmit, knock.source), self._handle_link, now, first_id
-        )
+        transmit, first_id = partial(self._transmit, knock.source), destination_id(data)
+        stage = knock.begin(self._stages, now)
+        driver = self._links.add(link, transmit, self._handle_link, now, first_id, stage)
         self._half_open[driver] = knock
         self._links.handle_datagram(driver, data, now)
         if not driver.link.begun:
@@ -268,6 +271,7 @@ class RelayCore:
 
     def _admit(self, node: NodeId, shown: Introduction, knock: Knock, now: float) -> None:
         reason, clock = f"this relay does not admit your NodeID {node_id_text(node)}", None
+        knock.greet(node)
         try:
             invitation = invitation_untrusted(shown.membership)
             if invitation is None:
@@ -327,7 +331,7 @@ class RelayCore:
         knock = self._half_open.get(driver)
         if isinstance(event, Ready):
             if knock is not None and knock.question is not None:
-                self._questions.ask(driver, knock, knock.question, event)
+                self._questions.ask(driver, knock, event, now)
             else:
                 self._welcome(driver, event, now)
         elif isinstance(event, Received):
@@ -352,6 +356,7 @@ class RelayCore:
 
     def _forget_knock(self, driver: Driver, knock: Knock, event: Ended, now: float) -> None:
         del self._half_open[driver]
+        knock.end(now, event)
         self.handshakes["refused" if knock.refused else "failed"] += 1
         if knock.ready is not None and not knock.refused:  # left before the answer: that cost us no less
             self._door.refuse(knock.origin.host, now)
@@ -374,6 +379,7 @@ class RelayCore:
             agreement.wipe()
             self._close(driver, CloseCode.REFUSED, str(error), now)
             return
+        knock.end(now)
         client = Client(
             handle=next(self._handles),
             node=agreement.peer,

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.stages import QUIET, Stage, Stages
 from shadowmesh.units import ID_SIZE, NodeId
 from shadowmesh.wire.messages import (
     Absent,
@@ -59,6 +61,7 @@ class Rendezvous:
 
     :param send: sends a message to a client.
     :param limits: how many channels there may be.
+    :param stages: for traces.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Rendezvous:
         random: Callable[[int], bytes],
         send: Callable[[Client, Message, float], None],
         limits: Limits,
+        stages: Stages,
     ) -> None:
         self.refusals: Counter[str] = Counter()
         """Openings that were refused, by the reason that the caller was told."""
@@ -78,6 +82,8 @@ class Rendezvous:
         self._tables = tables
         self._random = random
         self._send = send
+        self._stages = stages
+        self._introducing: dict[Channel, Stage] = {}
         self._calls: dict[bytes, Channel] = {}
         self._channels: dict[bytes, Channel] = {}
         self._of_client: defaultdict[Client, set[Channel]] = defaultdict(set)
@@ -133,8 +139,13 @@ class Rendezvous:
         """Pass the call on, with the caller's authenticated NodeID."""
         refusal = self._refusal(client, message.node, now)
         callee = self._clients.get(message.node)
+        stage = self._stages.begin("relay.introduce", now)
+        if stage.under_way:
+            stage.confide(caller_id=node_id_text(client.node), callee_id=node_id_text(message.node))
         if refusal or callee is None:
-            self._refuse(client, message.receive, refusal or "the node is not here", now)
+            reason = refusal or "the node is not here"
+            stage.end(now, "refused", reason)
+            self._refuse(client, message.receive, reason, now)
             return
         call = Channel(
             caller=client,
@@ -145,6 +156,8 @@ class Rendezvous:
             expires_at=now + CALL_TIMEOUT,
         )
         self._calls[call.callee_send] = call
+        if stage.under_way:
+            self._introducing[call] = stage
         visit = client.visit
         guest = (visit.invitation, str(client.origin)) if visit is not None else (b"", "")
         self._send(callee, Call(client.node, call.callee_send, *guest), now)
@@ -158,7 +171,9 @@ class Rendezvous:
             self._end_call(call, "the node did not answer", now)
             return None
         del self._calls[message.send]
+        stage = self._introducing.pop(call, QUIET)
         if len(message.receive) != ID_SIZE:
+            stage.end(now, "declined")
             self._refuse(call.caller, call.caller_receive, "the node did not take the call", now)
             return None
         caller, callee = call.caller.handle, client.handle
@@ -166,6 +181,7 @@ class Rendezvous:
         self._tables.install_channel(call.callee_send, callee, caller, call.caller_receive)
         self._channels[call.caller_send] = self._channels[call.callee_send] = call
         self.opened += 1
+        stage.end(now)
         self._of_client[call.caller].add(call)
         self._of_client[client].add(call)
         self._send(call.caller, Opened(call.caller_receive, call.caller_send), now)
@@ -229,6 +245,7 @@ class Rendezvous:
 
     def _end_call(self, call: Channel, reason: str, now: float) -> None:
         del self._calls[call.callee_send]
+        self._introducing.pop(call, QUIET).end(now, "unanswered", reason)
         if call.caller.node in self._clients:
             self._refuse(call.caller, call.caller_receive, reason, now)
 

@@ -16,6 +16,7 @@ from prometheus_client.core import Metric
 from shadowmesh import __version__
 from shadowmesh._ext.forward import Forwarder
 from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.io.tracing import Tracing
 from shadowmesh.io.udp import local_address
 from shadowmesh.web.metrics import Labels, counter, data_plane, gauge, program
 
@@ -81,6 +82,7 @@ class Reporter:
         forwarder: Forwarder,
         udp: socket.socket,
         websocket: WebSocketService | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._config = config
         self._node_id = node_id
@@ -88,6 +90,7 @@ class Reporter:
         self._forwarder = forwarder
         self._udp = udp
         self._websocket = websocket
+        self._tracing = tracing or Tracing()
 
     def drops(self, unsent: int) -> Counter[str]:
         """All drops: of the forwarder, the kernel's queue before it, the control part, and legs over TCP."""
@@ -97,6 +100,7 @@ class Reporter:
         drops["socket_full"] += _queue_drops(self._udp)
         if self._websocket is not None:
             drops.update(self._websocket.dropped())
+        drops["spans_lost"] += self._tracing.lost
         return drops
 
     def report(self, uptime: float, unsent: int, now: float) -> Report:

@@ -27,6 +27,7 @@ from shadowmesh.io.logs import OWN, log_to
 from shadowmesh.io.membership import open_guard
 from shadowmesh.io.shield import PAUSE, survives
 from shadowmesh.io.tokens import load_tokens
+from shadowmesh.io.tracing import Tracing, trace_to
 from shadowmesh.io.udp import from_sockaddr, local_address, open_udp, receive, send, to_sockaddr
 from shadowmesh.units import Address
 from shadowmesh.web.metrics import create_app as metrics_app
@@ -83,6 +84,7 @@ class Server:
     :param second: the socket of the second port, if there is one.
     :param hook: answers the questions of the protocol; without one every answer is no.
     :param websocket: where legs over TCP end, if there is such a service.
+    :param tracing: where the stages of the protocol go.
     """
 
     def __init__(
@@ -93,8 +95,10 @@ class Server:
         second: socket.socket | None = None,
         hook: Hook | None = None,
         websocket: WebSocketService | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._core = core
+        self._tracing = tracing or Tracing()
         self._forwarder = forwarder
         self._udp = udp
         self._second = second
@@ -197,6 +201,7 @@ class Server:
             task.add_done_callback(self._answers.discard)
         for line in self._core.poll_events():
             log.info("%s", line)
+        self._tracing.flush()
         if self._core.drained:
             self._stop.set()
 
@@ -208,6 +213,7 @@ def run(config: RelayConfig) -> int:
     tokens = load_tokens(config.admission.token_file) if config.admission.token_file else ()
     log_to(sys.stderr.fileno(), config.log)
     with contextlib.ExitStack() as stack:
+        tracing = stack.enter_context(trace_to(config.tracing, "shadowmesh-relay", config.log.addresses))
         udp = stack.enter_context(open_udp(config.relay.host, config.relay.port))
         second, observer = None, None
         if config.relay.second_port is not None:
@@ -233,6 +239,7 @@ def run(config: RelayConfig) -> int:
             config.limits,
             time.time,
             origins,
+            tracing.stages,
         )
         forwarder.set_limits(
             packet_rate=config.limits.packets_per_second, byte_rate=config.limits.bytes_per_second
@@ -243,8 +250,8 @@ def run(config: RelayConfig) -> int:
         forwarder.start()
         stack.callback(forwarder.stop)
         hook = Hook(config.admission.hook, identity.node_id) if config.admission.hook else None
-        server = Server(core, forwarder, udp, second, hook, websocket)
-        reporter = Reporter(config, identity.node_id, core, forwarder, udp, websocket)
+        server = Server(core, forwarder, udp, second, hook, websocket, tracing)
+        reporter = Reporter(config, identity.node_id, core, forwarder, udp, websocket, tracing)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(config, server, reporter, core, forwarder))
         log.info(

@@ -12,6 +12,7 @@ from typing import Any
 from shadowmesh._ext.aead import PacketKeys
 from shadowmesh.crypto.identity import Identity
 from shadowmesh.errors import BadPacket
+from shadowmesh.stages import Stages
 from shadowmesh.units import Address
 from shadowmesh.wire.headers import LONG_HEADER, split_channel, through_channel
 from shadowmesh.wire.payload import NO_CHALLENGE, Kind
@@ -112,6 +113,7 @@ class MemoryRelay:
         limits: Limits | None = None,
         wall: Callable[[], float] | None = None,
         origin: Callable[[Address], Address] = lambda source: source,
+        stages: Stages | None = None,
     ) -> None:
         self.address = address
         self.identity = identity
@@ -119,7 +121,16 @@ class MemoryRelay:
         self.random = random.Random(seed)  # noqa: S311 - a test must repeat itself
         observer = Observer(second_port) if second_port is not None else None
         self.core = RelayCore(
-            identity, admission, self.tables, self.random.randbytes, now, observer, limits, wall, origin
+            identity,
+            admission,
+            self.tables,
+            self.random.randbytes,
+            now,
+            observer,
+            limits,
+            wall,
+            origin,
+            stages,
         )
         self.second = _SecondPort(self.core, Address(address.host, second_port)) if second_port else None
         """A station of its own; whoever attaches the relay attaches it too."""

@@ -36,6 +36,7 @@ from shadowmesh.path.mtu import LARGEST
 from shadowmesh.path.nat import Filtering, Mapping, NatReport, classify_mapping
 from shadowmesh.session.links import LinkSet
 from shadowmesh.session.tickets import RelayTicket
+from shadowmesh.stages import Stages
 from shadowmesh.units import ID_SIZE, Address, NodeId
 from shadowmesh.wire.headers import destination_id
 from shadowmesh.wire.messages import (
@@ -72,6 +73,7 @@ class Core:
     :param invitations: those that this node has open, in its network.
     :param token: by which this node is to join a network; it then does nothing else.
     :param tokens: by which relays admit us.
+    :param stages: for traces; None: nobody wants any.
     :param most_peers: no more members are met than make this number with the peers of the configuration.
     :param known: members that were known when the process before this one ended, and what they had shown.
     """
@@ -91,6 +93,7 @@ class Core:
         token: Token | None = None,
         clock: SteadyClock | None = None,
         tokens: dict[NodeId, bytes] | None = None,
+        stages: Stages | None = None,
     ) -> None:
         self.node_id = identity.node_id
         self.roster = Roster(
@@ -105,8 +108,7 @@ class Core:
         self.acquaintances = Acquaintances(self.members, known, most_peers, self.drops, self._learn)
         self._overlay = _overlay_of(config, membership)
         self.network = LocalNetwork(self._overlay)
-        self._direct = config.paths.direct
-        self._most_peers = most_peers
+        self._direct, self._most_peers = config.paths.direct, most_peers
         self._shared = Shared(
             identity=identity,
             tables=tables,
@@ -121,12 +123,12 @@ class Core:
             connect=Connect(config.network.connect if config.network else "eager", drops=self.drops),
             tokens=tokens or {},
             renewals=self.renewals,
+            stages=stages or Stages(),
         )
         self.guests = Guests(invitations, self._shared, self.drops)
         self.joiner = Joiner(token, self._shared, clock) if token is not None and clock is not None else None
         self._by_handle: dict[int, PeerClient] = {}
-        for member, peer in zip(self.roster.members, config.peers, strict=True):
-            self._add_peer(member, Demand(self._shared.connect, always=True), now, peer)
+        self._add_listed(config.peers, now)
         handlers = (self._relay_up, self._relay_message, self._relay_down, self._relay_moved)
         for index, relay in enumerate(config.relays):
             self.relays.append(RelayClient(index, relay, self._shared, *handlers, now))
@@ -491,6 +493,10 @@ class Core:
         if known is not None:
             peer.learn(known)
         return peer
+
+    def _add_listed(self, peers: Iterable[Peer], now: float) -> None:
+        for member, peer in zip(self.roster.members, peers, strict=True):
+            self._add_peer(member, Demand(self._shared.connect, always=True), now, peer)
 
     def _add_peer(self, member: Member, demand: Demand, now: float, listed: Peer | None = None) -> PeerClient:
         handle = len(self.peers) + 1

@@ -18,6 +18,7 @@ from shadowmesh.core.relays import RelayClient
 from shadowmesh.core.rendezvous import PATIENCE, Channel, Rendezvous
 from shadowmesh.core.routing import Mode, Routing
 from shadowmesh.core.session import Session
+from shadowmesh.core.setup import SetUp
 from shadowmesh.core.shared import Shared
 from shadowmesh.errors import NotMember, RemoteProtocolError
 from shadowmesh.membership.certificate import date_text
@@ -28,6 +29,7 @@ from shadowmesh.path.backoff import Backoff
 from shadowmesh.session.link import CloseCode, Confirmed, Ended, Link, LinkEvent, Ready, Received
 from shadowmesh.session.links import Driver
 from shadowmesh.session.machine import Agreement
+from shadowmesh.session.phases import name_of
 from shadowmesh.units import Address, NodeId, Whole
 from shadowmesh.wire.messages import (
     CertificateAsked,
@@ -76,9 +78,12 @@ class PeerClient:
         self.deadline: float | None = None
         self._shared = shared
         self._caller = shared.identity.node_id < member.node_id
-        self.rendezvous = Rendezvous(member.node_id, self._caller, self, shared)
-        self.routing = Routing(self, member, mode, network, shared, now)
-        self.handshakes = Handshakes(member.node_id, self._caller, shared, self._transmit, self._handle_link)
+        self._setup = setup = SetUp(shared.stages, member)
+        self.rendezvous = Rendezvous(member.node_id, self._caller, self, shared, setup)
+        self.routing = Routing(self, member, mode, network, shared, setup, now)
+        self.handshakes = Handshakes(
+            member.node_id, self._caller, shared, self._transmit, self._handle_link, setup
+        )
         self.refusals = Refusals()
         self._retired: list[tuple[float, Session]] = []
         self._pathless_since: float | None = None
@@ -156,6 +161,7 @@ class PeerClient:
 
     def handle_refusal(self, reason: str, now: float) -> None:
         self.last_error = reason
+        self._setup.end(now, "refused", reason)
         self.schedule(now + self._backoff.next_delay(now))
 
     def path_works(self, now: float) -> bool:
@@ -171,8 +177,9 @@ class PeerClient:
     def consider(self, now: float) -> None:
         """Do what is missing: a channel first, then a session over it."""
         self._act_at = None
-        self.rendezvous.give_up_opening()
+        self.rendezvous.give_up_opening(now)
         if not self.present or self._shared.members.is_revoked(self.member.node_id):
+            self._setup.end(now, "revoked" if self.present else "absent")
             return
         if self.session is None and not self.demand.wanted(now):
             return
@@ -221,6 +228,7 @@ class PeerClient:
         tried = self.demand.wanted(now)
         self.demand.want(payload, now)
         if not tried:
+            self._setup.begin("frame", now)
             self._backoff.reset()
             self.schedule(now)
         self._send_held(now)
@@ -237,6 +245,7 @@ class PeerClient:
         session = self.session
         if session is None or not self.is_confirmed or self.routing.paths.route is None:
             return
+        self._setup.handle_path(self.routing.paths.direct is not None, now)
         for payload in self.demand.take_held(now):
             packet = session.seal(payload, now)
             if packet is not None:
@@ -431,6 +440,7 @@ class PeerClient:
         self.member = self._shared.members.learn(self.member, session.standing)
         if session.standing is not None:
             self._shared.acquaintances.handle_session(self.member.node_id, session.shown, session.standing)
+        self._setup.handle_keys(now)
         self.routing.start(old is None or old.instance != session.instance, now)
         self._note_path(now)
         self._backoff.reset()
@@ -453,7 +463,7 @@ class PeerClient:
             return  # its successor is about to be confirmed; until then its lanes still receive
         if lost and self.session is not None:
             session, self.session = self.session, None
-            self.routing.stop()
+            self.routing.stop(now)
             session.retire()
             self.tell(f"disconnected: {ended.reason}")
         if lost and ended.code == CloseCode.IDLE:
@@ -466,6 +476,7 @@ class PeerClient:
             return
         if failed or lost or self.session is None:
             self.dated = ended.clock is not None
+            self._setup.end(now, name_of(ended.code), ended.reason)
             self._note_failure(ended.reason or "the connection was lost", now)
 
     def _note_failure(self, reason: str, now: float) -> None:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shadowmesh.core.relays import RelayClient
+from shadowmesh.core.setup import SetUp
 from shadowmesh.core.shared import Shared
+from shadowmesh.stages import QUIET
 from shadowmesh.units import ID_SIZE, Address, NodeId
 from shadowmesh.wire.messages import Answer, Close, Open, Opened
 
@@ -60,9 +62,10 @@ class Rendezvous:
     """Presence of one peer at our relays, and the channel to it.
 
     :param caller: whether our NodeID is the smaller one.
+    :param setup: what traces tell of the peer.
     """
 
-    def __init__(self, node: NodeId, caller: bool, owner: Owner, shared: Shared) -> None:
+    def __init__(self, node: NodeId, caller: bool, owner: Owner, shared: Shared, setup: SetUp) -> None:
         self.channel: Channel | None = None
         self.patience = PATIENCE if caller else 2 * PATIENCE
         self._node = node
@@ -70,7 +73,10 @@ class Rendezvous:
         self._owner = owner
         self._shared = shared
         self._instances: dict[RelayClient, bytes] = {}
+        self._setup = setup
         self._opening: Channel | None = None
+        self._asking = QUIET
+        """The same, for traces."""
         self._failed: set[RelayClient] = set()
         """Relays at which an opening came to nothing; others are asked first."""
         self._left: tuple[Channel, float] | None = None
@@ -122,7 +128,9 @@ class Rendezvous:
         if self._left is not None and self._left[0].relay is relay:
             self._drop_left(now)
         if self._opening is not None and self._opening.relay is relay:
-            self._drop_opening()
+            self._drop_opening("absent", now)
+        if not self._instances:
+            self._setup.end(now, "absent")
         if self.channel is not None and self.channel.relay is relay:
             self._set_channel(None, now, f"relay {relay.name} lost it, or is lost itself")
             if self._instances:
@@ -137,7 +145,7 @@ class Rendezvous:
         if self._left is not None and now >= self._left[1]:
             self._drop_left(now)
         if self._opening is not None and self._opening.relay is relay:
-            self._drop_opening()
+            self._drop_opening("leaving", now)
         if self.channel is None or self.channel.relay is not relay:
             return False
         if not self._instances or not self._caller or self._opening is not None:
@@ -156,7 +164,8 @@ class Rendezvous:
             relay.send(Answer(send), now)
             return
         if self._opening is not None:
-            self._drop_opening()
+            self._drop_opening("collision", now)
+        self._setup.begin("call", now)
         receive = self._shared.random(ID_SIZE)
         self._shared.tables.install_channel(receive)
         relay.send(Answer(send, receive), now)
@@ -174,15 +183,18 @@ class Rendezvous:
         opening = self._opening
         assert opening is not None
         if not self._instances:
-            self._drop_opening()
+            self._drop_opening("absent", now)
+            self._setup.end(now, "absent")
             if opened.send:
                 relay.send(Close(opened.send), now)
             return
         if opened.refused or len(opened.send) != ID_SIZE:
-            self.give_up_opening()
+            self._asking.end(now, "refused", opened.refused)
+            self.give_up_opening(now)
             self._owner.handle_refusal(f"no channel: {opened.refused or 'the relay gave no id'}", now)
             return
         self._opening = None
+        self._asking.end(now)
         self._failed.discard(relay)
         self._set_channel(Channel(relay, opened.send, opening.receive), now)
         self._owner.consider(now)
@@ -201,18 +213,18 @@ class Rendezvous:
 
     def hang_up(self, now: float) -> None:
         """The peer is not wanted for now: give the channel back."""
-        self._drop_opening()
+        self._drop_opening("idle", now)
         if self.channel is not None:
             self._set_channel(None, now, "it is not needed")
 
-    def give_up_opening(self) -> None:
+    def give_up_opening(self, now: float) -> None:
         """Forget an opening, if one is under way, and try its relay last."""
         if self._opening is None:
             return
         self._failed.add(self._opening.relay)
         if self._failed.issuperset(self._instances):
             self._failed = {self._opening.relay}
-        self._drop_opening()
+        self._drop_opening("timeout", now)
 
     def transmit(self, datagram: bytes) -> None:
         """Send a datagram through the channel; lost while there is none."""
@@ -225,11 +237,13 @@ class Rendezvous:
         receive = self._shared.random(ID_SIZE)
         self._shared.tables.install_channel(receive)
         self._opening = Channel(relay, b"", receive)
+        self._asking = self._setup.part("channel.open", now, relay=relay.index)
         relay.send(Open(self._node, receive), now)
         self._owner.schedule(now + OPEN_TIMEOUT)
 
-    def _drop_opening(self) -> None:
+    def _drop_opening(self, error: str, now: float) -> None:
         if self._opening is not None:
+            self._asking.end(now, error)
             self._shared.tables.remove(self._opening.receive)
             self._opening = None
 

@@ -38,6 +38,7 @@ from shadowmesh.io.logs import OWN, log_to
 from shadowmesh.io.membership import open_delegate, open_membership, with_network
 from shadowmesh.io.tap import Tap
 from shadowmesh.io.tokens import load_tokens
+from shadowmesh.io.tracing import trace_to
 from shadowmesh.io.udp import local_address, open_udp
 from shadowmesh.membership.guard import Membership
 from shadowmesh.membership.invitations import Invitations
@@ -48,6 +49,7 @@ from shadowmesh.node.subnets import not_forwarded
 from shadowmesh.node.wall import Wall
 from shadowmesh.overlay.firewall import firewall_of
 from shadowmesh.overlay.mac import mac_of
+from shadowmesh.stages import Stages
 from shadowmesh.web.server import SocketInUse
 
 log = logging.getLogger("shadowmesh")
@@ -133,15 +135,12 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
     invitations = open_invitations(membership, identity, config.node.state_dir) if membership else None
     for doubt in doubts(config, identity.name):
         log.warning("%s", doubt)
-    if config.aead_library is not None:
-        try:
-            aead.use_library(str(config.aead_library))
-        except ValueError as error:
-            raise ConfigError(f"{config.file}: aead_library: {error}; leave it out to use OpenSSL") from error
+    _choose_aead(config)
     linux = find_bridge(config)
     mtu = choose_mtu(config, linux)
     mac = mac_of(identity.node_id)
     with contextlib.ExitStack() as stack:
+        tracing = stack.enter_context(trace_to(config.tracing, "shadowmesh-client", config.log.addresses))
         udp = stack.enter_context(open_udp(config.listen.address, config.listen.port))
         interface = config.interface
         tap = stack.enter_context(Tap.open(interface.name, mac, mtu, interface.addresses, linux))
@@ -149,9 +148,8 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
         stack.callback(os.close, event_fd)
         broadcast = (interface.broadcast.rate, interface.broadcast.burst)
         engine = Engine(udp.fileno(), tap.fileno(), event_fd, mac, broadcast=broadcast)
-        core = new_core(
-            config, identity, EngineTables(engine, udp.family), membership, invitations=invitations
-        )
+        tables = EngineTables(engine, udp.family)
+        core = new_core(config, identity, tables, membership, MAX_PEERS, invitations, tracing.stages)
         unready = not_forwarded(membership, interface.bridge or interface.name)
         if unready:
             log.warning("%s; turn it on with sysctl", unready)
@@ -165,7 +163,7 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
         engine.start()
         stack.callback(engine.stop)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            daemon = Daemon(config, core, engine, firewall, udp, mtu, identity, bridge)
+            daemon = Daemon(config, core, engine, firewall, udp, mtu, identity, bridge, tracing)
             up = (
                 f"{config.node.name} ({node_id_text(identity.node_id)}) is up on {interface.name}, "
                 f"{', '.join(interface.addresses) or 'no address'}, UDP {local_address(udp)}, "
@@ -177,6 +175,15 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
     return ExitCode.OK
 
 
+def _choose_aead(config: ClientConfig) -> None:
+    if config.aead_library is None:
+        return
+    try:
+        aead.use_library(str(config.aead_library))
+    except ValueError as error:
+        raise ConfigError(f"{config.file}: aead_library: {error}; leave it out to use OpenSSL") from error
+
+
 def new_core(
     config: ClientConfig,
     identity: Identity,
@@ -184,6 +191,7 @@ def new_core(
     membership: Membership | None,
     most_peers: int = MAX_PEERS,
     invitations: Invitations | None = None,
+    stages: Stages | None = None,
 ) -> Core:
     """The protocol side of a node, with the tickets and members that it kept; see `Core`."""
     kept = tickets.load(
@@ -208,6 +216,7 @@ def new_core(
         known,
         invitations,
         tokens=shown,
+        stages=stages,
     )
 
 

@@ -63,6 +63,13 @@ _HARMLESS = (CloseCode.REFUSED, CloseCode.COLLISION)
 
 
 @dataclass(frozen=True)
+class Secured:
+    """TLS is complete on this side; the proofs follow."""
+
+    resumed: bool
+
+
+@dataclass(frozen=True)
 class Resumed:
     """The initiator's HELLO is on its way on a resumed connection: messages may follow it at once.
 
@@ -104,7 +111,7 @@ class Ended:
     """The time, in seconds since 1970, by which a certificate was refused: a hint, told by whoever did."""
 
 
-LinkEvent = Resumed | Ready | Confirmed | Received | Ended
+LinkEvent = Secured | Resumed | Ready | Confirmed | Received | Ended
 
 
 class Link:
@@ -315,6 +322,7 @@ class Link:
         self._connection.wipe_exporter()
         resumed = self._connection.resumed
         self._secrets = Secrets(proof, confirm, root, self._connection.peer_mldsa_public, resumed)
+        self._events.append(Secured(resumed))
         if self._machine.role is Direction.INITIATOR:
             self._write(self._machine.begin(self._secrets))
             if resumed:

@@ -371,6 +371,7 @@ def test_documented_keys_are_the_keys_there_are(tmp_path: Path) -> None:
         ("admission", load_relay_config),
         ("limits", load_relay_config),
         ("log", load_client_config),
+        ("tracing", load_client_config),
         ("websocket", load_relay_config),
         ("relays[]", load_client_config),
         ("peers[]", load_client_config),
