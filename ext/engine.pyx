@@ -235,7 +235,6 @@ cdef class Engine:
         while found.sessions != NULL:
             self._retire(found.sessions)
         peer_clear_route(self.plane.grace, found)
-        # Its guard stays in it: a thread with a packet of it in hand judges by that until it lets go of both.
         owned_withdraw(&self.plane.neighbours, <Owned *>found.owned)
         grace_retire(self.plane.grace, &found.retired, peer_dispose)
 

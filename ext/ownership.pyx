@@ -131,7 +131,10 @@ cdef bint _owned_equal(const Owned *one, const Owned *other) noexcept nogil:
 
 
 cdef void owned_withdraw(Table *neighbours, const Owned *old) noexcept nogil:
-    """Take out of the table what is there by this record still; NULL has nothing there."""
+    """Take out of the table what is there by this record still; NULL has nothing there.
+
+    At the end of a peer the record stays in it: a thread with a packet of the peer in hand judges by that.
+    """
     cdef const Neighbour *ours
     cdef uint64_t key
     cdef size_t i

@@ -114,7 +114,8 @@ class Daemon:
         self._surroundings = Surroundings(
             config, local_address(udp), self._handle_network, self._handle_mapped
         )
-        self._subnets = Subnets(config, core, self._drive)
+        keep = (bridge.lent.note_routes,) if bridge is not None else ()
+        self._subnets = Subnets(config, core, self._drive, *keep)
         self._carriers = Carriers(config.relays, local_address(udp), self._handle_carrier)
         self._pings: dict[bytes, asyncio.Future[float]] = {}
         self._lookups: set[asyncio.Task[None]] = set()

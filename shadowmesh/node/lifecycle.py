@@ -32,8 +32,10 @@ from shadowmesh.crypto import identity as identities
 from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.errors import ConfigError, DeviceError
 from shadowmesh.io import notify
+from shadowmesh.io.bridge import LinuxBridge
 from shadowmesh.io.dataplane import EngineTables
 from shadowmesh.io.invitations import open_invitations
+from shadowmesh.io.lent import Lent, take_back
 from shadowmesh.io.logs import OWN, log_to
 from shadowmesh.io.membership import open_delegate, open_membership, with_network
 from shadowmesh.io.tap import Tap
@@ -143,7 +145,7 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
         tracing = stack.enter_context(trace_to(config.tracing, "shadowmesh-client", config.log.addresses))
         udp = stack.enter_context(open_udp(config.listen.address, config.listen.port))
         interface = config.interface
-        tap = stack.enter_context(Tap.open(interface.name, mac, mtu, interface.addresses, linux))
+        tap, lent = _open_tap(config, mac, mtu, linux, stack)
         event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         stack.callback(os.close, event_fd)
         broadcast = (interface.broadcast.rate, interface.broadcast.burst)
@@ -159,7 +161,7 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
         firewall = Wall(engine, core)
         firewall.install(config)
         port = local_address(udp).port
-        bridge = BridgeService(config, linux, tap, engine, mac, port) if linux is not None else None
+        bridge = BridgeService(config, linux, lent, tap, engine, mac, port) if linux and lent else None
         engine.start()
         stack.callback(engine.stop)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -173,6 +175,20 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
     if daemon.fatal is not None:
         raise CommandFailed(daemon.fatal, ExitCode.CLONED)
     return ExitCode.OK
+
+
+def _open_tap(
+    config: ClientConfig, mac: bytes, mtu: int, bridge: LinuxBridge | None, stack: contextlib.ExitStack
+) -> tuple[Tap, Lent | None]:
+    interface = config.interface
+    take_back(config.node.state_dir)
+    lent = Lent(config.node.state_dir, bridge) if bridge is not None else None
+    if lent is not None:
+        stack.callback(lent.forget)
+    tap = stack.enter_context(Tap.open(interface.name, mac, mtu, interface.addresses, bridge))
+    if lent is not None:
+        lent.note_addresses(tap.lent)
+    return tap, lent
 
 
 def _choose_aead(config: ClientConfig) -> None:
