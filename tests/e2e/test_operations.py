@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import socket
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +15,7 @@ from shadowmesh.testing.process import wait_until
 from shadowmesh.web.client import request
 from tests.unit.test_operations import NAMES, names_in, panels, rules
 from tests.unit.test_relay_service import samples
+from tests.unit.test_tracing import collected, collecting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +59,33 @@ def test_real_scrapes_have_what_dashboard_and_alerts_name(mesh: Mesh) -> None:
         10.0,
         "a client without relay is not ready",
     )
+
+
+def test_real_set_ups_are_traced(mesh: Mesh) -> None:
+    nodes = (mesh.relay(), mesh.client("alice"), mesh.client("bob"))
+    mesh.configure()
+    with contextlib.ExitStack() as stack:
+        servers = []
+        for node in nodes[:2]:
+            listener = node.host.inside(lambda: socket.create_server(("127.0.0.1", 4318)))
+            servers.append(stack.enter_context(collecting(listener)))
+            node.config["tracing"] = {"otlp": "http://127.0.0.1:4318"}
+        mesh.start()
+        nodes[1].host.ping(nodes[2].ipv4)
+        for node in nodes:
+            assert node.stop() == 0
+        of_relay, of_alice = (collected(server) for server in servers)
+    names = {span.name for span in of_relay}
+    assert {"client.join", "session.handshake", "relay.admission", "relay.introduce"} <= names
+    attempt = next(span for span in of_alice if span.name == "relay.attempt")
+    connect = next(span for span in of_alice if span.span_id == attempt.parent_span_id)
+    assert connect.name == "relay.connect"
+    setup = next(span for span in of_alice if span.name == "session.setup" and not span.status.code)
+    parts = {span.name for span in of_alice if span.parent_span_id == setup.span_id}
+    assert {"session.handshake", "path.first"} <= parts
+    # Of the machine's clock, not of virtual time: within this test.
+    assert 0 < time.time_ns() - setup.start_time_unix_nano < 300e9
+    assert not any("alice" in str(span) or "10.77." in str(span) for span in (*of_relay, *of_alice))
 
 
 def used_relay(mesh: Mesh) -> RelayNode:

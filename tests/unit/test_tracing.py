@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import logging
+import socket
 import subprocess
 import sys
 import threading
@@ -161,16 +162,27 @@ class Collector(http.server.BaseHTTPRequestHandler):
         """Not into the tests' output."""
 
 
-@pytest.fixture
-def collector() -> Iterator[http.server.HTTPServer]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+@contextmanager
+def collecting(listener: socket.socket) -> Iterator[http.server.HTTPServer]:
+    """A collector that listens there."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector, bind_and_activate=False)
+    server.socket.close()
+    server.socket, server.server_port = listener, listener.getsockname()[1]
     server.requests = []  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def collector() -> Iterator[http.server.HTTPServer]:
+    with collecting(socket.create_server(("127.0.0.1", 0))) as server:
+        yield server
 
 
 def collected(server: http.server.HTTPServer) -> list[Any]:
