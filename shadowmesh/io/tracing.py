@@ -1,6 +1,6 @@
 """Traces of set-ups, if the configuration wants them: the way from the stages of protocol code to `spans.py`.
 
-What makes spans is imported only then: its libraries take 20 MB.
+What makes spans is imported only then: its libraries take 10 MB.
 """
 
 from __future__ import annotations
