@@ -27,7 +27,8 @@ from shadowmesh.errors import BadPacket, RemoteProtocolError
 from shadowmesh.session.machine import Admit, Agreement, Machine, Opening, Refused, Secrets, State, admit_all
 from shadowmesh.units import NodeId
 from shadowmesh.wire import messages
-from shadowmesh.wire.messages import Established, Message, MessageType, Reassembler
+from shadowmesh.wire.messages import Established, Message, MessageType
+from shadowmesh.wire.reassembly import Reassembler
 
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds from the first datagram to ESTABLISHED; at 20 % loss the median handshake took 0.8 s."""

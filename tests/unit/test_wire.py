@@ -24,10 +24,10 @@ from shadowmesh.wire.messages import (
     Open,
     Opened,
     Present,
-    Reassembler,
     Response,
     RevocationNews,
 )
+from shadowmesh.wire.reassembly import Reassembler
 
 NODE, ID = b"n" * 32, b"i" * 8
 EXAMPLES: list[Message] = [
