@@ -145,6 +145,8 @@ class PeerClient:
             self.tell(f"unreachable: {why}" if channel is None else "reachable again")
         if channel is None:
             self.handle_restart(now)
+        elif self.session is None:
+            self._setup.begin("call", now)
         self.routing.handle_channel(now)
         self._note_path(now)
         self._update_deadline()

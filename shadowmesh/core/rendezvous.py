@@ -129,8 +129,6 @@ class Rendezvous:
             self._drop_left(now)
         if self._opening is not None and self._opening.relay is relay:
             self._drop_opening("absent", now)
-        if not self._instances:
-            self._setup.end(now, "absent")
         if self.channel is not None and self.channel.relay is relay:
             self._set_channel(None, now, f"relay {relay.name} lost it, or is lost itself")
             if self._instances:
@@ -165,7 +163,6 @@ class Rendezvous:
             return
         if self._opening is not None:
             self._drop_opening("collision", now)
-        self._setup.begin("call", now)
         receive = self._shared.random(ID_SIZE)
         self._shared.tables.install_channel(receive)
         relay.send(Answer(send, receive), now)

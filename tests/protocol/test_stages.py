@@ -83,6 +83,27 @@ def test_both_sides_of_a_session() -> None:
     assert parts(called, one(called, "session.handshake")) == HANDSHAKE[:2]
 
 
+def test_a_set_up_beside_an_older_session_ends_with_its_own_handshake() -> None:
+    mesh = Traced()
+    for number in (0, 1):
+        mesh.start(number, 1 - number)
+        mesh.network.run_for(1)
+    mesh.pair_up()
+    mesh.network.run_for(5)
+    mesh.ended(0)
+    mesh.network.latency = 0.3  # so that the old session is looked at meanwhile
+    mesh.start(1, 0)  # it was killed, and comes back as another process
+    mesh.network.run_for(10)
+    stages = mesh.ended(0)
+    setup = one(stages, "session.setup")
+    # Both sides may begin one; then one of them ends as a collision.
+    handshake = one([stage for stage in stages if not stage.error], "session.handshake")
+    assert (setup.error, handshake.parent) == ("", setup)
+    assert setup.ended_at is not None
+    assert handshake.ended_at is not None
+    assert setup.ended_at >= handshake.ended_at > setup.began_at + 1
+
+
 def test_the_search_for_a_direct_path_is_a_part_that_ends_by_itself() -> None:
     mesh = Traced()
     for number in (0, 1):
