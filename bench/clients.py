@@ -58,6 +58,8 @@ BUSY_FOR = 3.0
 """Seconds of traffic before the relay is killed: all bind once a second by then."""
 GIVE_UP = 120.0
 """Seconds in which a storm ends, and seconds in which one client more connects at the worst."""
+LOOK = 0.05
+"""Seconds between looks whether what is waited for has come about."""
 STARVED = 0.95
 """Share of its core from which on the crowd itself may be what takes long."""
 
@@ -288,22 +290,14 @@ def storm(relay: Relay, crowd: Crowd, stations: Sequence[Station]) -> Storm:
     killed = time.monotonic()
     relay.running.kill()
     relay.launch()
-    if not crowd.run(lambda: relay.serves, GIVE_UP):
+    if not crowd.run(lambda: relay.serves, GIVE_UP, LOOK):
         raise LabError(f"the relay did not start\n{relay.running.report()}")
     up, shares = time.monotonic(), Shares(relay)
 
     def back() -> int:
         return sum(station.connected_at is not None and station.connected_at > killed for station in stations)
 
-    looked = [0.0]
-
-    def all_back() -> bool:
-        if time.monotonic() - looked[0] < 0.1:
-            return False
-        looked[0] = time.monotonic()
-        return back() == len(stations)
-
-    if not crowd.run(all_back, GIVE_UP):
+    if not crowd.run(lambda: back() == len(stations), GIVE_UP, LOOK):
         raise LabError(f"{back()} of {len(stations)} came back in {GIVE_UP:g} s\n{relay.running.report()}")
     relay_cpu, crowd_cpu = shares.both()
     times = [(station.connected_at or 0.0) - killed for station in stations]

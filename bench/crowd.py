@@ -35,8 +35,9 @@ from shadowmesh.wire.headers import LONG_HEADER
 
 BUFFER = 64 << 20
 """Bytes of socket buffer: the first flight of a handshake is 15 KB, and a thousand may come at once."""
-BATCH = 64
-"""Datagrams taken before timers are looked at."""
+BATCH, TIMERS = 64, 4
+"""Datagrams that are taken, and timers that are served then: what has come goes first, so that clients whose
+process has no time are late, but none dials again although its answer is there."""
 _SO_RCVBUFFORCE, _SO_SNDBUFFORCE = 33, 32
 _IP_PKTINFO = 8
 MOST = 60_000
@@ -200,10 +201,15 @@ class Crowd:
         station.start(now)
         self._arm(station, now)
 
-    def run(self, until: Callable[[], bool], timeout: float) -> bool:
-        """Serve everybody until `until()` holds, which is returned; False after `timeout` seconds."""
-        end = time.monotonic() + timeout
-        while not until():
+    def run(self, until: Callable[[], bool], timeout: float, every: float = 0.0) -> bool:
+        """Serve everybody until `until()` holds, which is returned; False after `timeout` seconds.
+
+        :param every: seconds between two looks.
+        """
+        now = looked = time.monotonic()
+        end = now + timeout
+        while not (now - looked >= every and until()):
+            looked = now if now - looked >= every else looked
             now = time.monotonic()
             if now >= end:
                 return False
@@ -246,7 +252,9 @@ class Crowd:
             self._arm(station, now)
 
     def _expire(self, now: float) -> None:
-        while self._timers and self._timers[0][0] <= now:
+        for _ in range(TIMERS):
+            if not self._timers or self._timers[0][0] > now:
+                return
             when, _, station = heapq.heappop(self._timers)
             if self._armed.get(station) == when:
                 del self._armed[station]

@@ -3,8 +3,8 @@
 Does NOT open what members send each other: a relay has no key of it.
 
 In the order of the functions: receive.pyx fetches -> `_on_datagram`: long header and control connection
-to asyncio, channel datagram onwards with the other end's id (`_forward`, as far as fair.pyx allows), lane
-packet opened -> `_on_packet`: BIND (bind.pyx) and its BOUND, nothing else -> `_on_batch_end` sends the batch.
+to asyncio (handshakes under way apart from strangers, who can't crowd them out), channel datagram onwards
+with the other end's id (`_forward`, as far as fair.pyx allows), lane packet opened -> `_on_packet`: BIND (bind.pyx) and its BOUND, nothing else -> `_on_batch_end` sends the batch.
 """
 
 from libc.stdint cimport uint8_t
@@ -39,6 +39,7 @@ from shadowmesh._ext.receive cimport (
     deliver,
     deliver_control,
     deliver_long_header,
+    receiver_connection,
     receiver_free,
     receiver_init,
     receiver_lookup,
@@ -100,7 +101,11 @@ cdef void _on_datagram(Receiver *receiver, uint8_t *data, size_t size, const Arr
     if size == 0:
         drop(&receiver.counters, DropReason.SHORT)
     elif data[0] & 0xC0 == 0xC0:
-        deliver_long_header(receiver, data, size, arrival)
+        record = receiver_connection(receiver, data, size)
+        if record != NULL:
+            deliver_control(receiver, record, data, size, arrival)
+        else:
+            deliver_long_header(receiver, data, size, arrival)
     elif data[0] & 0xC0 != 0x40:
         drop(&receiver.counters, DropReason.NOT_QUIC)
     else:

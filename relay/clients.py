@@ -51,6 +51,7 @@ class Knock:
 
     source: Address
     origin: Address
+    begun_at: float = 0.0
     greeting: int = 0
     refused: bool = False
     belonging: Belonging | None = None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from shadowmesh.crypto.identity import Identity, node_id_text
@@ -56,9 +56,15 @@ from .questions import Questions
 from .rendezvous import Rendezvous
 from .tables import Tables
 from .tickets import Tickets
+from .waiting import PATIENCE, Turn, Waiting
 
 SWEEP = 5.0
 """Seconds between looks at the clients' BINDs."""
+ABREAST, YOUNG = 64, 1.0
+"""Handshakes begun within so many seconds that may be under way at once: enough for 140 a second at 300 ms of
+round trip.  More would only make each take longer.  Those that are older are slow, and hold up nobody."""
+ANSWERED = 0.5
+"""Seconds after which a client that repeats its first flight may have lost our answer."""
 CLIENT_SILENCE = 35.0
 """Seconds without a BIND after which a client is gone: 25 s of an idle client, three tries, and a margin."""
 
@@ -107,6 +113,7 @@ class RelayCore:
         self._door = Door(self.limits)
         self._duplicates = Duplicates()
         self._half_open: dict[Driver, Knock] = {}
+        self._waiting = Waiting()
         self._by_handle: dict[int, Client] = {}
         self._handles = itertools.count(1)
         self._questions = Questions()
@@ -124,17 +131,29 @@ class RelayCore:
         """When `handle_timer` wants to be called."""
         links = self._links.deadline
         own = min(self._sweep_at, self._drain_until)
+        own = min(own, self._turn_at)
         return own if links is None else min(links, own)
+
+    @property
+    def _turn_at(self) -> float:
+        """When the next handshake may begin: at once, unless too many are as young."""
+        if not self._waiting or len(self._half_open) >= self.limits.handshakes:
+            return math.inf
+        newest = reversed(self._half_open.values())
+        last = next(itertools.islice(newest, ABREAST - 1, None), None)
+        return -math.inf if last is None else last.begun_at + YOUNG
 
     # Input.
 
     def handle_datagram(self, data: bytes, source: Address, now: float) -> None:
         """A control datagram: of a client's connection, or of somebody who knocks."""
         try:
-            driver = self._links.find(destination_id(data))
+            destination = destination_id(data)
+            driver = self._links.find(destination)
             if driver is not None:
-                self._links.handle_datagram(driver, data, now)
-            else:
+                if not self._is_repeated(driver, destination, now):
+                    self._links.handle_datagram(driver, data, now)
+            elif not self._waiting.keep(destination, source, data):
                 self._knock_untrusted(data, source, now)
         except BadPacket as error:
             self.drops[error.reason] += 1
@@ -163,6 +182,8 @@ class RelayCore:
         if now >= self._drain_until:
             self._drain_until = math.inf
             self.close(now)
+        if now >= self._turn_at:
+            self._begin_next(now)
 
     def close(self, now: float) -> None:
         """Say goodbye to all clients; take `poll_transmit` once more, then stop."""
@@ -232,13 +253,32 @@ class RelayCore:
         ticket = verdict.retry_source_connection_id is None
         if self.draining:
             raise BadPacket("draining")
-        self._door.crowd_untrusted(knock.network, [other.network for other in self._half_open.values()])
+        under_way = sum(other.network == knock.network for other in self._half_open.values())
+        self._door.crowd_untrusted(under_way + self._waiting.of(knock.network), self._waiting.full(ticket))
         if not ticket and len(self.clients) >= self.limits.clients:
             raise BadPacket("too_many_clients")
         self._door.enter_untrusted(origin.host, ticket, now)
-        self._accept(verdict, data, knock, now)
+        self._waiting.put(Turn(verdict, knock, destination_id(data), now, [data]))
 
-    def _accept(self, admit: Admit, data: bytes, knock: Knock, now: float) -> None:
+    def _begin_next(self, now: float) -> None:
+        """Begin one handshake; whoever drives us looks at the others' datagrams before the next."""
+        while (turn := self._waiting.take()) is not None:
+            if self.draining:
+                self.drops["draining"] += 1
+            elif now - turn.since > PATIENCE or self._links.find(turn.destination) is not None:
+                self.drops["too_many_handshakes"] += 1
+            else:
+                self._accept(turn.admit, turn.datagrams, turn.knock, now)
+                return
+
+    def _is_repeated(self, driver: Driver, destination: bytes, now: float) -> bool:
+        """Whether a client says again what has just been answered: it had to wait, and repeated itself."""
+        if destination != driver.first_id or driver.link.key_exchange is None:
+            return False
+        knock = self._half_open.get(driver)
+        return knock is not None and now - knock.begun_at < ANSWERED
+
+    def _accept(self, admit: Admit, datagrams: Sequence[bytes], knock: Knock, now: float) -> None:
         opening = Opening(
             nonce=self._random(32),
             instance=self._instance,
@@ -257,12 +297,14 @@ class RelayCore:
             admit=partial(self._admit, knock=knock, now=now),
             fetch_ticket=partial(self._tickets.take, now=now),
         )
-        first_id = destination_id(data)
+        first_id = destination_id(datagrams[0])
         driver = self._links.add(
             link, partial(self._transmit, knock.source), self._handle_link, now, first_id
         )
+        knock.begun_at = now
         self._half_open[driver] = knock
-        self._links.handle_datagram(driver, data, now)
+        for data in datagrams:
+            self._links.handle_datagram(driver, data, now)
         if not driver.link.begun:
             self._close(driver, CloseCode.TIMEOUT, "its first packet does not open", now)
 

@@ -163,6 +163,7 @@ class Server:
                 survives(self._core.handle_endpoint, handle, from_sockaddr(source))
             else:
                 survives(self._core.handle_datagram, data, from_sockaddr(source), now)
+                self._flush()  # some take milliseconds, and answers should not wait for the last of them
         self._drive()
 
     def _serve_second(self, second: socket.socket) -> None:

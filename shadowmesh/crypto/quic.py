@@ -41,6 +41,12 @@ INITIAL_WINDOW = 32
 """Packets in the first flight: a server's is 13, a client's second one 11.  RFC 9002 (7.2) would have 10,
 which costs a round trip; 32 packets are less than one page of a web site."""
 
+CLIENT_INITIAL_RTT, SERVER_INITIAL_RTT = 0.1, 0.333
+"""Seconds of round trip that are assumed before one was measured; what is lost is repeated after two of them.
+A server has 1.0 by RFC 9002 (6.2.2), and repeats a flight of 13 packets, 3 ms of work, for every client that
+is far away or busy if it is impatient.  A client may be (aioquic's 0.1): what it repeats is small, and a server
+that sees it repeated answers at once."""
+
 EARLY_PACKETS = 16
 """Packets kept per epoch while their keys are missing: one flight of 13 that overtakes its first packet."""
 
@@ -180,6 +186,7 @@ class SessionConnection(HybridConnection):
                 certificate=certificate,
                 connection_id_length=units.ID_SIZE,
                 idle_timeout=idle_timeout,
+                initial_rtt=CLIENT_INITIAL_RTT if is_client else SERVER_INITIAL_RTT,
                 is_client=is_client,
                 max_data=FLOW_WINDOW,
                 max_datagram_size=units.MAX_QUIC_DATAGRAM,

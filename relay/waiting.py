@@ -1,0 +1,93 @@
+"""Handshakes whose turn has not come yet.
+
+To begin one takes the relay's only thread 4 ms, and all that a client sends meanwhile has to wait.  If
+everybody were let in who comes at once, after a restart say, each handshake would take as long as all of
+them together; then clients and relay repeat what only waits, time out, and begin anew, until none gets
+through.  So the relay begins one at a time, when those under way have had what they need, the oldest first,
+and those with a ticket before all others: they cost half.
+
+Kept is the first flight of proved addresses only.  Whoever waited too long is forgotten: its client is about
+to give up, and the work would be for nothing.  Begins nothing by itself, and counts nobody's limits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from shadowmesh.crypto.retry import Admit
+from shadowmesh.units import Address
+
+from .clients import Knock
+
+MAX_WAITING = 1024
+"""With a ticket, and as many without: 8 s of work, and 4 MB."""
+PATIENCE = 6.0
+"""Seconds; a client gives a handshake 10 s in all (session/link.py), and a busy relay needs up to 3 for it."""
+FIRST_FLIGHT = 3
+"""Datagrams kept: a ClientHello takes two, and one may come twice."""
+
+_Key = tuple[bytes, Address]
+
+
+@dataclass(eq=False)
+class Turn:
+    """A handshake that waits."""
+
+    admit: Admit
+    knock: Knock
+    destination: bytes
+    """The id that its datagrams are for."""
+    since: float
+    datagrams: list[bytes]
+
+
+class Waiting:
+    """All of them."""
+
+    def __init__(self) -> None:
+        self._resuming: dict[_Key, Turn] = {}
+        self._others: dict[_Key, Turn] = {}
+        self._networks: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._resuming) + len(self._others)
+
+    def full(self, ticket: bool) -> bool:
+        """Whether nobody more fits in."""
+        return len(self._queue(ticket)) >= MAX_WAITING
+
+    def of(self, network: str) -> int:
+        """How many wait there (`clients.network_of`)."""
+        return self._networks[network]
+
+    def keep(self, destination: bytes, source: Address, data: bytes) -> bool:
+        """Keep a further datagram of one that waits; False if it is of none."""
+        key = (destination, source)
+        turn = self._resuming.get(key) or self._others.get(key)
+        if turn is None:
+            return False
+        if len(turn.datagrams) < FIRST_FLIGHT:
+            turn.datagrams.append(data)
+        return True
+
+    def put(self, turn: Turn) -> None:
+        """One more waits; there must be room."""
+        ticket = turn.admit.retry_source_connection_id is None
+        self._queue(ticket)[turn.destination, turn.knock.source] = turn
+        self._networks[turn.knock.network] += 1
+
+    def take(self) -> Turn | None:
+        """Whose turn it is."""
+        queue = self._resuming or self._others
+        if not queue:
+            return None
+        turn = queue.pop(next(iter(queue)))
+        network = turn.knock.network
+        self._networks[network] -= 1
+        if not self._networks[network]:
+            del self._networks[network]
+        return turn
+
+    def _queue(self, ticket: bool) -> dict[_Key, Turn]:
+        return self._resuming if ticket else self._others
