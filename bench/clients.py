@@ -6,8 +6,9 @@ back, all at once.  Then the rest, and all are idle.  Where there are two cores,
 one and the clients the other.
 
 Measured at the relay, by the kernel: RSS, and CPU time as a share of one core.  Handshakes a second are
-those that its CPU time would allow for.  Exit code 1 if a limit is exceeded.  A figure is void if the
-clients had no time left, which the JSON says.
+those that its CPU time would allow for.  Exit code 1 if a limit is exceeded.  The time of the storm is void,
+and no limit is held against it, if the clients had no time left while the relay had, or if either had to wait
+for a core that others took.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.crowd import Crowd, Station, settle
-from shadowmesh.values import parse_node_id
 from shadowmesh.crypto import identity as identities
 from shadowmesh.crypto.authority_key import AuthorityKey
 from shadowmesh.crypto.identity import Identity, node_id_text
@@ -45,6 +45,7 @@ from shadowmesh.membership.revocation import Revocations
 from shadowmesh.membership.signed import Kind, to_text
 from shadowmesh.testing.process import LabError, Process
 from shadowmesh.units import Address
+from shadowmesh.values import parse_node_id
 
 CLIENTS, STORM = 10_000, 1_000
 RSS_LIMIT_MB, CPU_LIMIT, BACK_LIMIT = 1500.0, 0.25, 30.0
@@ -60,8 +61,9 @@ GIVE_UP = 120.0
 """Seconds in which a storm ends, and seconds in which one client more connects at the worst."""
 LOOK = 0.05
 """Seconds between looks whether what is waited for has come about."""
-STARVED = 0.95
-"""Share of its core from which on the crowd itself may be what takes long."""
+STARVED, WAITED = 0.95, 0.25
+"""Share of its core from which on the crowd itself may be what takes long, and share of the time that a
+thread waited for a core."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,14 @@ class Storm:
     failed: int
     relay_cpu: float
     crowd_cpu: float
+    waited: float
+    """For a core, by relay or crowd, whichever waited longer; a share of the time."""
     drops: dict[str, int]
 
     @property
     def void(self) -> bool:
-        """Whether the clients had no time left while the relay had."""
-        return self.crowd_cpu > STARVED > self.relay_cpu
+        """Whether it was not the relay that took this long."""
+        return self.waited > WAITED or self.crowd_cpu > STARVED > self.relay_cpu
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,8 @@ class Result:
         ]
         lines = [f"{name:<32} {value:>12} {note}".rstrip() for name, value, note in rows]
         if storm.void:
-            lines.append("the time of the storm is void: the clients had no time left, the relay had")
+            why = "others took the cores" if storm.waited > WAITED else "the clients had no time left"
+            lines.append(f"the time of the storm is void: {why}")
         return "\n".join(lines)
 
 
@@ -222,6 +227,11 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
+def waited(pid: int) -> float:
+    """Seconds that its main thread was ready to run and did not. Source: schedstat in proc(5)."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+
+
 class Shares:
     """CPU of relay and crowd since it was made."""
 
@@ -229,6 +239,13 @@ class Shares:
         self._relay = relay
         self._began, self._own = time.monotonic(), time.process_time()
         self._theirs = relay.running.cpu_seconds()
+        self._waits = [waited(pid) for pid in (relay.running.pid, os.getpid())]
+
+    @property
+    def waited(self) -> float:
+        """Share of the time that relay or crowd waited for a core."""
+        now = [waited(pid) for pid in (self._relay.running.pid, os.getpid())]
+        return max(after - before for before, after in zip(self._waits, now, strict=True)) / self.seconds
 
     @property
     def seconds(self) -> float:
@@ -280,12 +297,12 @@ def add(relay: Relay, crowd: Crowd, stations: Sequence[Station]) -> tuple[list[f
     return [station.connected_at - station.began_at for station in stations if station.connected_at], spent
 
 
-def storm(relay: Relay, crowd: Crowd, stations: Sequence[Station]) -> Storm:
+def storm(relay: Relay, crowd: Crowd, stations: Sequence[Station], busy_for: float) -> Storm:
     """SIGKILL under traffic, a start at once, and everybody comes back."""
     now = time.monotonic()
     for station in stations:
         station.carry_traffic(now)
-    crowd.run(lambda: False, BUSY_FOR)
+    crowd.run(lambda: False, busy_for)
     tries = sum(station.tries for station in stations)
     killed = time.monotonic()
     relay.running.kill()
@@ -299,7 +316,7 @@ def storm(relay: Relay, crowd: Crowd, stations: Sequence[Station]) -> Storm:
 
     if not crowd.run(lambda: back() == len(stations), GIVE_UP, LOOK):
         raise LabError(f"{back()} of {len(stations)} came back in {GIVE_UP:g} s\n{relay.running.report()}")
-    relay_cpu, crowd_cpu = shares.both()
+    (relay_cpu, crowd_cpu), starved = shares.both(), shares.waited
     times = [(station.connected_at or 0.0) - killed for station in stations]
     peak = relay.memory()[1]
     status = relay.status()
@@ -315,6 +332,7 @@ def storm(relay: Relay, crowd: Crowd, stations: Sequence[Station]) -> Storm:
         failed=status["totals"]["handshakes"]["failed"],
         relay_cpu=relay_cpu,
         crowd_cpu=crowd_cpu,
+        waited=starved,
         drops={reason: count for reason, count in status["drops"].items() if count},
     )
 
@@ -365,7 +383,9 @@ def running(clients: int, network_size: int) -> Iterator[tuple[Relay, Crowd]]:
             crowd.close()
 
 
-def measure(clients: int, stormers: int, network_size: int, settle_for: float, span: float) -> Result:
+def measure(
+    clients: int, stormers: int, network_size: int, busy_for: float, settle_for: float, span: float
+) -> Result:
     """All of it."""
     with running(clients, network_size) as (relay, crowd):
         if len(CORES) > 1:
@@ -373,7 +393,7 @@ def measure(clients: int, stormers: int, network_size: int, settle_for: float, s
         try:
             alone = relay.memory()[0]
             add(relay, crowd, crowd.stations[:stormers])
-            stormed = storm(relay, crowd, crowd.stations[:stormers])
+            stormed = storm(relay, crowd, crowd.stations[:stormers], busy_for)
             shares, rest = Shares(relay), crowd.stations[stormers:]
             times, spent = add(relay, crowd, rest)
             relay_cpu, crowd_cpu = shares.both()
@@ -394,20 +414,20 @@ def main() -> int:
     parser.add_argument("--storm", type=int, default=STORM, help=f"that come back at once (default {STORM})")
     parser.add_argument(
         "--network-size", type=int, default=0,
-        help="clients are members of networks of so many, up to 250\n(default 0: the relay lists their NodeIDs)",
+        help="members of each network, up to 250\n(default 0: the relay lists the NodeIDs)",
     )  # fmt: skip
     parser.add_argument("--span", type=float, default=SPAN, help=f"seconds of idleness (default {SPAN:g})")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--smoke", action="store_true", help="few clients, short: does it run at all?")
     arguments = parser.parse_args()
-    settle_for = SETTLE
+    settle_for, busy_for = SETTLE, BUSY_FOR
     if arguments.smoke:
-        arguments.clients, arguments.storm, arguments.span, settle_for = 24, 12, 1.0, 0.5
+        arguments.clients, arguments.storm, arguments.span, settle_for, busy_for = 12, 6, 0.5, 0.1, 0.2
     if not 0 < arguments.storm < arguments.clients or not 0 <= arguments.network_size <= 250:
         parser.error("--storm is less than --clients, and --network-size at most 250")
     try:
         result = measure(
-            arguments.clients, arguments.storm, arguments.network_size, settle_for, arguments.span
+            arguments.clients, arguments.storm, arguments.network_size, busy_for, settle_for, arguments.span
         )
     except LabError as error:
         print(f"clients: {error}", file=sys.stderr)

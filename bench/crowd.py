@@ -18,7 +18,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from shadowmesh._ext.aead import PacketKeys
 from shadowmesh.config import RelayPeer
@@ -34,14 +34,33 @@ from shadowmesh.units import ID_SIZE, Address, NodeId
 from shadowmesh.wire.headers import LONG_HEADER
 
 BUFFER = 64 << 20
-"""Bytes of socket buffer: the first flight of a handshake is 15 KB, and a thousand may come at once."""
+"""Bytes of socket buffer, or as many as we may: a flight of a handshake is 15 KB, and a thousand may come
+at once."""
 BATCH, TIMERS = 64, 4
 """Datagrams that are taken, and timers that are served then: what has come goes first, so that clients whose
 process has no time are late, but none dials again although its answer is there."""
 _SO_RCVBUFFORCE, _SO_SNDBUFFORCE = 33, 32
 _IP_PKTINFO = 8
+PacketInfo = list[tuple[int, int, bytes]]
+"""The control message by which a datagram leaves from an address: bytes 4 to 7 of its last field."""
 MOST = 60_000
 """Clients that have a /24 of their own in 127.1.0.0 to 127.254.255.0."""
+
+
+Lane = tuple[int, PacketKeys]
+
+
+class Sender(Protocol):
+    """What a station needs of the crowd that it belongs to."""
+
+    relay: Address
+    relay_id: NodeId
+    by_id: dict[bytes, tuple[Station, Lane | None]]
+    random: Callable[[int], bytes]
+
+    def send(self, data: bytes, source: PacketInfo) -> None: ...
+    def connected(self, station: Station) -> None: ...
+    def lost(self, station: Station) -> None: ...
 
 
 class Station:
@@ -50,7 +69,7 @@ class Station:
     :param crowd: what sends for it, and gives it what comes.
     """
 
-    def __init__(self, crowd: Crowd, number: int, identity: Identity, membership: Membership | None) -> None:
+    def __init__(self, crowd: Sender, number: int, identity: Identity, membership: Membership | None) -> None:
         self.began_at = 0.0
         """When it was started, or lost its session."""
         self.connected_at: float | None = None
@@ -58,15 +77,15 @@ class Station:
         self.tries = 0
         """Sessions that it has tried to set up."""
         self._crowd = crowd
-        self._source = _pktinfo(number)
+        self._source = _packet_info(number)
         self._ids: list[bytes] = []
         drops: Counter[str] = Counter()
         self.links = LinkSet(self.install_control, self.remove)
         self._shared = Shared(
             identity=identity,
             tables=cast(Any, self),
-            random=os.urandom,
-            instance=os.urandom(ID_SIZE),
+            random=crowd.random,
+            instance=crowd.random(ID_SIZE),
             links=self.links,
             rekey_after=120.0,
             tickets={},
@@ -100,16 +119,14 @@ class Station:
             self.relay.handle_timer(now)
         self._serve(now)
 
-    def receive(self, data: bytes, lane: tuple[int, PacketKeys] | None, now: float) -> None:
+    def receive(self, data: bytes, lane: Lane | None, now: float) -> None:
         """A datagram for one of our ids; `lane` is what opens it, if it is no control datagram."""
         assert self.relay is not None
         if lane is not None:
             _, payload = lane[1].open(lane[0], data)
             self.relay.handle_payload_untrusted(payload, self._crowd.relay, now)
         else:
-            size = data[5] if data[0] & LONG_HEADER else ID_SIZE
-            begin = 6 if data[0] & LONG_HEADER else 1
-            driver = self.links.find(data[begin : begin + size])
+            driver = self.links.find(destination(data))
             if driver is not None:
                 self.links.handle_datagram(driver, data, now)
         self._serve(now)
@@ -173,7 +190,8 @@ class Crowd:
         self.relay = relay
         self.relay_id = relay_id
         self.stations: list[Station] = []
-        self.by_id: dict[bytes, tuple[Station, tuple[int, PacketKeys] | None]] = {}
+        self.by_id: dict[bytes, tuple[Station, Lane | None]] = {}
+        self.random = os.urandom
         self.up = 0
         """Stations that are connected now."""
         self.drops: Counter[str] = Counter()
@@ -181,9 +199,12 @@ class Crowd:
         self._armed: dict[Station, float] = {}
         self._order = itertools.count()
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER)
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, BUFFER)
-        self._socket.bind(("0.0.0.0", 0))  # noqa: S104 - each station has an address in 127.0.0.0/8
+        for forced, polite in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+            try:
+                self._socket.setsockopt(socket.SOL_SOCKET, forced, BUFFER)
+            except PermissionError:
+                self._socket.setsockopt(socket.SOL_SOCKET, polite, BUFFER)
+        self._socket.bind(("0.0.0.0", 0))
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
 
@@ -219,7 +240,7 @@ class Crowd:
             self._expire(time.monotonic())
         return True
 
-    def send(self, data: bytes, source: list[tuple[int, int, bytes]]) -> None:
+    def send(self, data: bytes, source: PacketInfo) -> None:
         try:
             self._socket.sendmsg((data,), source, 0, self.relay)
         except OSError:  # a full buffer: lost, as on any network
@@ -239,7 +260,7 @@ class Crowd:
                 return
             except OSError:  # ICMP: the relay is down
                 continue
-            found = self.by_id.get(data[6 : 6 + data[5]] if data[0] & 0x80 else data[1:9])
+            found = self.by_id.get(destination(data))
             if found is None:
                 self.drops["unknown_id"] += 1
                 continue
@@ -274,8 +295,12 @@ def settle() -> None:
     gc.freeze()
 
 
-def _pktinfo(number: int) -> list[tuple[int, int, bytes]]:
-    """The control message by which a datagram leaves from the station's address."""
+def destination(data: bytes) -> bytes:
+    """The receiver id of a datagram of the relay's."""
+    return data[6 : 6 + data[5]] if data[0] & LONG_HEADER else data[1 : 1 + ID_SIZE]
+
+
+def _packet_info(number: int) -> PacketInfo:
     if number >= MOST:
         raise ValueError(f"at most {MOST} stations")
     address = bytes((127, 1 + number // 256, number % 256, 1))

@@ -60,9 +60,6 @@ from .waiting import PATIENCE, Turn, Waiting
 
 SWEEP = 5.0
 """Seconds between looks at the clients' BINDs."""
-ABREAST, YOUNG = 64, 1.0
-"""Handshakes begun within so many seconds that may be under way at once: enough for 140 a second at 300 ms of
-round trip.  More would only make each take longer.  Those that are older are slow, and hold up nobody."""
 ANSWERED = 0.5
 """Seconds after which a client that repeats its first flight may have lost our answer."""
 CLIENT_SILENCE = 35.0
@@ -105,7 +102,7 @@ class RelayCore:
         self._random = random
         self._wall = wall
         self._origin = origin
-        self._tickets = Tickets()
+        self._tickets = Tickets(self.limits.clients)
         self._gate = TokenGate(random(32), self._tickets.prove_address)
         self._links = LinkSet(tables.install_control, tables.remove)
         self._guests = Guests(self.clients)
@@ -131,17 +128,13 @@ class RelayCore:
         """When `handle_timer` wants to be called."""
         links = self._links.deadline
         own = min(self._sweep_at, self._drain_until)
-        own = min(own, self._turn_at)
+        if self._may_begin:
+            return -math.inf
         return own if links is None else min(links, own)
 
     @property
-    def _turn_at(self) -> float:
-        """When the next handshake may begin: at once, unless too many are as young."""
-        if not self._waiting or len(self._half_open) >= self.limits.handshakes:
-            return math.inf
-        newest = reversed(self._half_open.values())
-        last = next(itertools.islice(newest, ABREAST - 1, None), None)
-        return -math.inf if last is None else last.begun_at + YOUNG
+    def _may_begin(self) -> bool:
+        return len(self._waiting) > 0 and len(self._half_open) < self.limits.handshakes
 
     # Input.
 
@@ -150,9 +143,10 @@ class RelayCore:
         try:
             destination = destination_id(data)
             driver = self._links.find(destination)
+            if self._is_repeated(driver, destination, now):
+                raise BadPacket("late_initial")
             if driver is not None:
-                if not self._is_repeated(driver, destination, now):
-                    self._links.handle_datagram(driver, data, now)
+                self._links.handle_datagram(driver, data, now)
             elif not self._waiting.keep(destination, source, data):
                 self._knock_untrusted(data, source, now)
         except BadPacket as error:
@@ -182,7 +176,7 @@ class RelayCore:
         if now >= self._drain_until:
             self._drain_until = math.inf
             self.close(now)
-        if now >= self._turn_at:
+        if self._may_begin:
             self._begin_next(now)
 
     def close(self, now: float) -> None:
@@ -258,21 +252,23 @@ class RelayCore:
         if not ticket and len(self.clients) >= self.limits.clients:
             raise BadPacket("too_many_clients")
         self._door.enter_untrusted(origin.host, ticket, now)
-        self._waiting.put(Turn(verdict, knock, destination_id(data), now, [data]))
+        self._waiting.put(Turn(verdict, knock, destination_id(data), [data]))
 
     def _begin_next(self, now: float) -> None:
         """Begin one handshake; whoever drives us looks at the others' datagrams before the next."""
         while (turn := self._waiting.take()) is not None:
             if self.draining:
                 self.drops["draining"] += 1
-            elif now - turn.since > PATIENCE or self._links.find(turn.destination) is not None:
+            elif now - turn.admit.since > PATIENCE or self._links.find(turn.destination) is not None:
                 self.drops["too_many_handshakes"] += 1
             else:
                 self._accept(turn.admit, turn.datagrams, turn.knock, now)
                 return
 
-    def _is_repeated(self, driver: Driver, destination: bytes, now: float) -> bool:
-        """Whether a client says again what has just been answered: it had to wait, and repeated itself."""
+    def _is_repeated(self, driver: Driver | None, destination: bytes, now: float) -> bool:
+        """Whether a client says again what has been answered: it had to wait, and repeated itself."""
+        if driver is None:
+            return self._waiting.has_begun(destination, now)
         if destination != driver.first_id or driver.link.key_exchange is None:
             return False
         knock = self._half_open.get(driver)
@@ -302,6 +298,7 @@ class RelayCore:
             link, partial(self._transmit, knock.source), self._handle_link, now, first_id
         )
         knock.begun_at = now
+        self._waiting.begun(first_id, now)
         self._half_open[driver] = knock
         for data in datagrams:
             self._links.handle_datagram(driver, data, now)

@@ -6,16 +6,19 @@ them together; then clients and relay repeat what only waits, time out, and begi
 through.  So the relay begins one at a time, when those under way have had what they need, the oldest first,
 and those with a ticket before all others: they cost half.
 
-Kept is the first flight of proved addresses only.  Whoever waited too long is forgotten: its client is about
-to give up, and the work would be for nothing.  Begins nothing by itself, and counts nobody's limits.
+Kept is the first flight of proved addresses only, and the ids that begun handshakes were for as long as
+their tokens are good: a token is good for one (RFC 9000, 8.1.4).  Whoever waited too long is forgotten: its
+client is about to give up, and the work would be for nothing.  Begins nothing by itself, and counts
+nobody's limits.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
-from shadowmesh.crypto.retry import Admit
+from shadowmesh.crypto.retry import TOKEN_LIFETIME, Admit
 from shadowmesh.units import Address
 
 from .clients import Knock
@@ -23,7 +26,8 @@ from .clients import Knock
 MAX_WAITING = 1024
 """With a ticket, and as many without: 8 s of work, and 4 MB."""
 PATIENCE = 6.0
-"""Seconds; a client gives a handshake 10 s in all (session/link.py), and a busy relay needs up to 3 for it."""
+"""Seconds since the Retry: a client gives a handshake 10 s in all (session/link.py), up to 3 of them before
+anything answers (core/relays.py)."""
 FIRST_FLIGHT = 3
 """Datagrams kept: a ClientHello takes two, and one may come twice."""
 
@@ -38,7 +42,6 @@ class Turn:
     knock: Knock
     destination: bytes
     """The id that its datagrams are for."""
-    since: float
     datagrams: list[bytes]
 
 
@@ -49,6 +52,7 @@ class Waiting:
         self._resuming: dict[_Key, Turn] = {}
         self._others: dict[_Key, Turn] = {}
         self._networks: Counter[str] = Counter()
+        self._begun: dict[bytes, float] = {}
 
     def __len__(self) -> int:
         return len(self._resuming) + len(self._others)
@@ -70,6 +74,16 @@ class Waiting:
         if len(turn.datagrams) < FIRST_FLIGHT:
             turn.datagrams.append(data)
         return True
+
+    def begun(self, destination: bytes, now: float) -> None:
+        """A handshake whose first datagrams are for this id begins."""
+        while self._begun and next(iter(self._begun.values())) < now - TOKEN_LIFETIME:
+            del self._begun[next(iter(self._begun))]
+        self._begun[destination] = now
+
+    def has_begun(self, destination: bytes, now: float) -> bool:
+        """Whether one has that used the same token: a client that waits repeats itself."""
+        return self._begun.get(destination, -math.inf) >= now - TOKEN_LIFETIME
 
     def put(self, turn: Turn) -> None:
         """One more waits; there must be room."""

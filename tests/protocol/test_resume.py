@@ -422,6 +422,7 @@ def test_first_flight_that_is_replayed_before_it_arrives_costs_the_ticket_and_no
     assert len(first) == 2
     for data in first:
         paired.relay.receive(data, Address("198.51.100.1", 666), paired.network.now)
+    paired.relay.expire(paired.network.now)
     assert len(paired.relay.core._half_open) == 1
     paired.network.filter = lambda *_: True
     assert not resumed(paired, client)

@@ -344,6 +344,18 @@ def test_long_headers_and_control_go_to_asyncio() -> None:
         relay.mark(client)
         assert relay.event() == (EVENT_CONTROL, 0, b"", home, b"\x43control1quic")
         assert relay.event() == (EVENT_LONG_HEADER, 0, b"", home, b"\xc3\0\0\0\1initial")
+        for known in (b"\xe3\0\0\0\1\x08control1", b"\xe3\0\0\0\1\x08control1 handshake"):
+            client.send(known)
+            relay.mark(client)
+            assert relay.event() == (EVENT_CONTROL, 0, b"", home, known), "strangers don't crowd it out"
+        for stranger in (
+            b"\xe3\0\0\0\1\x08control",
+            b"\xe3\0\0\0\1\x09control1+",
+            b"\xe3\0\0\0\1\x08" + client.LANES[0],
+        ):
+            client.send(stranger)
+            relay.mark(client)
+            assert relay.event() == (EVENT_LONG_HEADER, 0, b"", home, stranger)
         for _ in range(500):
             client.send(b"\x43control1quic")
         relay.mark(client)

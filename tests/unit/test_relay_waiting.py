@@ -1,0 +1,79 @@
+"""Handshakes that wait for their turn at a relay, by themselves and in front of a relay that is busy."""
+
+from __future__ import annotations
+
+import pytest
+
+from shadowmesh.crypto.retry import TOKEN_LIFETIME, Admit
+from shadowmesh.units import Address
+from shadowmesh_relay import waiting
+from shadowmesh_relay.clients import Knock
+from shadowmesh_relay.waiting import FIRST_FLIGHT, Turn, Waiting
+
+
+def turn(number: int, ticket: bool = False, host: str = "192.0.2.1") -> Turn:
+    source = Address(host, 1000 + number)
+    name = b"%08d" % number
+    return Turn(Admit(name, None if ticket else name), Knock(source, source), name, [b"first"])
+
+
+def order(queue: Waiting) -> list[bytes]:
+    taken = []
+    while (one := queue.take()) is not None:
+        taken.append(one.destination)
+    return taken
+
+
+def test_the_oldest_goes_first_and_before_all_who_has_a_ticket() -> None:
+    queue = Waiting()
+    for number in range(4):
+        queue.put(turn(number, ticket=number == 2))
+    assert len(queue) == 4
+    assert order(queue) == [b"%08d" % number for number in (2, 0, 1, 3)]
+    assert not queue
+
+
+def test_what_a_client_repeats_is_kept_once_and_only_from_where_it_is() -> None:
+    queue = Waiting()
+    one = turn(1)
+    queue.put(one)
+    assert not queue.keep(one.destination, Address("192.0.2.1", 1), b"second"), (
+        "not where it has proved to be"
+    )
+    for _ in range(9):
+        assert queue.keep(one.destination, one.knock.source, b"second")
+    assert len(one.datagrams) == FIRST_FLIGHT
+    queue.take()
+    assert not queue.keep(one.destination, one.knock.source, b"second")
+
+
+def test_there_is_room_for_so_many_and_none_for_tickets_is_lost_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waiting, "MAX_WAITING", 2)
+    queue = Waiting()
+    for number in range(2):
+        assert not queue.full(ticket=False)
+        queue.put(turn(number))
+    assert queue.full(ticket=False)
+    assert not queue.full(ticket=True)
+
+
+def test_hosts_are_counted_while_they_wait() -> None:
+    queue = Waiting()
+    for number in range(3):
+        queue.put(turn(number, host=f"192.0.2.{1 + number // 2}"))
+    assert (queue.of("192.0.2.1"), queue.of("192.0.2.2"), queue.of("192.0.2.3")) == (2, 1, 0)
+    order(queue)
+    assert queue.of("192.0.2.1") == 0
+
+
+def test_a_token_is_good_for_one_handshake_and_not_remembered_for_ever() -> None:
+    queue = Waiting()
+    for number in range(100):
+        queue.begun(b"%08d" % number, float(number))
+    assert queue.has_begun(b"%08d" % 99, 99.0)
+    assert queue.has_begun(b"%08d" % 99, 99.0 + TOKEN_LIFETIME)
+    assert not queue.has_begun(b"%08d" % 99, 99.1 + TOKEN_LIFETIME)
+    assert not queue.has_begun(b"%08d" % 80, 99.0)
+    assert len(queue._begun) <= TOKEN_LIFETIME + 2
