@@ -152,6 +152,15 @@ class RelayCore:
         except BadPacket as error:
             self.drops[error.reason] += 1
 
+    def handle_datagrams(self, datagrams: Sequence[bytes], source: Address, now: float) -> None:
+        """Datagrams that came together for one connection id of ours: a flight of a handshake has eleven."""
+        driver = self._links.find(destination_id(datagrams[0]))
+        if driver is not None:
+            self._links.handle_datagrams(driver, datagrams, now)
+            return
+        for data in datagrams:  # it has just ended
+            self.handle_datagram(data, source, now)
+
     def handle_second_datagram(self, data: bytes, source: Address, now: float) -> None:
         """A datagram on the second port; its answers are in `observer.poll_transmit()`."""
         assert self.observer is not None
@@ -300,8 +309,7 @@ class RelayCore:
         knock.begun_at = now
         self._waiting.begun(first_id, now)
         self._half_open[driver] = knock
-        for data in datagrams:
-            self._links.handle_datagram(driver, data, now)
+        self._links.handle_datagrams(driver, datagrams, now)
         if not driver.link.begun:
             self._close(driver, CloseCode.TIMEOUT, "its first packet does not open", now)
 

@@ -17,7 +17,7 @@ from typing import Any
 import uvloop
 from prometheus_client.core import Metric
 
-from shadowmesh._ext.forward import EVENT_ENDPOINT, Forwarder
+from shadowmesh._ext.forward import EVENT_CONTROL, EVENT_ENDPOINT, Forwarder
 from shadowmesh._ext.lanes import SendKeys
 from shadowmesh.command import CommandFailed, ExitCode
 from shadowmesh.crypto import identity as identities
@@ -32,6 +32,7 @@ from shadowmesh.units import Address
 from shadowmesh.web.metrics import create_app as metrics_app
 from shadowmesh.web.metrics import serve_metrics
 from shadowmesh.web.server import SocketInUse, serve_unix
+from shadowmesh.wire.headers import destination_id
 
 from .admission import Admission
 from .config import RelayConfig
@@ -158,12 +159,22 @@ class Server:
 
     def _serve_forwarder(self) -> None:
         now = time.monotonic()
+        connections: dict[bytes, tuple[bytes, list[bytes]]] = {}
+        strangers = []
         for kind, handle, _, source, data in self._forwarder.poll():
             if kind == EVENT_ENDPOINT:
                 survives(self._core.handle_endpoint, handle, from_sockaddr(source))
+            elif kind == EVENT_CONTROL:
+                connections.setdefault(destination_id(data), (source, []))[1].append(data)
             else:
-                survives(self._core.handle_datagram, data, from_sockaddr(source), now)
-                self._flush()  # some take milliseconds, and answers should not wait for the last of them
+                strangers.append((source, data))
+        # Some take milliseconds, and answers should not wait for the last of them.
+        for source, datagrams in connections.values():
+            survives(self._core.handle_datagrams, datagrams, from_sockaddr(source), now)
+            self._flush()
+        for source, data in strangers:
+            survives(self._core.handle_datagram, data, from_sockaddr(source), now)
+            self._flush()
         self._drive()
 
     def _serve_second(self, second: socket.socket) -> None:

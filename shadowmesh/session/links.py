@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from shadowmesh.session.link import Ended, Link, LinkEvent
 
@@ -76,7 +76,12 @@ class LinkSet:
 
     def handle_datagram(self, driver: Driver, data: bytes, now: float) -> None:
         """Give a datagram to its link."""
-        driver.link.handle_datagram(data, now)
+        self.handle_datagrams(driver, (data,), now)
+
+    def handle_datagrams(self, driver: Driver, datagrams: Iterable[bytes], now: float) -> None:
+        """The same for several that came together; they are acknowledged together."""
+        for data in datagrams:
+            driver.link.handle_datagram(data, now)
         self.pump(driver, now)
 
     def handle_timers(self, now: float) -> None:
