@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -10,8 +11,9 @@ import msgspec
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.membership.asking import AskBudget
 from shadowmesh.membership.guard import ShowLimit
-from shadowmesh.session.link import Ready
+from shadowmesh.session.link import CloseCode, Ready
 from shadowmesh.session.links import Driver
+from shadowmesh.session.machine import Agreement
 from shadowmesh.units import Address, NodeId
 from shadowmesh.wire.messages import Message
 
@@ -51,7 +53,6 @@ class Knock:
 
     source: Address
     origin: Address
-    begun_at: float = 0.0
     greeting: int = 0
     refused: bool = False
     belonging: Belonging | None = None
@@ -138,10 +139,36 @@ class Duplicates:
 
     A restarted node comes as a new instance and stays; of two live holders, the displaced one comes back
     as the same instance.
+
+    :param close: ends a session, with what its client is told.
+    :param tell: takes a line for the operator's log.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, close: Callable[[Driver, CloseCode, str, float], None], tell: Callable[[str], None]
+    ) -> None:
+        self._close = close
+        self._tell = tell
         self._displaced: dict[tuple[NodeId, bytes], float] = {}
+
+    def displace(
+        self, holder: Client, driver: Driver, agreement: Agreement, knock: Knock, now: float
+    ) -> bool:
+        """Make room for a new session of a NodeID that has one; False if it is not to be had."""
+        if holder.greeting > knock.greeting:
+            self._close(driver, CloseCode.REPLACED, "your identity has connected since", now)
+            return False
+        if self.returns(agreement.peer, agreement.instance, now):
+            reason = f"two machines use the identity {node_id_text(agreement.peer)}: "
+            reason += f"at {holder.origin} and at {knock.origin}"
+            self._tell(reason)
+            for one in (holder.driver, driver):
+                self._close(one, CloseCode.DUPLICATE, reason, now)
+            return False
+        if holder.instance != agreement.instance:
+            self.displaced(agreement.peer, holder.instance, now)
+        self._close(holder.driver, CloseCode.REPLACED, f"your identity connected from {knock.origin}", now)
+        return True
 
     def displaced(self, node: NodeId, instance: bytes, now: float) -> None:
         """A newer handshake took the place of this instance."""

@@ -56,12 +56,10 @@ from .questions import Questions
 from .rendezvous import Rendezvous
 from .tables import Tables
 from .tickets import Tickets
-from .waiting import PATIENCE, Turn, Waiting
+from .waiting import Turn, Waiting
 
 SWEEP = 5.0
 """Seconds between looks at the clients' BINDs."""
-ANSWERED = 0.5
-"""Seconds after which a client that repeats its first flight may have lost our answer."""
 CLIENT_SILENCE = 35.0
 """Seconds without a BIND after which a client is gone: 25 s of an idle client, three tries, and a margin."""
 
@@ -106,9 +104,10 @@ class RelayCore:
         self._gate = TokenGate(random(32), self._tickets.prove_address)
         self._links = LinkSet(tables.install_control, tables.remove)
         self._guests = Guests(self.clients)
-        self._rendezvous = Rendezvous(self.clients, tables, random, self._send, self.limits)
+        self._rendezvous = Rendezvous(self.clients, tables, random, self._send_all, self.limits)
         self._door = Door(self.limits)
-        self._duplicates = Duplicates()
+        self._events: deque[str] = deque()
+        self._duplicates = Duplicates(self._close, self._events.append)
         self._half_open: dict[Driver, Knock] = {}
         self._waiting = Waiting()
         self._by_handle: dict[int, Client] = {}
@@ -116,7 +115,6 @@ class RelayCore:
         self._questions = Questions()
         self._instance = random(ID_SIZE)
         self._outbox: list[tuple[bytes, Address]] = []
-        self._events: deque[str] = deque()
         self._greetings = 0
         """Authenticated HELLOs so far: their order tells a newer handshake from a delayed one."""
         self._strangers = Notes()
@@ -128,13 +126,9 @@ class RelayCore:
         """When `handle_timer` wants to be called."""
         links = self._links.deadline
         own = min(self._sweep_at, self._drain_until)
-        if self._may_begin:
+        if self._waiting and len(self._half_open) < self.limits.handshakes:
             return -math.inf
         return own if links is None else min(links, own)
-
-    @property
-    def _may_begin(self) -> bool:
-        return len(self._waiting) > 0 and len(self._half_open) < self.limits.handshakes
 
     # Input.
 
@@ -143,7 +137,7 @@ class RelayCore:
         try:
             destination = destination_id(data)
             driver = self._links.find(destination)
-            if self._is_repeated(driver, destination, now):
+            if self._waiting.answered(destination, driver, now):
                 raise BadPacket("late_initial")
             if driver is not None:
                 self._links.handle_datagram(driver, data, now)
@@ -152,14 +146,13 @@ class RelayCore:
         except BadPacket as error:
             self.drops[error.reason] += 1
 
-    def handle_datagrams(self, datagrams: Sequence[bytes], source: Address, now: float) -> None:
+    def handle_datagrams(self, datagrams: Sequence[bytes], now: float) -> None:
         """Datagrams that came together for one connection id of ours: a flight of a handshake has eleven."""
         driver = self._links.find(destination_id(datagrams[0]))
         if driver is not None:
             self._links.handle_datagrams(driver, datagrams, now)
-            return
-        for data in datagrams:  # it has just ended
-            self.handle_datagram(data, source, now)
+        else:  # it has just ended
+            self.drops["late_initial"] += len(datagrams)
 
     def handle_second_datagram(self, data: bytes, source: Address, now: float) -> None:
         """A datagram on the second port; its answers are in `observer.poll_transmit()`."""
@@ -185,7 +178,7 @@ class RelayCore:
         if now >= self._drain_until:
             self._drain_until = math.inf
             self.close(now)
-        if self._may_begin:
+        if len(self._half_open) < self.limits.handshakes:
             self._begin_next(now)
 
     def close(self, now: float) -> None:
@@ -265,23 +258,12 @@ class RelayCore:
 
     def _begin_next(self, now: float) -> None:
         """Begin one handshake; whoever drives us looks at the others' datagrams before the next."""
-        while (turn := self._waiting.take()) is not None:
-            if self.draining:
-                self.drops["draining"] += 1
-            elif now - turn.admit.since > PATIENCE or self._links.find(turn.destination) is not None:
-                self.drops["too_many_handshakes"] += 1
-            else:
-                self._accept(turn.admit, turn.datagrams, turn.knock, now)
-                return
-
-    def _is_repeated(self, driver: Driver | None, destination: bytes, now: float) -> bool:
-        """Whether a client says again what has been answered: it had to wait, and repeated itself."""
-        if driver is None:
-            return self._waiting.has_begun(destination, now)
-        if destination != driver.first_id or driver.link.key_exchange is None:
-            return False
-        knock = self._half_open.get(driver)
-        return knock is not None and now - knock.begun_at < ANSWERED
+        turn, late = self._waiting.next(now)
+        self.drops["too_many_handshakes"] += late
+        if turn is not None and self.draining:
+            self.drops["draining"] += 1
+        elif turn is not None:
+            self._accept(turn.admit, turn.datagrams, turn.knock, now)
 
     def _accept(self, admit: Admit, datagrams: Sequence[bytes], knock: Knock, now: float) -> None:
         opening = Opening(
@@ -306,7 +288,6 @@ class RelayCore:
         driver = self._links.add(
             link, partial(self._transmit, knock.source), self._handle_link, now, first_id
         )
-        knock.begun_at = now
         self._waiting.begun(first_id, now)
         self._half_open[driver] = knock
         self._links.handle_datagrams(driver, datagrams, now)
@@ -411,7 +392,7 @@ class RelayCore:
         knock = self._half_open.pop(driver)
         self.handshakes["completed"] += 1
         holder = self.clients.get(agreement.peer)
-        if holder is not None and not self._displace(holder, driver, agreement, knock, now):
+        if holder is not None and not self._duplicates.displace(holder, driver, agreement, knock, now):
             agreement.wipe()
             return
         try:
@@ -478,25 +459,6 @@ class RelayCore:
         self._tickets.give(client.node, ticket, client.origin.host)
         self._send(client, Ticket(name), now)
 
-    def _displace(
-        self, holder: Client, driver: Driver, agreement: Agreement, knock: Knock, now: float
-    ) -> bool:
-        """Make room for a new session of a NodeID that has one; False if it is not to be had."""
-        if holder.greeting > knock.greeting:
-            self._close(driver, CloseCode.REPLACED, "your identity has connected since", now)
-            return False
-        if self._duplicates.returns(agreement.peer, agreement.instance, now):
-            reason = f"two machines use the identity {node_id_text(agreement.peer)}: "
-            reason += f"at {holder.origin} and at {knock.origin}"
-            self._events.append(reason)
-            for one in (holder.driver, driver):
-                self._close(one, CloseCode.DUPLICATE, reason, now)
-            return False
-        if holder.instance != agreement.instance:
-            self._duplicates.displaced(agreement.peer, holder.instance, now)
-        self._close(holder.driver, CloseCode.REPLACED, f"your identity connected from {knock.origin}", now)
-        return True
-
     # Clients.
 
     def _handle_message(self, client: Client, message: Message, now: float) -> None:
@@ -529,10 +491,8 @@ class RelayCore:
             self._serve_invite(client, message, now)
         elif client.belonging is None:
             self.drops["unexpected_message"] += 1
-        elif isinstance(message, RevocationNews):
-            self._take_list(client.belonging.guard, message, now)
-        elif isinstance(message, NetworkNews):
-            self._take_network(client.belonging.guard, message, now)
+        elif isinstance(message, RevocationNews | NetworkNews):
+            self._take_news(client.belonging.guard, message, now)
         else:
             self._take_shown(client, client.belonging, message, now)
 
@@ -545,34 +505,24 @@ class RelayCore:
         if answer is not None:
             self._send(client, answer, now)
 
-    def _take_list(self, guard: Guard, news: RevocationNews, now: float) -> None:
-        """A newer list of a network counts at once, and goes to all its members here."""
+    def _take_news(self, guard: Guard, news: RevocationNews | NetworkNews, now: float) -> None:
+        """A newer list, or a new key of the authority, counts at once, and goes to all members here."""
+        listed = isinstance(news, RevocationNews)
+        merge = guard.revocations.merge_untrusted if listed else guard.merge_network_untrusted
         try:
-            newer = guard.revocations.merge_untrusted(news.document)
+            newer = merge(news.document)
         except (BadPacket, NotMember):
-            self.drops["bad_revocations"] += 1
+            self.drops["bad_revocations" if listed else "bad_network"] += 1
             return
         if not newer:
             return
-        self._events.append(f"revocation list {guard.revocations.number} of {guard.network.name} counts now")
+        what = f"revocation list {guard.revocations.number} of {guard.network.name} counts now"
+        self._events.append(what if listed else f"the authority of {guard.network.name} has a new key")
         for client in list(self.clients.values()):
             if client.belonging is not None and client.belonging.guard is guard:
                 self._send(client, news, now)
-                self._enforce(client, now)
-
-    def _take_network(self, guard: Guard, news: NetworkNews, now: float) -> None:
-        """A new key of a network's authority counts at once, and goes to all its members here."""
-        try:
-            newer = guard.merge_network_untrusted(news.document)
-        except (BadPacket, NotMember):
-            self.drops["bad_network"] += 1
-            return
-        if not newer:
-            return
-        self._events.append(f"the authority of {guard.network.name} has a new key")
-        for client in list(self.clients.values()):
-            if client.belonging is not None and client.belonging.guard is guard:
-                self._send(client, news, now)
+                if listed:
+                    self._enforce(client, now)
 
     def _take_shown(self, client: Client, belonging: Belonging, message: ShownMembership, now: float) -> None:
         """Its session stands on the new certificate, if that counts, else on the old one."""
@@ -630,8 +580,13 @@ class RelayCore:
         self._links.pump(driver, now)
 
     def _send(self, client: Client, message: Message, now: float) -> None:
+        self._send_all(client, (message,), now)
+
+    def _send_all(self, client: Client, messages: Sequence[Message], now: float) -> None:
+        """Many messages share few packets."""
         if not client.driver.link.ended:
-            client.driver.link.send(message)
+            for message in messages:
+                client.driver.link.send(message)
             self._links.pump(client.driver, now)
 
     def _transmit(self, address: Address, datagram: bytes) -> None:

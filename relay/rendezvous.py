@@ -7,7 +7,7 @@ A guest may call the client that invited it, and nobody else.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,7 @@ class Channel:
 class Rendezvous:
     """Interests, calls and channels of all clients.
 
-    :param send: sends a message to a client.
+    :param send: sends messages to a client.
     :param limits: how many channels there may be.
     """
 
@@ -66,7 +66,7 @@ class Rendezvous:
         clients: dict[NodeId, Client],
         tables: Tables,
         random: Callable[[int], bytes],
-        send: Callable[[Client, Message, float], None],
+        send: Callable[[Client, Sequence[Message], float], None],
         limits: Limits,
     ) -> None:
         self.refusals: Counter[str] = Counter()
@@ -77,7 +77,7 @@ class Rendezvous:
         self._clients = clients
         self._tables = tables
         self._random = random
-        self._send = send
+        self._send_all = send
         self._calls: dict[bytes, Channel] = {}
         self._channels: dict[bytes, Channel] = {}
         self._of_client: defaultdict[Client, set[Channel]] = defaultdict(set)
@@ -97,8 +97,9 @@ class Rendezvous:
         others = [
             one for one in self._clients.values() if one is not client and client.shares_network_with(one)
         ]
-        for other in others[:MAX_INTRODUCED]:
-            self._send(client, _present(other, client), now)
+        others = others[:MAX_INTRODUCED]
+        self._send_all(client, [_present(other, client) for other in others], now)
+        for other in others:
             self._send(other, _present(client, other), now)
 
     def handle_interest(self, client: Client, message: Interest, now: float) -> None:
@@ -193,6 +194,9 @@ class Rendezvous:
         """End the calls that nobody answered."""
         for call in [call for call in self._calls.values() if call.expires_at <= now]:
             self._end_call(call, "the node did not answer", now)
+
+    def _send(self, client: Client, message: Message, now: float) -> None:
+        self._send_all(client, (message,), now)
 
     def _refuse(self, caller: Client, receive: bytes, reason: str, now: float) -> None:
         self.refusals[reason] += 1

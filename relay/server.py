@@ -159,18 +159,18 @@ class Server:
 
     def _serve_forwarder(self) -> None:
         now = time.monotonic()
-        connections: dict[bytes, tuple[bytes, list[bytes]]] = {}
+        connections: dict[bytes, list[bytes]] = {}
         strangers = []
         for kind, handle, _, source, data in self._forwarder.poll():
             if kind == EVENT_ENDPOINT:
                 survives(self._core.handle_endpoint, handle, from_sockaddr(source))
             elif kind == EVENT_CONTROL:
-                connections.setdefault(destination_id(data), (source, []))[1].append(data)
+                connections.setdefault(destination_id(data), []).append(data)
             else:
                 strangers.append((source, data))
         # Some take milliseconds, and answers should not wait for the last of them.
-        for source, datagrams in connections.values():
-            survives(self._core.handle_datagrams, datagrams, from_sockaddr(source), now)
+        for datagrams in connections.values():
+            survives(self._core.handle_datagrams, datagrams, now)
             self._flush()
         for source, data in strangers:
             survives(self._core.handle_datagram, data, from_sockaddr(source), now)

@@ -19,6 +19,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from shadowmesh.crypto.retry import TOKEN_LIFETIME, Admit
+from shadowmesh.session.links import Driver
 from shadowmesh.units import Address
 
 from .clients import Knock
@@ -28,6 +29,8 @@ MAX_WAITING = 1024
 PATIENCE = 6.0
 """Seconds since the Retry: a client gives a handshake 10 s in all (session/link.py), up to 3 of them before
 anything answers (core/relays.py)."""
+ANSWERED = 0.5
+"""Seconds after which a client that repeats its first flight may have lost our answer."""
 FIRST_FLIGHT = 3
 """Datagrams kept: a ClientHello takes two, and one may come twice."""
 
@@ -81,9 +84,15 @@ class Waiting:
             del self._begun[next(iter(self._begun))]
         self._begun[destination] = now
 
-    def has_begun(self, destination: bytes, now: float) -> bool:
-        """Whether one has that used the same token: a client that waits repeats itself."""
-        return self._begun.get(destination, -math.inf) >= now - TOKEN_LIFETIME
+    def answered(self, destination: bytes, driver: Driver | None, now: float) -> bool:
+        """Whether a client says again what is answered: who waits repeats itself.
+
+        :param driver: the connection that the id leads to; None if there is none any more.
+        """
+        age = now - self._begun.get(destination, -math.inf)
+        if driver is None:
+            return age <= TOKEN_LIFETIME
+        return destination == driver.first_id and driver.link.key_exchange is not None and age < ANSWERED
 
     def put(self, turn: Turn) -> None:
         """One more waits; there must be room."""
@@ -91,8 +100,16 @@ class Waiting:
         self._queue(ticket)[turn.destination, turn.knock.source] = turn
         self._networks[turn.knock.network] += 1
 
-    def take(self) -> Turn | None:
-        """Whose turn it is."""
+    def next(self, now: float) -> tuple[Turn | None, int]:
+        """Whose turn it is, and how many have been forgotten because they waited too long."""
+        late = 0
+        while (turn := self._take()) is not None:
+            if now - turn.admit.since <= PATIENCE and turn.destination not in self._begun:
+                break
+            late += 1
+        return turn, late
+
+    def _take(self) -> Turn | None:
         queue = self._resuming or self._others
         if not queue:
             return None

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
 from shadowmesh.crypto.retry import TOKEN_LIFETIME, Admit
+from shadowmesh.session.links import Driver
 from shadowmesh.units import Address
 from shadowmesh_relay import waiting
 from shadowmesh_relay.clients import Knock
-from shadowmesh_relay.waiting import FIRST_FLIGHT, Turn, Waiting
+from shadowmesh_relay.waiting import FIRST_FLIGHT, PATIENCE, Turn, Waiting
 
 
-def turn(number: int, ticket: bool = False, host: str = "192.0.2.1") -> Turn:
+def turn(number: int, ticket: bool = False, host: str = "192.0.2.1", since: float = 0.0) -> Turn:
     source = Address(host, 1000 + number)
     name = b"%08d" % number
-    return Turn(Admit(name, None if ticket else name), Knock(source, source), name, [b"first"])
+    return Turn(Admit(name, None if ticket else name, since), Knock(source, source), name, [b"first"])
 
 
 def order(queue: Waiting) -> list[bytes]:
     taken = []
-    while (one := queue.take()) is not None:
+    while (one := queue.next(0.0)[0]) is not None:
         taken.append(one.destination)
     return taken
 
@@ -43,7 +47,7 @@ def test_what_a_client_repeats_is_kept_once_and_only_from_where_it_is() -> None:
     for _ in range(9):
         assert queue.keep(one.destination, one.knock.source, b"second")
     assert len(one.datagrams) == FIRST_FLIGHT
-    queue.take()
+    assert queue.next(0.0) == (one, 0)
     assert not queue.keep(one.destination, one.knock.source, b"second")
 
 
@@ -68,12 +72,37 @@ def test_hosts_are_counted_while_they_wait() -> None:
     assert queue.of("192.0.2.1") == 0
 
 
-def test_a_token_is_good_for_one_handshake_and_not_remembered_for_ever() -> None:
+def test_who_waited_too_long_is_forgotten() -> None:
+    queue = Waiting()
+    for number in range(3):
+        queue.put(turn(number, since=float(number)))
+    found, late = queue.next(PATIENCE + 1.5)
+    assert found is not None
+    assert (found.destination, late) == (b"%08d" % 2, 2)
+    assert queue.next(PATIENCE) == (None, 0)
+
+
+def test_a_token_begins_one_handshake_and_is_not_remembered_for_ever() -> None:
     queue = Waiting()
     for number in range(100):
         queue.begun(b"%08d" % number, float(number))
-    assert queue.has_begun(b"%08d" % 99, 99.0)
-    assert queue.has_begun(b"%08d" % 99, 99.0 + TOKEN_LIFETIME)
-    assert not queue.has_begun(b"%08d" % 99, 99.1 + TOKEN_LIFETIME)
-    assert not queue.has_begun(b"%08d" % 80, 99.0)
+    newest = b"%08d" % 99
+    assert queue.answered(newest, None, 99.0 + TOKEN_LIFETIME)
+    assert not queue.answered(newest, None, 99.1 + TOKEN_LIFETIME)
+    assert not queue.answered(b"%08d" % 80, None, 99.0)
     assert len(queue._begun) <= TOKEN_LIFETIME + 2
+    queue.put(turn(99))
+    assert queue.next(99.0) == (None, 1), "two clients made up the same id"
+
+
+@pytest.mark.parametrize(
+    ("answer", "age", "answered"), [("x", 0.4, True), ("x", 0.6, False), (None, 0.1, False)]
+)
+def test_a_first_flight_that_comes_again_counts_once_the_answer_may_be_lost(
+    answer: str | None, age: float, answered: bool
+) -> None:
+    queue = Waiting()
+    queue.begun(b"invented", 5.0)
+    driver = cast(Driver, SimpleNamespace(first_id=b"invented", link=SimpleNamespace(key_exchange=answer)))
+    assert queue.answered(b"invented", driver, 5.0 + age) is answered
+    assert not queue.answered(b"our id", driver, 5.0 + age)
