@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import json
+import math
 import os
 import re
 import socket
@@ -33,6 +34,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.crowd import Crowd, Station, settle
+from bench.pulse import Pulse
 from shadowmesh.crypto import identity as identities
 from shadowmesh.crypto.authority_key import AuthorityKey
 from shadowmesh.crypto.identity import Identity, node_id_text
@@ -78,6 +80,9 @@ class Setup:
     p99_ms: float
     relay_cpu: float
     crowd_cpu: float
+    bind_p50_ms: float
+    """From BIND to BOUND of a client that is connected (pulse.py)."""
+    bind_p99_ms: float
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,8 @@ class Idle:
     per_client_kb: float
     relay_cpu: float
     crowd_cpu: float
+    bind_p50_ms: float
+    bind_p99_ms: float
     lost: int
     """Clients that the relay had no more at the end."""
 
@@ -158,6 +165,8 @@ class Result:
             ("handshakes/s and core", f"{setup.per_core_second:.1f}", f"over {setup.clients}"),
             ("set-up p50", f"{setup.p50_ms:.1f} ms", f"{UNDER_WAY} at once"),
             ("set-up p99", f"{setup.p99_ms:.1f} ms", ""),
+            ("BIND answered meanwhile, p50", f"{setup.bind_p50_ms:.2f} ms", f"p99 {setup.bind_p99_ms:.2f}"),
+            ("BIND answered when idle, p50", f"{idle.bind_p50_ms:.2f} ms", f"p99 {idle.bind_p99_ms:.2f}"),
             (f"{storm.clients} back after SIGKILL", f"{storm.all_back_s:.1f} s", f"limit {BACK_LIMIT:g}"),
             ("", "", f"relay up after {storm.up_s:.1f}, half of them {storm.half_back_s:.1f}"),
             ("handshakes of the storm", f"{storm.completed}", f"failed {storm.failed}, tried {storm.tries}"),
@@ -223,7 +232,8 @@ CORES = sorted(os.sched_getaffinity(0))
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    ordered = sorted(values)
+    """NaN without values."""
+    ordered = sorted(values) or [math.nan]
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
@@ -239,6 +249,7 @@ class Shares:
         self._relay = relay
         self._began, self._own = time.monotonic(), time.process_time()
         self._theirs = relay.running.cpu_seconds()
+        self.began = self._began
         self._waits = [waited(pid) for pid in (relay.running.pid, os.getpid())]
 
     @property
@@ -297,6 +308,25 @@ def add(relay: Relay, crowd: Crowd, stations: Sequence[Station]) -> tuple[list[f
     return [station.connected_at - station.began_at for station in stations if station.connected_at], spent
 
 
+def fill(relay: Relay, crowd: Crowd, pulse: Pulse, stations: Sequence[Station]) -> Setup:
+    """Connect the rest, and say what that took."""
+    shares = Shares(relay)
+    times, spent = add(relay, crowd, stations)
+    relay_cpu, crowd_cpu = shares.both()
+    bind = pulse.between(shares.began, time.monotonic())
+    return Setup(
+        clients=len(stations),
+        seconds=shares.seconds,
+        per_core_second=len(stations) / spent,
+        p50_ms=percentile(times, 0.5) * 1000,
+        p99_ms=percentile(times, 0.99) * 1000,
+        relay_cpu=relay_cpu,
+        crowd_cpu=crowd_cpu,
+        bind_p50_ms=percentile(bind, 0.5) * 1000,
+        bind_p99_ms=percentile(bind, 0.99) * 1000,
+    )
+
+
 def storm(relay: Relay, crowd: Crowd, stations: Sequence[Station], busy_for: float) -> Storm:
     """SIGKILL under traffic, a start at once, and everybody comes back."""
     now = time.monotonic()
@@ -337,7 +367,7 @@ def storm(relay: Relay, crowd: Crowd, stations: Sequence[Station], busy_for: flo
     )
 
 
-def idle(relay: Relay, crowd: Crowd, alone: float, settle_for: float, span: float) -> Idle:
+def idle(relay: Relay, crowd: Crowd, pulse: Pulse, alone: float, settle_for: float, span: float) -> Idle:
     """Everybody is connected; what does that cost while nothing happens?"""
     crowd.run(lambda: False, settle_for)
     shares = Shares(relay)
@@ -345,6 +375,7 @@ def idle(relay: Relay, crowd: Crowd, alone: float, settle_for: float, span: floa
     relay_cpu, crowd_cpu = shares.both()
     rss, peak = relay.memory()
     clients = len(crowd.stations)
+    bind = pulse.between(shares.began, time.monotonic())
     return Idle(
         clients=clients,
         alone_mb=alone,
@@ -353,23 +384,27 @@ def idle(relay: Relay, crowd: Crowd, alone: float, settle_for: float, span: floa
         per_client_kb=(rss - alone) * 1000 / clients,
         relay_cpu=relay_cpu,
         crowd_cpu=crowd_cpu,
-        lost=clients - relay.status()["totals"]["clients"],
+        bind_p50_ms=percentile(bind, 0.5) * 1000,
+        bind_p99_ms=percentile(bind, 0.99) * 1000,
+        lost=clients + 1 - relay.status()["totals"]["clients"],
     )
 
 
 @contextmanager
-def running(clients: int, network_size: int) -> Iterator[tuple[Relay, Crowd]]:
+def running(clients: int, network_size: int) -> Iterator[tuple[Relay, Crowd, Pulse]]:
     """A relay that serves, and stations that it would admit, none of them connected."""
     with tempfile.TemporaryDirectory(prefix="shadowmesh-clients-") as name:
         folder = Path(name)
         nodes = [Identity.generate(f"client{number}") for number in range(clients)]
         shown: list[Membership | None] = [None] * clients
-        admission = f"{{nodes: [{', '.join(node_id_text(node.node_id) for node in nodes)}]}}"
+        pulse = Pulse(folder)
+        listed = [pulse.node_id] if network_size else [pulse.node_id, *(node.node_id for node in nodes)]
+        admission = f"nodes: [{', '.join(node_id_text(node) for node in listed)}]"
         if network_size:
             networks = list(memberships(nodes, network_size, folder))
             shown = [one for _, members in networks for one in members]
-            admission = f"{{networks: [{', '.join(file for file, _ in networks)}]}}"
-        relay = Relay(folder, admission, clients)
+            admission += f", networks: [{', '.join(file for file, _ in networks)}]"
+        relay = Relay(folder, f"{{{admission}}}", clients)
         crowd = Crowd(relay.address, parse_node_id(node_id_text(relay.node_id)))
         for node, membership in zip(nodes, shown, strict=True):
             crowd.add(node, membership)
@@ -377,7 +412,7 @@ def running(clients: int, network_size: int) -> Iterator[tuple[Relay, Crowd]]:
         relay.launch()
         try:
             relay.running.wait_for(lambda: relay.serves, GIVE_UP, "the relay")
-            yield relay, crowd
+            yield relay, crowd, pulse
         finally:
             relay.running.kill()
             crowd.close()
@@ -387,21 +422,18 @@ def measure(
     clients: int, stormers: int, network_size: int, busy_for: float, settle_for: float, span: float
 ) -> Result:
     """All of it."""
-    with running(clients, network_size) as (relay, crowd):
-        if len(CORES) > 1:
-            os.sched_setaffinity(0, {CORES[-1]})
+    with running(clients, network_size) as (relay, crowd, pulse):
+        os.sched_setaffinity(0, {CORES[-1]})
         try:
             alone = relay.memory()[0]
-            add(relay, crowd, crowd.stations[:stormers])
-            stormed = storm(relay, crowd, crowd.stations[:stormers], busy_for)
-            shares, rest = Shares(relay), crowd.stations[stormers:]
-            times, spent = add(relay, crowd, rest)
-            relay_cpu, crowd_cpu = shares.both()
-            setup = Setup(
-                len(rest), shares.seconds, len(rest) / spent, percentile(times, 0.5) * 1000,
-                percentile(times, 0.99) * 1000, relay_cpu, crowd_cpu,
-            )  # fmt: skip
-            at_rest = idle(relay, crowd, alone, settle_for, span)
+            with pulse.running(relay.address, node_id_text(relay.node_id), CORES[-1]):
+                add(relay, crowd, crowd.stations[:stormers])
+                stormed = storm(relay, crowd, crowd.stations[:stormers], busy_for)
+                back = time.monotonic()
+                if not crowd.run(lambda: bool(pulse.between(back, math.inf)), GIVE_UP, LOOK):
+                    raise LabError("the client that asks did not come back")
+                setup = fill(relay, crowd, pulse, crowd.stations[stormers:])
+                at_rest = idle(relay, crowd, pulse, alone, settle_for, span)
         finally:
             os.sched_setaffinity(0, CORES)
     return Result(clients, network_size, len(CORES), setup, stormed, at_rest)

@@ -135,6 +135,17 @@ class Station:
         """As if frames crossed the relay: a minute of one BIND a second."""
         assert self.relay is not None
         self.relay.handle_traffic(now)
+        self.relay.handle_timer(now)
+        self._serve(now)
+
+    def hurry(self, now: float) -> Callable[[], bool]:
+        """Send a BIND at once; tells when it is answered."""
+        assert self.relay is not None
+        binding = self.relay.binding
+        self.relay.handle_network_change(now)
+        self.relay.handle_timer(now)
+        self._serve(now)
+        return lambda: binding is None or not binding.waits
 
     def _serve(self, now: float) -> None:
         shared, relay = self._shared, self.relay

@@ -13,9 +13,9 @@ import pytest
 from bench.clients import BACK_LIMIT, Idle, Result, Setup, Storm
 
 ROOT = Path(__file__).resolve().parents[2]
-SETUP = Setup(9000, 90.0, 110.0, 200.0, 400.0, 0.9, 0.9)
+SETUP = Setup(9000, 90.0, 110.0, 200.0, 400.0, 0.9, 0.9, 0.3, 4.0)
 STORM = Storm(1000, 1.2, 4.0, 8.0, 12.0, 150.0, 1000, 1000, 0, 0.9, 0.9, 0.0, {})
-IDLE = Idle(10_000, 58.0, 800.0, 900.0, 74.2, 0.05, 0.1, 0)
+IDLE = Idle(10_000, 58.0, 800.0, 900.0, 74.2, 0.05, 0.1, 0.2, 0.4, 0)
 GOOD = Result(10_000, 0, 2, SETUP, STORM, IDLE)
 
 
@@ -28,7 +28,8 @@ def test_few_clients_connect_storm_and_rest() -> None:
     assert document["schema"] == "shadowmesh.bench.clients/1"
     assert document["idle"]["clients"] == 12
     assert document["idle"]["lost"] == 0
-    assert document["storm"]["completed"] == 6
+    assert document["storm"]["completed"] >= 6
+    assert document["idle"]["bind_p50_ms"] > 0
     assert document["setup"]["per_core_second"] > 1
     assert 0 < document["storm"]["up_s"] < document["storm"]["all_back_s"]
 
