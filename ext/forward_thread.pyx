@@ -4,7 +4,8 @@ Does NOT open what members send each other: a relay has no key of it.
 
 In the order of the functions: receive.pyx fetches -> `_on_datagram`: long header and control connection
 to asyncio (handshakes under way apart from strangers, who can't crowd them out), channel datagram onwards
-with the other end's id (`_forward`, as far as fair.pyx allows), lane packet opened -> `_on_packet`: BIND (bind.pyx) and its BOUND, nothing else -> `_on_batch_end` sends the batch.
+with the other end's id (`_forward`, as far as fair.pyx allows), lane packet opened -> `_on_packet`: BIND
+(bind.pyx) and its BOUND, nothing else -> `_on_batch_end` sends the batch.
 """
 
 from libc.stdint cimport uint8_t
