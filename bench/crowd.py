@@ -59,6 +59,7 @@ class Sender(Protocol):
     random: Callable[[int], bytes]
 
     def send(self, data: bytes, source: PacketInfo) -> None: ...
+    def arm(self, station: Station, now: float) -> None: ...
     def connected(self, station: Station) -> None: ...
     def lost(self, station: Station) -> None: ...
 
@@ -135,8 +136,7 @@ class Station:
         """As if frames crossed the relay: a minute of one BIND a second."""
         assert self.relay is not None
         self.relay.handle_traffic(now)
-        self.relay.handle_timer(now)
-        self._serve(now)
+        self._crowd.arm(self, now)
 
     def hurry(self, now: float) -> Callable[[], bool]:
         """Send a BIND at once; tells when it is answered."""
@@ -145,6 +145,7 @@ class Station:
         self.relay.handle_network_change(now)
         self.relay.handle_timer(now)
         self._serve(now)
+        self._crowd.arm(self, now)
         return lambda: binding is None or not binding.waits
 
     def _serve(self, now: float) -> None:
@@ -231,12 +232,12 @@ class Crowd:
     def start(self, station: Station) -> None:
         now = time.monotonic()
         station.start(now)
-        self._arm(station, now)
+        self.arm(station, now)
 
     def run(self, until: Callable[[], bool], timeout: float, every: float = 0.0) -> bool:
         """Serve everybody until `until()` holds, which is returned; False after `timeout` seconds.
 
-        :param every: seconds between two looks.
+        :param every: seconds between two looks; 0: whenever something came.
         """
         now = looked = time.monotonic()
         end = now + timeout
@@ -245,7 +246,7 @@ class Crowd:
             now = time.monotonic()
             if now >= end:
                 return False
-            wake = min(end, self._timers[0][0] if self._timers else end)
+            wake = min(end, looked + every if every else end, self._timers[0][0] if self._timers else end)
             if self._poll.poll(max(0.0, (wake - now) * 1000)):
                 self._receive()
             self._expire(time.monotonic())
@@ -281,7 +282,7 @@ class Crowd:
                 station.receive(data, lane, now)
             except BadPacket as error:
                 self.drops[error.reason] += 1
-            self._arm(station, now)
+            self.arm(station, now)
 
     def _expire(self, now: float) -> None:
         for _ in range(TIMERS):
@@ -291,9 +292,10 @@ class Crowd:
             if self._armed.get(station) == when:
                 del self._armed[station]
                 station.handle_timer(now)
-                self._arm(station, now)
+                self.arm(station, now)
 
-    def _arm(self, station: Station, now: float) -> None:
+    def arm(self, station: Station, now: float) -> None:
+        """Note when its time comes; after each touch from outside."""
         deadline = station.deadline
         if deadline is not None and self._armed.get(station, float("inf")) > deadline:
             self._armed[station] = deadline
