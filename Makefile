@@ -15,7 +15,7 @@ PACKAGES = build-essential python3-dev python3-venv libssl-dev iproute2 iputils-
 EXT_SOURCES = $(wildcard ext/*.pyx ext/*.h shadowmesh/_ext/*.pxd) setup.py
 # The systems that bench/compare.py measures ShadowMesh against; it skips what is not there.
 BENCH_PACKAGES = fastd n2n nebula openssl openvpn tinc wireguard-go wireguard-tools
-BENCHES      = throughput setup_time memory members migrate rekey roam fallback storm loop tcp
+BENCHES      = throughput setup_time memory members migrate rekey roam fallback storm loop tcp relay
 FUZZ_TARGETS = $(filter-out fuzz/mutation.py fuzz/traffic.py,$(wildcard fuzz/[a-z]*.py))
 FUZZ_SECONDS ?= 30
 SANITIZE_SECONDS ?= 20
