@@ -27,6 +27,7 @@ cdef enum:
     PACKET_COST = 512       # bytes that a packet counts for besides its size: small ones cost nearly as much
     MEMORY = 16             # windows over which the mean is taken
     WINDOW_NS = 1000000     # the queue of 4 MiB takes some 5 ms to fill at a million packets per second
+    SILENCE_NS = 50000000   # longer than a thread has to wait for a processor
     SHARE_BURST_NS = 10000000
     BUCKET_BURST_NS = 100000000  # a tenth of a second in advance
     LEAST_BURST = 64        # packets, however low the rate
@@ -49,12 +50,25 @@ cdef inline bint _full(uint64_t due, uint64_t now, uint64_t burst) noexcept nogi
     return due > now + burst
 
 
+cdef void _begin(Fair *fair, uint64_t now) noexcept nogil:
+    """After a silence, which says nothing of the rate of what comes now.
+
+    A window that began with it would take a flood for a trickle, and lock everybody out for as long.
+    """
+    fair.step = 0
+    fair.window += 1
+    fair.ends = now + WINDOW_NS
+    fair.highest = fair.active = fair.passed = 0
+
+
 cdef Verdict fair_judge(Fair *fair, const Limits *limits, Share *share, size_t size,
                         uint64_t now) noexcept nogil:
     """Whether a datagram of `size` bytes may go on.  What one bucket refuses costs the others nothing."""
     cdef uint64_t packet_step = load_relaxed(&limits.packet_step)
     cdef uint64_t byte_step = load_relaxed(&limits.byte_step)
     cdef uint64_t cost = size + PACKET_COST
+    if now > fair.ends + SILENCE_NS:
+        _begin(fair, now)
     if share.window != fair.window:
         share.window = fair.window
         share.offered = 0
