@@ -89,13 +89,18 @@ cdef void receiver_serve(Receiver *receiver) noexcept nogil:
 
 
 cdef void _handle_batch(Receiver *receiver, size_t fetched) noexcept nogil:
-    cdef uint64_t one = 1
     cdef size_t i
     cdef Arrival arrival
     receiver.now = monotonic_ns()
     receiver.pending_count = 0
     for i in range(fetched):
         _handle_message(receiver, i, &arrival)
+    receiver_finish(receiver)
+
+
+cdef void receiver_finish(Receiver *receiver) noexcept nogil:
+    """All datagrams of a batch are sorted: the rest of its stages."""
+    cdef uint64_t one = 1
     _open_pending(receiver)
     receiver.on_batch_end(receiver)
     if receiver.pushed:
