@@ -3,8 +3,8 @@
 Does NOT process packets (forward_thread.pyx) and does not admit anybody: Python installs clients and
 channels.
 
-Methods in this order: life (start, stop, poll) | clients | ids | counters.  Each thread has a socket of its own.  Changes as in engine.pyx:
-check, allocate, publish, retire, under the GIL.
+Methods in this order: life (start, stop, poll) | clients | ids | counters.  Changes as in engine.pyx:
+check, allocate, publish, retire, under the GIL.  Each thread has a socket of its own.
 """
 
 from libc.stdint cimport uint64_t
@@ -35,7 +35,6 @@ from shadowmesh._ext.forward_thread cimport (
     forward_start,
 )
 from shadowmesh._ext.lanes cimport SendKeys, SendLane, lane_dispose
-from shadowmesh._ext.receive cimport Receiver
 from shadowmesh._ext.records cimport (
     RECORD_CHANNEL,
     RECORD_CONTROL,

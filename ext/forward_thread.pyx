@@ -7,8 +7,8 @@ to asyncio, channel datagram onwards with the other end's id (`_forward`, as far
 packet opened -> `_on_packet`: BIND (bind.pyx) and its BOUND, nothing else -> `_on_batch_end` sends the batch.
 
 Each client has one owner among the threads, who alone handles what it sends, so that its replay windows,
-buckets and keys have one writer.  The kernel leads nearly all of it to the owner's socket, by the id; what comes
-to another socket all the same (a train of datagrams goes where its first one belongs) is handed over.
+buckets and keys have one writer.  The kernel leads nearly all of it to the owner's socket, by the id; what
+comes to another socket all the same (a train of datagrams goes where its first one belongs) is handed over.
 """
 
 from libc.stdint cimport uint8_t

@@ -61,6 +61,8 @@ class Knock:
     """The handshake is complete, and the question open."""
     early: list[Message] = field(default_factory=list)
     """What came meanwhile."""
+    thread: int = 0
+    """Of the forwarder, which its ids lead to."""
     network: str = field(init=False)
     """Whom limits count it for; computed once, each stranger is compared with all of them."""
 
@@ -93,6 +95,8 @@ class Client:
     """Its network, if the relay serves it."""
     visit: Visit | None = None
     """Of a guest; None of everybody else."""
+    thread: int = 0
+    """Of the forwarder: the one that handles what it sends."""
     shows: ShowLimit = field(default_factory=ShowLimit)
     interests: set[NodeId] = field(default_factory=set)
     opened: list[float] = field(default_factory=list)

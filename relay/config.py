@@ -28,6 +28,7 @@ from shadowmesh.values import (
 
 from .hook import parse_hook
 from .limits import Limits
+from .steering import MOST_THREADS
 
 DEFAULT_STATE_DIR = "/var/lib/shadowmesh-relay"
 SOCKET_FILE = "relay.sock"
@@ -51,6 +52,8 @@ class RelaySection(msgspec.Struct, frozen=True):
     port: int
     second_port: int | None = None
     """Another UDP port, by which clients learn what their NATs do."""
+    threads: int = 1
+    """Of the forwarder; 0: one for each processor."""
     socket: Path = Path(DEFAULT_STATE_DIR) / SOCKET_FILE
     """Where the verbs reach the running relay."""
 
@@ -114,7 +117,9 @@ def load_relay_config(path: Path) -> RelayConfig:
     document = Document.load(path)
     top = document.section(("relay", "admission", "websocket", "limits", "metrics", "log"))
     config = RelayConfig(
-        relay=_relay(top.section("relay", ("name", "state_dir", "listen", "second_port", "socket"))),
+        relay=_relay(
+            top.section("relay", ("name", "state_dir", "listen", "second_port", "threads", "socket"))
+        ),
         admission=_admission(top.section("admission", ("open", "nodes", "networks", "token_file", "hook"))),
         websocket=_websocket(top),
         limits=_limits(top.section("limits", Limits.__struct_fields__)),
@@ -131,6 +136,7 @@ def _relay(section: Section) -> RelaySection:
     second = section.number_or_word("second_port", 1, 65535, "off", "4434")
     if second == port:
         section.refuse("second_port", "is the port of listen; it must be another", "4434")
+    threads = section.number_or_word("threads", 1, MOST_THREADS, "auto", "4")
     found = section.text("state_dir", parse_path, DEFAULT_STATE_DIR, Path(DEFAULT_STATE_DIR))
     state_dir = cast("Path | None", found) or Path(DEFAULT_STATE_DIR)  # a refused value reads as None
     default = state_dir / SOCKET_FILE
@@ -141,6 +147,7 @@ def _relay(section: Section) -> RelaySection:
         host=host,
         port=port,
         second_port=None if second == "off" else int(second),
+        threads=(0 if threads == "auto" else int(threads)) if section.has("threads") else 1,
     )
 
 

@@ -54,6 +54,7 @@ from .notes import Notes
 from .observer import Observer
 from .questions import Questions
 from .rendezvous import Rendezvous
+from .steering import Steering
 from .tables import Tables
 from .tickets import Tickets
 
@@ -71,6 +72,7 @@ class RelayCore:
     :param limits: those of the control part; the data plane has its own.
     :param wall: the machine's clock, in seconds since 1970; clients are told of it.
     :param origin: who is behind the source of a datagram: another address where a leg runs over TCP.
+    :param threads: those of the forwarder.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class RelayCore:
         limits: Limits | None = None,
         wall: Callable[[], float] | None = None,
         origin: Callable[[Address], Address] = lambda source: source,
+        threads: int = 1,
     ) -> None:
         self.drops: Counter[str] = Counter()
         self.limits = limits or Limits()
@@ -103,7 +106,8 @@ class RelayCore:
         self._gate = TokenGate(random(32), self._tickets.prove_address)
         self._links = LinkSet(tables.install_control, tables.remove)
         self._guests = Guests(self.clients)
-        self._rendezvous = Rendezvous(self.clients, tables, random, self._send, self.limits)
+        self._steering = Steering(threads, random)
+        self._rendezvous = Rendezvous(self.clients, tables, self._steering, self._send, self.limits)
         self._door = Door(self.limits)
         self._duplicates = Duplicates()
         self._half_open: dict[Driver, Knock] = {}
@@ -239,10 +243,11 @@ class RelayCore:
         self._accept(verdict, data, knock, now)
 
     def _accept(self, admit: Admit, data: bytes, knock: Knock, now: float) -> None:
+        knock.thread = self._steering.next_thread()
         opening = Opening(
             nonce=self._random(32),
             instance=self._instance,
-            lanes=[self._random(ID_SIZE) for _ in range(LANES)],
+            lanes=[self._steering.new_id(knock.thread) for _ in range(LANES)],
             session=self._random(16),
             observed=knock.origin,
             wall=self._wall,
@@ -386,10 +391,11 @@ class RelayCore:
             greeting=knock.greeting,
             belonging=knock.belonging,
             visit=visit,
+            thread=knock.thread,
         )
         self.clients[client.node] = self._by_handle[client.handle] = client
         driver.send = partial(self._transmit_to, client)
-        self._tables.add_client(client.handle, client.address)
+        self._tables.add_client(client.handle, client.address, client.thread)
         # Lane 0 is the forwarder's, OBSERVE_LANE the observer's: each lane has one replay window.
         self._tables.install_receive(client.handle, agreement.receive_lanes[:1], agreement.receive_keys)
         keys = self._tables.new_send_keys(agreement.send_keys)

@@ -28,6 +28,7 @@ from shadowmesh.wire.messages import (
 
 from .clients import Client
 from .limits import Limits
+from .steering import Steering
 
 if TYPE_CHECKING:
     from .tables import Tables
@@ -57,6 +58,7 @@ class Channel:
 class Rendezvous:
     """Interests, calls and channels of all clients.
 
+    :param steering: makes the ids by which clients send.
     :param send: sends a message to a client.
     :param limits: how many channels there may be.
     """
@@ -65,7 +67,7 @@ class Rendezvous:
         self,
         clients: dict[NodeId, Client],
         tables: Tables,
-        random: Callable[[int], bytes],
+        steering: Steering,
         send: Callable[[Client, Message, float], None],
         limits: Limits,
     ) -> None:
@@ -76,7 +78,7 @@ class Rendezvous:
         self._limits = limits
         self._clients = clients
         self._tables = tables
-        self._random = random
+        self._steering = steering
         self._send = send
         self._calls: dict[bytes, Channel] = {}
         self._channels: dict[bytes, Channel] = {}
@@ -139,8 +141,8 @@ class Rendezvous:
         call = Channel(
             caller=client,
             callee=callee,
-            caller_send=self._random(ID_SIZE),
-            callee_send=self._random(ID_SIZE),
+            caller_send=self._steering.new_id(client.thread),
+            callee_send=self._steering.new_id(callee.thread),
             caller_receive=message.receive,
             expires_at=now + CALL_TIMEOUT,
         )

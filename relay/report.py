@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from prometheus_client.core import Metric
@@ -59,6 +59,16 @@ class ClientReport(msgspec.Struct, frozen=True, kw_only=True):
     refused: int
 
 
+class ThreadReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One forwarder thread. `handed_over`: datagrams that it received for clients of another one."""
+
+    clients: int
+    rx_datagrams: int
+    tx_datagrams: int
+    handed_over: int
+    socket_full: int
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Answer to GET /v1/status of a relay."""
 
@@ -66,6 +76,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     relay: RelayNode
     totals: Totals
     clients: list[ClientReport]
+    threads: list[ThreadReport]
     counters: dict[str, int]
     drops: dict[str, int]
 
@@ -79,14 +90,14 @@ class Reporter:
         node_id: bytes,
         core: RelayCore,
         forwarder: Forwarder,
-        udp: socket.socket,
+        sockets: Sequence[socket.socket],
         websocket: WebSocketService | None = None,
     ) -> None:
         self._config = config
         self._node_id = node_id
         self._core = core
         self._forwarder = forwarder
-        self._udp = udp
+        self._sockets = sockets
         self._websocket = websocket
 
     def drops(self, unsent: int) -> Counter[str]:
@@ -94,7 +105,7 @@ class Reporter:
         drops = Counter(self._forwarder.drops())
         drops.update(self._core.drops)
         drops["control_send_failed"] += unsent
-        drops["socket_full"] += _queue_drops(self._udp)
+        drops["socket_full"] += sum(map(_queue_drops, self._sockets))
         if self._websocket is not None:
             drops.update(self._websocket.dropped())
         return drops
@@ -107,13 +118,14 @@ class Reporter:
                 name=relay.name,
                 node_id=node_id_text(self._node_id),
                 version=__version__,
-                listen=str(local_address(self._udp)),
+                listen=str(local_address(self._sockets[0])),
                 uptime=uptime,
                 admits=admits(self._config.admission),
                 draining=self._core.draining,
             ),
             totals=self._core.totals(),
             clients=[self._client(client, now) for client in self._core.clients.values()],
+            threads=self._threads(),
             counters=self._forwarder.counters(),
             drops=dict(self.drops(unsent)),
         )
@@ -140,7 +152,12 @@ class Reporter:
         }
         text = "Channels that were asked for and refused."
         yield counter(f"{PREFIX}_openings_refused", text, refused, ("reason",))
+        yield from _thread_metrics(self._threads())
         yield from data_plane(PREFIX, self._forwarder.counters(), self.drops(unsent))
+
+    def _threads(self) -> list[ThreadReport]:
+        counted = zip(self._forwarder.thread_counters(), self._sockets, strict=True)
+        return [ThreadReport(**counters, socket_full=_queue_drops(one)) for counters, one in counted]
 
     def _client(self, client: Client, now: float) -> ClientReport:
         counters = self._forwarder.client_counters(client.handle)
@@ -157,6 +174,20 @@ class Reporter:
             tx_bytes=int(counters["tx_bytes"]),
             refused=int(counters["refused"]),
         )
+
+
+def _thread_metrics(threads: Sequence[ThreadReport]) -> Iterable[Metric]:
+    """How even the load of the threads is."""
+    for name, text, values in (
+        ("clients", "Clients of a forwarder thread.", [one.clients for one in threads]),
+        ("rx_datagrams", "Datagrams that a thread received.", [one.rx_datagrams for one in threads]),
+        ("tx_datagrams", "Datagrams that a thread sent.", [one.tx_datagrams for one in threads]),
+        ("handed_over", "Of these received, those of another one.", [one.handed_over for one in threads]),
+        ("socket_full", "Lost in the queue before a thread.", [one.socket_full for one in threads]),
+    ):
+        labelled: dict[Labels, float] = {(str(i),): float(value) for i, value in enumerate(values)}
+        make = gauge if name == "clients" else counter
+        yield make(f"{PREFIX}_thread_{name}", text, labelled, ("thread",))
 
 
 def _queue_drops(udp: socket.socket) -> int:

@@ -40,6 +40,7 @@ from .hook import Hook, Question, Verdict
 from .observer import Observer
 from .protocol import RelayCore
 from .report import Report, Reporter
+from .steering import open_steered, threads_for
 from .websocket import Origins, WebSocketService
 
 log = logging.getLogger("shadowmesh.relay")
@@ -61,8 +62,8 @@ class ForwarderTables:
         self.install_control = forwarder.install_control
         self.remove = forwarder.remove
 
-    def add_client(self, client: int, address: Address) -> None:
-        self._forwarder.add_client(client, to_sockaddr(address, self._family))
+    def add_client(self, client: int, address: Address, thread: int) -> None:
+        self._forwarder.add_client(client, to_sockaddr(address, self._family), thread=thread)
 
     def new_send_keys(self, material: bytearray) -> Any:
         return SendKeys(material)
@@ -208,14 +209,18 @@ def run(config: RelayConfig) -> int:
     tokens = load_tokens(config.admission.token_file) if config.admission.token_file else ()
     log_to(sys.stderr.fileno(), config.log)
     with contextlib.ExitStack() as stack:
-        udp = stack.enter_context(open_udp(config.relay.host, config.relay.port))
+        threads = threads_for(config.relay.threads)
+        sockets = open_steered(config.relay.host, config.relay.port, threads)
+        for one in sockets:
+            stack.enter_context(one)
+        udp = sockets[0]
         second, observer = None, None
         if config.relay.second_port is not None:
             second = stack.enter_context(open_udp(config.relay.host, config.relay.second_port))
             observer = Observer(config.relay.second_port)
         event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         stack.callback(os.close, event_fd)
-        forwarder = Forwarder(udp.fileno(), event_fd)
+        forwarder = Forwarder(udp.fileno(), event_fd, *(one.fileno() for one in sockets[1:]))
         origins = Origins()
         core = RelayCore(
             identity,
@@ -233,6 +238,7 @@ def run(config: RelayConfig) -> int:
             config.limits,
             time.time,
             origins,
+            threads,
         )
         forwarder.set_limits(
             packet_rate=config.limits.packets_per_second, byte_rate=config.limits.bytes_per_second
@@ -244,7 +250,7 @@ def run(config: RelayConfig) -> int:
         stack.callback(forwarder.stop)
         hook = Hook(config.admission.hook, identity.node_id) if config.admission.hook else None
         server = Server(core, forwarder, udp, second, hook, websocket)
-        reporter = Reporter(config, identity.node_id, core, forwarder, udp, websocket)
+        reporter = Reporter(config, identity.node_id, core, forwarder, sockets, websocket)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(config, server, reporter, core, forwarder))
         log.info(

@@ -42,9 +42,11 @@ class MemoryForwarder:
         self.channels: dict[bytes, tuple[int, int, bytes]] = {}
         self.control: set[bytes] = set()
         self.material: list[bytes] = []
+        self.threads: dict[int, int] = {}
 
-    def add_client(self, client: int, address: Address) -> None:
+    def add_client(self, client: int, address: Address, thread: int) -> None:
         self.legs[client] = _Leg(address)
+        self.threads[client] = thread
 
     def remove_client(self, client: int) -> None:
         del self.legs[client]
@@ -112,6 +114,7 @@ class MemoryRelay:
         limits: Limits | None = None,
         wall: Callable[[], float] | None = None,
         origin: Callable[[Address], Address] = lambda source: source,
+        threads: int = 1,
     ) -> None:
         self.address = address
         self.identity = identity
@@ -119,7 +122,16 @@ class MemoryRelay:
         self.random = random.Random(seed)  # noqa: S311 - a test must repeat itself
         observer = Observer(second_port) if second_port is not None else None
         self.core = RelayCore(
-            identity, admission, self.tables, self.random.randbytes, now, observer, limits, wall, origin
+            identity,
+            admission,
+            self.tables,
+            self.random.randbytes,
+            now,
+            observer,
+            limits,
+            wall,
+            origin,
+            threads,
         )
         self.second = _SecondPort(self.core, Address(address.host, second_port)) if second_port else None
         """A station of its own; whoever attaches the relay attaches it too."""

@@ -15,7 +15,7 @@ from shadowmesh.output import duration, size, table
 
 from .config import DEFAULT_STATE_DIR, SOCKET_FILE, load_relay_config
 from .control import MAX_DRAIN, ask_drain, ask_status
-from .report import ClientReport, Report
+from .report import ClientReport, Report, ThreadReport
 
 POLL = 0.5
 """Seconds between two looks at a relay that drains."""
@@ -111,6 +111,7 @@ def render(report: Report) -> list[str]:
         f"({totals.channels_opened} opened since the start)",
         f"handshakes: {totals.handshakes_under_way} under way, {ended['completed']} completed, "
         f"{ended['refused']} refused, {ended['failed']} failed",
+        *(_threads(report.threads) if len(report.threads) > 1 else []),
         "",
         *(_clients(report.clients) if report.clients else ["No clients are connected."]),
     ]
@@ -123,6 +124,17 @@ def render(report: Report) -> list[str]:
             rows = [(reason, str(count)) for reason, count in counted.items()]
             lines += ["", *table((title, unit), rows, frozenset([unit]))]
     return lines
+
+
+def _threads(threads: list[ThreadReport]) -> list[str]:
+    head = ("thread", "clients", "received", "sent", "handed over", "queue full")
+    rows = [
+        tuple(
+            map(str, (i, one.clients, one.rx_datagrams, one.tx_datagrams, one.handed_over, one.socket_full))
+        )
+        for i, one in enumerate(threads)
+    ]
+    return ["", *table(head, rows, frozenset(head))]
 
 
 def _clients(clients: list[ClientReport]) -> list[str]:

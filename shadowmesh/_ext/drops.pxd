@@ -60,7 +60,7 @@ cpdef enum DropReason:
     CLIENT_PACKETS          # relay: a client sends more packets than it may
     CLIENT_BYTES            # relay: a client sends more bytes than it may
     CLIENT_SHARE            # relay: more than its share while the relay can't forward everything
-    OTHER_THREAD_BUSY       # relay: came to a thread that doesn't own its client, and the owner did not keep up
+    OTHER_THREAD_BUSY       # relay: came to another thread than its client's, which did not keep up
 
 cpdef enum Statistic:
     UDP_RX_DATAGRAMS

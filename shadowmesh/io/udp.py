@@ -26,10 +26,11 @@ ALWAYS_FITS = 1000
 """Bytes of UDP payload that are sent without a thought to the MTU: nearly all of our control datagrams."""
 
 
-def open_udp(host: str, port: int) -> socket.socket:
+def open_udp(host: str, port: int, beside: bool = False) -> socket.socket:
     """A bound, non-blocking socket that does not fragment (but see `send`). Raises DeviceError.
 
     :param host: a local address; "::" and "0.0.0.0" mean all of that family, "::" IPv4 too.
+    :param beside: other sockets of ours may have this port, with SO_REUSEPORT.
     """
     try:
         ipv6 = ipaddress.ip_address(host.partition("%")[0]).version == 6
@@ -40,6 +41,8 @@ def open_udp(host: str, port: int) -> socket.socket:
     udp = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     try:
         udp.setblocking(False)
+        if beside:
+            udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if ipv6:
             udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         _discover_mtu(udp, _PMTUDISC_DO)
