@@ -111,7 +111,7 @@ class Bench:
     @contextlib.contextmanager
     def forwarder(self, sink: int, special: dict[int, int]) -> Iterator[tuple[Child, int]]:
         """A relay that serves, and its port."""
-        with trains.bound() as link:
+        with trains.served() as link:
             given = (link, [sink], special, self.channels)
             with Child(self.relay_core, trains.forwarder, *given) as child:
                 wait_for(lambda: child.counts[4] > 0)
@@ -131,7 +131,7 @@ class Bench:
             if kind == RELAY:
                 relay, target = stack.enter_context(self.forwarder(port, {}))
             else:
-                own = stack.enter_context(trains.bound())
+                own = stack.enter_context(trains.served())
                 target = own.getsockname()[1]
                 relay = stack.enter_context(Child(self.relay_core, trains.bare, own, port, shape))
             source = stack.enter_context(self.other(trains.source, target, shape, self.active(), 0))
@@ -197,8 +197,8 @@ class Bench:
             begin, children = time.monotonic(), (modest, flood, *ends)
             before, offered, forwarded = sum(c.cpu() for c in children), flood.counts[0], relay.counts[1]
             lost = self._lost(modest, ends[0])
-            elapsed = time.monotonic() - begin
             used = sum(c.cpu() for c in children) - before
+            elapsed = time.monotonic() - begin
             return Fairness(
                 alone,
                 lost,

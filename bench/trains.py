@@ -28,6 +28,7 @@ from shadowmesh._ext.forward import Forwarder
 from shadowmesh.io.udp import open_udp, to_sockaddr
 from shadowmesh.units import Address
 from shadowmesh_relay.limits import Limits
+from shadowmesh_relay.steering import open_steered
 
 HOST = "127.0.0.1"
 SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
@@ -128,6 +129,14 @@ def _pinned(core: int, run: Callable[..., None], *arguments: object) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.sched_setaffinity(0, {core})
     run(*arguments)
+
+
+def served() -> socket.socket:
+    """A socket as a relay opens it."""
+    link = open_steered(HOST, 0, 1)[0]
+    link.setblocking(True)
+    link.setsockopt(SOL_UDP, UDP_GRO, 1)
+    return link
 
 
 def bound(joining: bool = True) -> socket.socket:

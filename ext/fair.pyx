@@ -32,6 +32,7 @@ cdef enum:
     BUCKET_BURST_NS = 100000000  # a tenth of a second in advance
     LEAST_BURST = 64        # packets, however low the rate
     LEAST_BURST_BYTES = 0x20000
+    LONG_QUEUE = 0x400000   # bytes as the kernel counts them, 1 ms of trains of 64 KiB
     MEMINFO_RMEM = 0        # sock_diag(7): SK_MEMINFO_RMEM_ALLOC, SK_MEMINFO_RCVBUF
     MEMINFO_RCVBUF = 1
     MEMINFO_VARS = 9
@@ -44,6 +45,10 @@ cdef uint64_t ONE = <uint64_t>1 << (2 * SCALE)
 
 cdef inline uint64_t _max(uint64_t one, uint64_t other) noexcept nogil:
     return one if one > other else other
+
+
+cdef inline uint64_t _min(uint64_t one, uint64_t other) noexcept nogil:
+    return one if one < other else other
 
 
 cdef inline bint _full(uint64_t due, uint64_t now, uint64_t burst) noexcept nogil:
@@ -123,12 +128,15 @@ cdef void fair_turn(Fair *fair, bint short_of, uint64_t now) noexcept nogil:
 
 
 cdef bint fair_queue_fills(int fd) noexcept nogil:
-    """Whether the kernel's queue before this socket is half full."""
+    """Whether the kernel's queue before this socket is half full, or long enough to delay others.
+
+    A buffer beyond that is room for bursts: what does not fit is lost whoever sent it.
+    """
     cdef uint32_t memory[MEMINFO_VARS]
     cdef socklen_t size = sizeof(memory)
     if getsockopt(fd, SOL_SOCKET, SO_MEMINFO, memory, &size) != 0 or size <= MEMINFO_RCVBUF * 4:
         return False
-    return memory[MEMINFO_RMEM] > memory[MEMINFO_RCVBUF] // 2
+    return memory[MEMINFO_RMEM] > _min(memory[MEMINFO_RCVBUF] // 2, LONG_QUEUE)
 
 
 WINDOW = WINDOW_NS

@@ -22,6 +22,8 @@ from shadowmesh.units import ID_SIZE
 
 MOST_THREADS = 8
 """As many as ext/forward.pyx has room for."""
+RECEIVE_BUFFER = 32 << 20
+"""Bytes before each thread: of a shorter queue, a burst of one client's trains takes more from others."""
 _SO_ATTACH_REUSEPORT_CBPF = 51
 """socket(7), asm-generic/socket.h."""
 _LONG_HEADER, _LONG_ID, _SHORT_ID = 0x80, 6, 1
@@ -61,13 +63,15 @@ def open_steered(host: str, port: int, threads: int) -> list[socket.socket]:
 
     The first is bound as if it were alone, so that a port that another program has is refused as ever.
     """
-    sockets = [open_udp(host, port)]
+    sockets = [open_udp(host, port, receive_buffer=RECEIVE_BUFFER)]
     if threads == 1:
         return sockets
     try:
         sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound = local_address(sockets[0])
-        sockets += [open_udp(bound.host, bound.port, beside=True) for _ in range(threads - 1)]
+        sockets.extend(
+            open_udp(bound.host, bound.port, True, RECEIVE_BUFFER) for _ in range(threads - 1)
+        )  # one by one, so that those before a failure are closed
         _attach(sockets[0], threads)
     except (OSError, DeviceError) as error:
         for one in sockets:
