@@ -28,11 +28,13 @@ from shadowmesh._ext.forward import Forwarder
 from shadowmesh.io.udp import open_udp, to_sockaddr
 from shadowmesh.units import Address
 from shadowmesh_relay.limits import Limits
-from shadowmesh_relay.steering import open_steered
+from shadowmesh_relay.steering import Steering, open_steered
 
 HOST = "127.0.0.1"
 SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
 """linux/udp.h."""
+SO_MEMINFO = 55
+"""asm-generic/socket.h."""
 MSG_TRUNC = 0x20
 """recv(2): the length of the datagram, however little of it is asked for."""
 SEGMENTS, BYTES = 64, 65507
@@ -65,9 +67,10 @@ class Shape:
         return f"{self.size} B {'GSO' if self.joined else 'single'}"
 
 
-def channel_id(number: int) -> bytes:
-    """Spread like random ones, and the same in each process."""
-    return ((number + 1) * 0x9E3779B97F4A7C15 & (1 << 64) - 1).to_bytes(8, "big")
+def channel_id(number: int, threads: int = 1) -> bytes:
+    """Spread like random ones, and the same in each process; it leads to the thread of its source."""
+    drawn = ((number + 1) * 0x9E3779B97F4A7C15 & (1 << 64) - 1).to_bytes(8, "big")
+    return Steering(threads, lambda _: drawn).new_id(number % CLIENTS % threads)
 
 
 class Messages:
@@ -98,14 +101,14 @@ class Messages:
 
 
 class Child:
-    """A process on one core that counts into `counts`; `cpu` is what it used so far, in seconds."""
+    """A process on its cores that counts into `counts`; `cpu` is what it used so far, in seconds."""
 
-    def __init__(self, core: int, run: Callable[..., None], *arguments: object, room: int = 8) -> None:
+    def __init__(self, cores: set[int], run: Callable[..., None], *arguments: object, room: int = 8) -> None:
         context = multiprocessing.get_context("fork")
         shared = mmap.mmap(-1, 8 * room)
         self.counts: Any = (ctypes.c_uint64 * room).from_buffer(shared)
         self._process = context.Process(
-            target=_pinned, args=(core, run, self.counts, *arguments), daemon=True
+            target=_pinned, args=(cores, run, self.counts, *arguments), daemon=True
         )
 
     def __enter__(self) -> Self:
@@ -124,19 +127,20 @@ class Child:
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
-def _pinned(core: int, run: Callable[..., None], *arguments: object) -> None:
+def _pinned(cores: set[int], run: Callable[..., None], *arguments: object) -> None:
     # Ctrl-C is the parent's, who ends its children.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, cores)
     run(*arguments)
 
 
-def served() -> socket.socket:
-    """A socket as a relay opens it."""
-    link = open_steered(HOST, 0, 1)[0]
-    link.setblocking(True)
-    link.setsockopt(SOL_UDP, UDP_GRO, 1)
-    return link
+def served(threads: int = 1) -> list[socket.socket]:
+    """The sockets as a relay opens them."""
+    links = open_steered(HOST, 0, threads)
+    for link in links:
+        link.setblocking(True)
+        link.setsockopt(SOL_UDP, UDP_GRO, 1)
+    return links
 
 
 def bound(joining: bool = True) -> socket.socket:
@@ -150,7 +154,9 @@ def bound(joining: bool = True) -> socket.socket:
 # ---- sources ---------------------------------------------------------------------------------
 
 
-def source(counts: Any, target: int, shape: Shape, channels: Sequence[int], rate: int) -> None:
+def source(
+    counts: Any, target: int, shape: Shape, channels: Sequence[int], rate: int, threads: int = 1
+) -> None:
     """Send trains to the port `target`, each to one of the channels in turn; 0: as fast as it goes.
 
     Counts datagrams.
@@ -161,7 +167,7 @@ def source(counts: Any, target: int, shape: Shape, channels: Sequence[int], rate
     content = memoryview(messages.buffer).cast("B")
     for place in range(0, len(content), shape.size):
         number = place // shape.size // shape.length
-        content[place : place + HEADER] = b"\x43" + channel_id(channels[number])
+        content[place : place + HEADER] = b"\x43" + channel_id(channels[number], threads)
     at_once = 8 if shape.joined else SINGLE_MESSAGES
     worth = shape.length if shape.joined else 1  # datagrams of a message
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
@@ -231,33 +237,40 @@ def delays(counts: Any, link: socket.socket) -> None:
 
 
 def forwarder(
-    counts: Any, link: socket.socket, sinks: Sequence[int], special: dict[int, int], channels: int
+    counts: Any, links: Sequence[socket.socket], sink_port: int, special: dict[int, int], channels: int
 ) -> None:
-    """A relay's forwarder with so many channels between `CLIENTS`, at the ports `sinks` by turns.
+    """A relay's forwarder with so many channels between `CLIENTS`, which are all at the port of one sink.
 
     `special`: clients of their own and their ports; each has the channel minus its number to itself.
     Counts datagrams: received, sent, refused for the client's share, lost in the kernel's queue; the time.
     """
-    link.setblocking(False)
+    for link in links:
+        link.setblocking(False)
+    threads = len(links)
     event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-    plane = Forwarder(link.fileno(), event_fd)
+    plane = Forwarder(links[0].fileno(), event_fd, *(link.fileno() for link in links[1:]))
     limits = Limits()
     plane.set_limits(packet_rate=limits.packets_per_second, byte_rate=limits.bytes_per_second)
     for client in range(CLIENTS):
-        plane.add_client(client, _sockaddr(sinks[client % len(sinks)]))
+        plane.add_client(client, _sockaddr(sink_port), thread=client % threads)
     for client, port in special.items():
         plane.add_client(client, _sockaddr(port))
         plane.install_channel(channel_id(-client), client, client, b"arriving")
     for number in range(channels):
-        plane.install_channel(channel_id(number), *pair_of(number), b"arriving")
+        plane.install_channel(channel_id(number, threads), *pair_of(number), b"arriving")
     plane.start()
     while True:
         statistics, drops = plane.counters(), plane.drops()
         counts[0], counts[1] = statistics["udp_rx_datagrams"], statistics["udp_tx_datagrams"]
         counts[2] = drops["client_share"]
-        counts[3] = struct.unpack("=9I", link.getsockopt(socket.SOL_SOCKET, 55, 36))[8]  # SO_MEMINFO
+        counts[3] = sum(map(_lost, links))
         counts[4] = time.monotonic_ns()
         time.sleep(0.02)
+
+
+def _lost(link: socket.socket) -> int:
+    """In the kernel's queue: sock_diag(7), SK_MEMINFO_DROPS."""
+    return int(struct.unpack("=9I", link.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))[8])
 
 
 def pair_of(number: int) -> tuple[int, int]:

@@ -31,6 +31,7 @@ def test_it_runs_and_every_figure_is_there() -> None:
     document = json.loads(done.stdout)
     assert document["schema"] == "shadowmesh.bench.relay/1"
     assert [Shape(one["size"], one["joined"]) for one in document["forwarding"]] == list(PROTOTYPE)
+    assert [one["threads"] for one in document["threads"]] == [2, 2]
     assert len(document["delay"]) == 2
     assert all(one["relayed_p50"] > 0 for one in document["delay"])
     assert len(document["fairness"]) == len(PROTOTYPE)
@@ -43,6 +44,11 @@ def test_rates_are_per_second_of_cpu_time() -> None:
     assert entry["of_prototype"] == pytest.approx(5e6 / 2.1e6)
     assert entry["gbit_per_second"] == pytest.approx(56.0)
     assert relay.verdict(entry) == "met"
+
+
+def test_threads_are_compared_by_cpu_time() -> None:
+    entry = relay.threads_of(Shape(64, True), {1: [GOOD], 2: [replace(GOOD, forwarded=8e6, used=1.0)]})
+    assert (entry["threads"], entry["per_core"], entry["ratio"]) == (2, 8e6, pytest.approx(0.8))
 
 
 def test_what_is_asked_can_be_missed() -> None:
@@ -68,9 +74,9 @@ def test_a_train_is_of_one_channel(joined: bool) -> None:
     shape = Shape(64, joined)
     with trains.bound(joining=False) as link:
         link.settimeout(10)
-        core = min(os.sched_getaffinity(0))
+        cores = os.sched_getaffinity(0)
         target = link.getsockname()[1]
-        with trains.Child(core, trains.source, target, shape, [3, 4], 1000):
+        with trains.Child(cores, trains.source, target, shape, [3, 4], 1000):
             for number in (3, 4, 3):
                 for _ in range(shape.length):
                     datagram = link.recv(2048)
@@ -79,3 +85,4 @@ def test_a_train_is_of_one_channel(joined: bool) -> None:
 
 def test_ids_of_channels_differ() -> None:
     assert len({trains.channel_id(number) for number in range(-200, 20_000)}) == 20_200
+    assert all(trains.channel_id(number, 3)[0] % 3 == number % 100 % 3 for number in range(20_000))
