@@ -8,7 +8,7 @@ check, allocate, publish, retire, under the GIL.  Each thread has a socket of it
 """
 
 from libc.stdint cimport uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc
 
 from shadowmesh._ext.atomic cimport load_pointer, load_relaxed, store_pointer
 from shadowmesh._ext.clients cimport (
@@ -27,13 +27,6 @@ from shadowmesh._ext.endpoint cimport (
 )
 from shadowmesh._ext.fair cimport limits_set
 from shadowmesh._ext.features cimport Features, features_choose, features_dict
-from shadowmesh._ext.forward_thread cimport (
-    Forward,
-    forward_free,
-    forward_init,
-    forward_main,
-    forward_start,
-)
 from shadowmesh._ext.lanes cimport SendKeys, SendLane, lane_dispose
 from shadowmesh._ext.records cimport (
     RECORD_CHANNEL,
@@ -41,26 +34,25 @@ from shadowmesh._ext.records cimport (
     Record,
     Session,
     lane_ids_of,
-    record_dispose,
     record_prepare,
     record_remove,
     record_retire,
-    session_dispose,
     session_install,
     session_retire,
+)
+from shadowmesh._ext.relay_plane cimport (
+    RelayPlane,
+    plane_free,
+    plane_init,
+    plane_join,
+    plane_start,
 )
 from shadowmesh._ext.ring cimport drain_begin, drain_end, drain_into, drain_some
 from shadowmesh._ext.tables cimport (
     READERS,
-    Grace,
-    Table,
-    grace_free,
-    grace_new,
     grace_reclaim,
     grace_retire,
     table_find,
-    table_free,
-    table_init,
     table_install,
     table_next,
     table_remove,
@@ -68,16 +60,10 @@ from shadowmesh._ext.tables cimport (
 )
 from shadowmesh._ext.udp cimport receive_arrange, send_uses_gso
 from shadowmesh._ext.workers cimport (
-    Stop,
-    Worker,
     close_descriptor,
     own_descriptor,
     stop_free,
-    stop_init,
-    stop_raise,
     waiter_free,
-    worker_join,
-    worker_start,
 )
 
 from shadowmesh._ext.drops import DropReason
@@ -106,86 +92,6 @@ globals()["SendKeys"] = SendKeys
 
 cdef enum:
     MOST_PACKETS = 1000000000  # per second: a step of one nanosecond; bytes a hundred times that
-
-
-cdef struct RelayPlane:        # everything that the threads point to: one allocation, never moved
-    Grace *grace
-    Table ids                  # id -> Record
-    Table clients              # number -> Client; writer only
-    Stop stop
-    size_t threads
-    Forward forwards[READERS]
-    Worker workers[READERS]
-
-
-cdef bint plane_init(RelayPlane *plane, const int *udp_fds, int event_fd) noexcept nogil:
-    """Allocate and connect all parts of a zeroed RelayPlane; False: no memory, `plane_free` cleans up."""
-    cdef Forward *forward
-    cdef size_t i
-    plane.grace = grace_new()
-    if (
-        plane.grace == NULL
-        or not table_init(&plane.ids, plane.grace)
-        or not table_init(&plane.clients, plane.grace)
-        or not stop_init(&plane.stop)
-    ):
-        return False
-    for i in range(plane.threads):
-        forward = &plane.forwards[i]
-        forward.receiver.udp.fd = udp_fds[i]
-        forward.receiver.event_fd = event_fd
-        forward.stop = &plane.stop
-        forward.receiver.grace = plane.grace
-        forward.receiver.ids = &plane.ids
-        if not forward_init(forward, i, plane.threads):
-            return False
-    return True
-
-
-cdef int plane_start(RelayPlane *plane) noexcept nogil:
-    """Start all threads, or none; 0 or an errno."""
-    cdef int error = 0
-    cdef size_t i
-    for i in range(plane.threads):
-        error = forward_start(&plane.forwards[i])
-        if error == 0:
-            error = worker_start(&plane.workers[i], forward_main, &plane.forwards[i], b"sm-forward")
-        if error != 0:
-            plane_join(plane)
-            break
-    return error
-
-
-cdef void plane_join(RelayPlane *plane) noexcept nogil:
-    cdef size_t i
-    stop_raise(&plane.stop)
-    for i in range(plane.threads):
-        worker_join(&plane.workers[i])
-
-
-cdef void plane_free(RelayPlane *plane) noexcept nogil:
-    """Free everything.  The threads are joined."""
-    cdef size_t position = 0
-    cdef size_t i
-    cdef Client *client
-    cdef Session *session
-    if plane == NULL:
-        return
-    while plane.clients.index != NULL:
-        client = <Client *>table_next(&plane.clients, &position)
-        if client == NULL:
-            break
-        while client.sessions != NULL:
-            session = client.sessions
-            client.sessions = session.next
-            session_dispose(session)
-    table_free(&plane.ids, record_dispose)
-    table_free(&plane.clients, client_dispose)
-    grace_free(plane.grace)
-    for i in range(plane.threads):
-        forward_free(&plane.forwards[i])
-    stop_free(&plane.stop)
-    free(plane)
 
 
 cdef int _add(dict total, dict counted) except -1:
