@@ -137,23 +137,6 @@ def test_more_long_headers_than_one_poll_takes_come_with_the_next() -> None:
         assert [relay.event().data[-2:] for _ in range(100)] == [b"%02d" % number for number in range(100)]
 
 
-def test_an_owner_that_does_not_keep_up_is_counted() -> None:
-    """Before the threads run nobody takes anything out of the rings."""
-    with udp_socket() as second, udp_socket() as two, Relay(more=(second,)) as relay:
-        relay.forwarder.add_client(4, raw_sockaddr(two), thread=0)
-        relay.forwarder.install_channel(b"incoming", 4, 4, b"outgoing")
-        for _ in range(2000):
-            two.sendto(b"\x43incoming" + bytes(1400), second.getsockname())
-        counted = relay.forwarder.client_counters
-        wait_until(
-            lambda: (
-                counted(4)["rx_packets"] + sum(relay.drops().values()) == 2000
-                and handed_over(relay)[1] + relay.drops().get("other_thread_busy", 0) == 2000
-            )
-        )
-        assert set(relay.drops()) <= {"other_thread_busy", "client_share"}
-
-
 def test_threads_and_their_clients_are_counted() -> None:
     with relay_of_three(1) as (relay, client, _):
         relay.forwarder.add_client(5, raw_sockaddr(client.away), thread=1)
