@@ -17,6 +17,7 @@ from shadowmesh.wire.messages import Message
 
 from .admission import Belonging
 from .hook import Question
+from .remotes import Remote
 
 MAX_EARLY = 64
 """Messages of a client that is not let in yet: its list of peers takes four, and eight calls."""
@@ -100,21 +101,24 @@ class Client:
 
     asks: AskBudget = field(default_factory=AskBudget)
 
-    def mark_for(self, other: Client) -> bytes:
-        """What `other` may know of our certificate: how its fingerprint begins, in a common network."""
-        if self.belonging is None or not self.shares_network_with(other):
-            return b""
-        return self.belonging.standing.certificate.fingerprint[:8]
+    @property
+    def network(self) -> bytes:
+        """The id of its network, if the relay serves it; else empty."""
+        return self.belonging.guard.network.id if self.belonging is not None else b""
+
+    @property
+    def mark(self) -> bytes:
+        """How the fingerprint of its certificate begins: for members of the same network only."""
+        return self.belonging.standing.certificate.fingerprint[:8] if self.belonging is not None else b""
 
     @property
     def place(self) -> str:
         """Where it is, for people."""
         return f"{self.origin} over TCP" if self.origin != self.address else str(self.origin)
 
-    def shares_network_with(self, other: Client) -> bool:
+    def shares_network_with(self, other: Client | Remote) -> bool:
         """Whether both are members of one network that the relay serves."""
-        ours, theirs = self.belonging, other.belonging
-        return ours is not None and theirs is not None and ours.guard is theirs.guard
+        return self.belonging is not None and self.network == other.network
 
     def __str__(self) -> str:
         return f"{node_id_text(self.node)[:10]}…"

@@ -47,6 +47,7 @@ from shadowmesh.wire.messages import (
 
 from .admission import Admission, Belonging
 from .clients import Client, Duplicates, Knock, Totals
+from .cluster import Cluster
 from .guests import Guests
 from .hook import Question, Verdict
 from .limits import Door, Limits
@@ -125,6 +126,10 @@ class RelayCore:
         links = self._links.deadline
         own = min(self._sweep_at, self._drain_until)
         return own if links is None else min(links, own)
+
+    def join(self, cluster: Cluster) -> None:
+        """Be one relay of several, before the first client comes."""
+        cluster.serve(self.clients, self._rendezvous, self._tables)
 
     # Input.
 
@@ -401,6 +406,8 @@ class RelayCore:
         self._events.append(f"{client} joined from {client.place}{guest}")
         if client.belonging is not None:
             self._welcome_member(client, client.belonging, now)
+        if not driver.link.ended:
+            self._rendezvous.introduce(client, now)
 
     def _equip(self, client: Client, agreement: Agreement, now: float) -> None:
         """What everybody but a guest gets: the second port, and a ticket."""
@@ -420,8 +427,6 @@ class RelayCore:
         if current is not None and current.number > belonging.standing.revocations:
             self._send(client, RevocationNews(current.document), now)
         self._enforce(client, now)  # a list may have come since HELLO
-        if not client.driver.link.ended:
-            self._rendezvous.introduce(client, now)
 
     def _give_ticket(self, client: Client, agreement: Agreement, now: float) -> None:
         """By it the client comes back in one round trip; it is admitted, or not, each time anew."""

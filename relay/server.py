@@ -76,6 +76,9 @@ class ForwarderTables:
     def last_bind(self, client: int) -> float:
         return float(self._forwarder.client_counters(client)["last_bind"])
 
+    def received(self, client: int) -> int:
+        return int(self._forwarder.client_counters(client)["rx_packets"])
+
 
 class Server:
     """Moves datagrams between protocol and sockets, and wakes the protocol at its deadline.

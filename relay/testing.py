@@ -29,6 +29,7 @@ class _Leg:
     sent: int = 0
     newest: int = -1
     bound_at: float = 0.0
+    received: int = 0
     challenge: bytes = b""
     candidate: Address | None = None
 
@@ -75,6 +76,9 @@ class MemoryForwarder:
 
     def last_bind(self, client: int) -> float:
         return self.legs[client].bound_at
+
+    def received(self, client: int) -> int:
+        return self.legs[client].received
 
 
 class _SecondPort:
@@ -133,7 +137,8 @@ class MemoryRelay:
             if data[0] & LONG_HEADER or table_id in self.tables.control:
                 self.core.handle_datagram(data, source, now)
             elif table_id in self.tables.channels:
-                _, target, target_id = self.tables.channels[table_id]
+                origin, target, target_id = self.tables.channels[table_id]
+                self.tables.legs[origin].received += 1
                 inner = through_channel(target_id, split_channel(data)[1])
                 self._outbox.append((inner, self.tables.legs[target].endpoint))
             elif table_id in self.tables.lanes:
