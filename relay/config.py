@@ -26,6 +26,7 @@ from shadowmesh.values import (
     parse_socket_path,
 )
 
+from .cluster_config import ClusterSection, cluster_section
 from .hook import parse_hook
 from .limits import Limits
 
@@ -96,6 +97,7 @@ class RelayConfig(msgspec.Struct, frozen=True):
     """Where Prometheus reads, on this machine."""
     log: LogSection = LogSection()
     websocket: WebSocketSection | None = None
+    cluster: ClusterSection | None = None
 
 
 def admits(admission: Admission) -> str:
@@ -112,11 +114,13 @@ def admits(admission: Admission) -> str:
 def load_relay_config(path: Path) -> RelayConfig:
     """Read and check relay.yaml. Raises ConfigError with a line for each mistake."""
     document = Document.load(path)
-    top = document.section(("relay", "admission", "websocket", "limits", "metrics", "log"))
+    top = document.section(("relay", "admission", "websocket", "cluster", "limits", "metrics", "log"))
+    relay = _relay(top.section("relay", ("name", "state_dir", "listen", "second_port", "socket")))
     config = RelayConfig(
-        relay=_relay(top.section("relay", ("name", "state_dir", "listen", "second_port", "socket"))),
+        relay=relay,
         admission=_admission(top.section("admission", ("open", "nodes", "networks", "token_file", "hook"))),
         websocket=_websocket(top),
+        cluster=cluster_section(top, relay.host, relay.port),
         limits=_limits(top.section("limits", Limits.__struct_fields__)),
         metrics=metrics_address(top),
         log=log_section(top),

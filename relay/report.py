@@ -20,6 +20,7 @@ from shadowmesh.io.udp import local_address
 from shadowmesh.web.metrics import Labels, counter, data_plane, gauge, program
 
 from .clients import Client, Totals
+from .cluster import Cluster, ClusterReport
 from .config import RelayConfig, admits
 from .protocol import RelayCore
 from .websocket import WebSocketService
@@ -68,6 +69,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     clients: list[ClientReport]
     counters: dict[str, int]
     drops: dict[str, int]
+    cluster: ClusterReport | None = None
 
 
 class Reporter:
@@ -81,6 +83,7 @@ class Reporter:
         forwarder: Forwarder,
         udp: socket.socket,
         websocket: WebSocketService | None = None,
+        cluster: Cluster | None = None,
     ) -> None:
         self._config = config
         self._node_id = node_id
@@ -88,6 +91,7 @@ class Reporter:
         self._forwarder = forwarder
         self._udp = udp
         self._websocket = websocket
+        self._cluster = cluster
 
     def drops(self, unsent: int) -> Counter[str]:
         """All drops: of the forwarder, the kernel's queue before it, the control part, and legs over TCP."""
@@ -97,6 +101,8 @@ class Reporter:
         drops["socket_full"] += _queue_drops(self._udp)
         if self._websocket is not None:
             drops.update(self._websocket.dropped())
+        if self._cluster is not None:
+            drops.update(self._cluster.drops)
         return drops
 
     def report(self, uptime: float, unsent: int, now: float) -> Report:
@@ -116,6 +122,7 @@ class Reporter:
             clients=[self._client(client, now) for client in self._core.clients.values()],
             counters=self._forwarder.counters(),
             drops=dict(self.drops(unsent)),
+            cluster=self._cluster.report(now) if self._cluster is not None else None,
         )
 
     def metrics(self, uptime: float, unsent: int, wall_clock: float) -> Iterable[Metric]:
@@ -140,6 +147,8 @@ class Reporter:
         }
         text = "Channels that were asked for and refused."
         yield counter(f"{PREFIX}_openings_refused", text, refused, ("reason",))
+        if self._cluster is not None:
+            yield from cluster_metrics(self._cluster)
         yield from data_plane(PREFIX, self._forwarder.counters(), self.drops(unsent))
 
     def _client(self, client: Client, now: float) -> ClientReport:
@@ -157,6 +166,19 @@ class Reporter:
             tx_bytes=int(counters["tx_bytes"]),
             refused=int(counters["refused"]),
         )
+
+
+def cluster_metrics(cluster: Cluster) -> Iterable[Metric]:
+    """Of a relay in a cluster; one by itself has none of these."""
+    report = cluster.report(0.0)
+    for name, text, value in (
+        ("connected", "1 while the directory of the cluster is connected.", int(report.connected)),
+        ("relays", "Other relays of the cluster that live.", sum(relay.alive for relay in report.relays)),
+        ("remote_clients", "Clients of other relays that are known.", report.remotes),
+    ):
+        yield gauge(f"{PREFIX}_cluster_{name}", text, {(): float(value)})
+    text = "Connections to the directory of the cluster."
+    yield counter(f"{PREFIX}_cluster_connections", text, {(): float(cluster.connections)})
 
 
 def _queue_drops(udp: socket.socket) -> int:

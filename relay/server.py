@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import uvloop
@@ -28,12 +28,15 @@ from shadowmesh.io.membership import open_guard
 from shadowmesh.io.shield import PAUSE, survives
 from shadowmesh.io.tokens import load_tokens
 from shadowmesh.io.udp import from_sockaddr, local_address, open_udp, receive, send, to_sockaddr
-from shadowmesh.units import Address
+from shadowmesh.units import Address, NodeId
 from shadowmesh.web.metrics import create_app as metrics_app
 from shadowmesh.web.metrics import serve_metrics
 from shadowmesh.web.server import SocketInUse, serve_unix
 
 from .admission import Admission
+from .cluster import Cluster
+from .cluster_config import ClusterSection
+from .cluster_wire import INSTANCE_SIZE, Beat
 from .config import RelayConfig
 from .control import create_app
 from .hook import Hook, Question, Verdict
@@ -143,6 +146,10 @@ class Server:
         if self._websocket is not None:
             await self._websocket.stop()
 
+    def drive(self) -> None:
+        """The protocol was given something elsewhere: send what it wants sent."""
+        self._drive()
+
     def drain(self, timeout: float) -> int:
         """Be left by all clients, then stop, after `timeout` seconds in any case; how many there are."""
         clients = len(self._core.clients)
@@ -240,6 +247,9 @@ def run(config: RelayConfig) -> int:
         forwarder.set_limits(
             packet_rate=config.limits.packets_per_second, byte_rate=config.limits.bytes_per_second
         )
+        cluster = _cluster(config, identity.node_id, udp.family)
+        if cluster is not None:
+            core.join(cluster)
         websocket = _open_websocket(config, udp, origins, core)
         if websocket is not None:
             stack.callback(websocket.close)
@@ -247,9 +257,9 @@ def run(config: RelayConfig) -> int:
         stack.callback(forwarder.stop)
         hook = Hook(config.admission.hook, identity.node_id) if config.admission.hook else None
         server = Server(core, forwarder, udp, second, hook, websocket)
-        reporter = Reporter(config, identity.node_id, core, forwarder, udp, websocket)
+        reporter = Reporter(config, identity.node_id, core, forwarder, udp, websocket, cluster)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(config, server, reporter, core, forwarder))
+            runner.run(_serve(config, server, reporter, core, forwarder, cluster))
         log.info(
             "stopped; %s", totals(len(core.clients), forwarder.counters(), reporter.drops(server.unsent))
         )
@@ -257,7 +267,12 @@ def run(config: RelayConfig) -> int:
 
 
 async def _serve(
-    config: RelayConfig, server: Server, reporter: Reporter, core: RelayCore, forwarder: Forwarder
+    config: RelayConfig,
+    server: Server,
+    reporter: Reporter,
+    core: RelayCore,
+    forwarder: Forwarder,
+    cluster: Cluster | None,
 ) -> None:
     """Serve until told to stop, with the local API and the metrics beside."""
     began = time.monotonic()
@@ -282,12 +297,43 @@ async def _serve(
             raise DeviceError(f"can't serve the local API on {where}: {error.strerror}") from error
         app = metrics_app(metrics, lambda: "the relay is draining" if core.draining else "")
         await stack.enter_async_context(serve_metrics(config.metrics, app))
+        if config.cluster is not None and cluster is not None:
+            await stack.enter_async_context(_linked(config.cluster, cluster, server))
         relay = report().relay
         await server.serve(
             f"{relay.name} ({relay.node_id}) serves on UDP {relay.listen}{_over_tcp(config)}, "
             f"{relay.admits}, ShadowMesh {relay.version}",
             line,
         )
+
+
+def _cluster(config: RelayConfig, node: NodeId, family: int) -> Cluster | None:
+    """This run of the relay as one of a cluster, if it is to be one."""
+    if config.cluster is None:
+        return None
+    host, port = config.cluster.address
+    beat = Beat(secrets.token_bytes(INSTANCE_SIZE), node, config.relay.name, host, port)
+
+    def reaches(address: Address) -> bool:
+        try:
+            return bool(to_sockaddr(address, family))
+        except (OSError, ValueError):
+            return False
+
+    return Cluster(config.cluster.name, beat, time.monotonic(), time.time, reaches)
+
+
+@contextlib.asynccontextmanager
+async def _linked(config: ClusterSection, cluster: Cluster, server: Server) -> AsyncIterator[None]:
+    """With a connection to NATS, or one that is tried for again and again."""
+    from .nats_link import NatsLink  # 9 MB that a relay by itself does without
+
+    task = asyncio.create_task(NatsLink(config, cluster, server.drive).run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def _open_websocket(

@@ -13,6 +13,7 @@ import msgspec
 from shadowmesh.command import CommandFailed, ExitCode, examples, print_json
 from shadowmesh.output import duration, size, table
 
+from .cluster import ClusterReport
 from .config import DEFAULT_STATE_DIR, SOCKET_FILE, load_relay_config
 from .control import MAX_DRAIN, ask_drain, ask_status
 from .report import ClientReport, Report
@@ -111,6 +112,7 @@ def render(report: Report) -> list[str]:
         f"({totals.channels_opened} opened since the start)",
         f"handshakes: {totals.handshakes_under_way} under way, {ended['completed']} completed, "
         f"{ended['refused']} refused, {ended['failed']} failed",
+        *(_cluster(report.cluster) if report.cluster else []),
         "",
         *(_clients(report.clients) if report.clients else ["No clients are connected."]),
     ]
@@ -123,6 +125,24 @@ def render(report: Report) -> list[str]:
             rows = [(reason, str(count)) for reason, count in counted.items()]
             lines += ["", *table((title, unit), rows, frozenset([unit]))]
     return lines
+
+
+def _cluster(cluster: ClusterReport) -> list[str]:
+    state = "connected" if cluster.connected else f"NOT CONNECTED ({cluster.reason})"
+    rows = [
+        (
+            relay.name,
+            f"{relay.node_id[:SHORT_ID]}…",
+            relay.address,
+            "alive" if relay.alive else "silent",
+            duration(relay.heard),
+            str(relay.clients),
+        )
+        for relay in cluster.relays
+    ]
+    head = ("relay", "nodeid", "address", "state", "heard", "clients")
+    lines = [f"cluster {cluster.name}: {state} for {duration(cluster.since)}"]
+    return lines + (["", *table(head, rows, frozenset(["heard", "clients"]))] if rows else [])
 
 
 def _clients(clients: list[ClientReport]) -> list[str]:

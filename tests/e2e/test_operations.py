@@ -10,7 +10,7 @@ import pytest
 
 from shadowmesh.testing.process import wait_until
 from shadowmesh.web.client import request
-from tests.unit.test_operations import NAMES, names_in, panels, rules
+from tests.unit.test_operations import NAMES, names_in, of_cluster, panels, rules
 from tests.unit.test_relay_service import samples
 
 if TYPE_CHECKING:
@@ -42,12 +42,13 @@ def test_real_scrapes_have_what_dashboard_and_alerts_name(mesh: Mesh) -> None:
         "shadowmesh_client_certificate_expiry_timestamp_seconds",
         "shadowmesh_client_clock_behind_seconds",
     }
-    assert set(NAMES.findall(used)) - in_networks <= names_in(of_relay) | names_in(of_client)
+    found = names_in(of_relay) | names_in(of_client) | of_cluster()
+    assert set(NAMES.findall(used)) - in_networks <= found
     assert samples(of_relay)["shadowmesh_relay_clients"] == {"": 2.0}
     assert samples(of_relay)["shadowmesh_relay_channels"] == {"": 1.0}
-    found = samples(of_client)
-    assert found["shadowmesh_client_peer_connected"] == {"bob": 1.0}
-    assert found["shadowmesh_client_peer_transmitted_bytes_total"]["bob"] >= 98
+    values = samples(of_client)
+    assert values["shadowmesh_client_peer_connected"] == {"bob": 1.0}
+    assert values["shadowmesh_client_peer_transmitted_bytes_total"]["bob"] >= 98
     assert get(alice.directory / "metrics.sock", "/ready")[0] == 200
     relay.stop()
     wait_until(

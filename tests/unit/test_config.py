@@ -372,6 +372,7 @@ def test_documented_keys_are_the_keys_there_are(tmp_path: Path) -> None:
         ("limits", load_relay_config),
         ("log", load_client_config),
         ("websocket", load_relay_config),
+        ("cluster", load_relay_config),
         ("relays[]", load_client_config),
         ("peers[]", load_client_config),
         ("routes[]", load_client_config),
