@@ -10,12 +10,12 @@ STAMPS = $(VENV)/.stamps
 
 # What Debian has to provide: a compiler and libcrypto's headers, and the tools of the demo and the e2e tests.
 PACKAGES = build-essential python3-dev python3-venv libssl-dev iproute2 iputils-ping iputils-arping iperf3 tcpdump \
-           nftables miniupnpd-nftables tinyproxy-bin android-libboringssl
+           nftables miniupnpd-nftables tinyproxy-bin android-libboringssl nats-server
 
 EXT_SOURCES = $(wildcard ext/*.pyx ext/*.h shadowmesh/_ext/*.pxd) setup.py
 # The systems that bench/compare.py measures ShadowMesh against; it skips what is not there.
 BENCH_PACKAGES = fastd n2n nebula openssl openvpn tinc wireguard-go wireguard-tools
-BENCHES      = throughput setup_time memory members migrate rekey roam fallback storm loop tcp
+BENCHES      = throughput setup_time memory members clients relay migrate rekey roam fallback storm loop tcp
 FUZZ_TARGETS = $(filter-out fuzz/mutation.py fuzz/traffic.py,$(wildcard fuzz/[a-z]*.py))
 FUZZ_SECONDS ?= 30
 SANITIZE_SECONDS ?= 20
@@ -91,6 +91,7 @@ clean: ## Remove what was built; the virtual environment stays.
 distclean: clean ## Remove the virtual environment too.
 	rm -rf $(VENV)
 
+# The package of nats-server would also start one here; the tests start their own.
 $(STAMPS)/system: Makefile
 	@if command -v dpkg-query >/dev/null; then \
 	  missing=$$(for package in $(PACKAGES); do \
@@ -99,7 +100,11 @@ $(STAMPS)/system: Makefile
 	    echo "Missing Debian packages; run: sudo apt-get install" $$missing >&2; exit 1; \
 	  elif [ -n "$$missing" ]; then \
 	    echo "Installing Debian packages:" $$missing; \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing; \
+	    idle=; case "$$missing" in *nats-server*) idle=nats-server;; esac; \
+	    [ -z "$$idle" ] || systemctl mask --quiet --runtime $$idle 2>/dev/null; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing || exit 1; \
+	    [ -z "$$idle" ] || { systemctl unmask --quiet --runtime $$idle; systemctl disable --quiet $$idle; } 2>/dev/null; \
+	    true; \
 	  fi; \
 	else \
 	  echo "No Debian here: a C compiler, OpenSSL 3 headers, iproute2, iperf3, tcpdump and nftables are taken to be there."; \

@@ -10,7 +10,6 @@ both say that they are direct again.  Needs root.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -20,9 +19,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.command import bench_parser, measured
 from shadowmesh.testing.natlab import Kind, NatLab, change_addresses, cut, mend
 from shadowmesh.testing.pair import DIRECT, RELAY, NatPair
-from shadowmesh.testing.process import LabError, wait_until
+from shadowmesh.testing.process import wait_until
 from shadowmesh.testing.stream import Stream
 
 LIMIT = 1.0
@@ -116,16 +116,10 @@ def print_table(figures: Figures) -> None:
 
 def main() -> int:
     """Parse the arguments, measure, print; 1 if an interruption was too long."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = bench_parser(__doc__, "one repetition")
     parser.add_argument("repetitions", type=int, nargs="?", default=100, help="default 100")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--smoke", action="store_true", help="one repetition: does it run at all?")
     arguments = parser.parse_args()
-    try:
-        figures = measure(1 if arguments.smoke else arguments.repetitions)
-    except LabError as error:
-        print(f"fallback: {error}", file=sys.stderr)
-        return 1
+    figures = measured(lambda: measure(1 if arguments.smoke else arguments.repetitions))
     if arguments.json:
         summary = {name: quantiles(values) for name, values in figures.items() if values}
         document = {

@@ -24,15 +24,15 @@ QUIET = 0.3
 """Seconds without a datagram after which the sink takes the flood for ended."""
 
 
-class _Vector(ctypes.Structure):
+class Vector(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-class _Header(ctypes.Structure):
+class Header(ctypes.Structure):
     _fields_ = (
         ("name", ctypes.c_void_p),
         ("name_length", ctypes.c_uint32),
-        ("vectors", ctypes.POINTER(_Vector)),
+        ("vectors", ctypes.POINTER(Vector)),
         ("vector_count", ctypes.c_size_t),
         ("control", ctypes.c_void_p),
         ("control_length", ctypes.c_size_t),
@@ -40,8 +40,8 @@ class _Header(ctypes.Structure):
     )
 
 
-class _Message(ctypes.Structure):
-    _fields_ = (("header", _Header), ("length", ctypes.c_uint))
+class Message(ctypes.Structure):
+    _fields_ = (("header", Header), ("length", ctypes.c_uint))
 
 
 class Batch:
@@ -49,8 +49,8 @@ class Batch:
 
     def __init__(self, count: int, size: int) -> None:
         self._buffer = ctypes.create_string_buffer(size)
-        self._vector = _Vector(ctypes.addressof(self._buffer), size)
-        self.messages = (_Message * count)()
+        self._vector = Vector(ctypes.addressof(self._buffer), size)
+        self.messages = (Message * count)()
         for message in self.messages:
             message.header.vectors = ctypes.pointer(self._vector)
             message.header.vector_count = 1

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.command import bench_parser, measured
 from shadowmesh.testing.lab import UNDERLAY_INTERFACE, Lab
 from shadowmesh.testing.mesh import ClientNode, Mesh
 from shadowmesh.testing.process import LabError, wait_until
@@ -152,20 +153,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, list[Turn]]:
 
 def main() -> int:
     """Parse the arguments, measure, print; 1 if the others kept too little, or no port was blocked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = bench_parser(__doc__, "one round of 2 s")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each kind (default 5)")
     parser.add_argument("--seconds", type=int, default=5, help="of each stream (default 5)")
     parser.add_argument("--rate", type=int, default=100, help="broadcasts a second (default 100)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--smoke", action="store_true", help="one round of 2 s: does it run at all?")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.rounds, arguments.seconds = 1, 2
-    try:
-        turns = measure(arguments)
-    except LabError as error:
-        print(f"loop: {error}", file=sys.stderr)
-        return 1
+    turns = measured(lambda: measure(arguments))
     rates = {kind: statistics.median(turn.gbit for turn in some) for kind, some in turns.items()}
     copies = {kind: statistics.median(turn.copies for turn in some) for kind, some in turns.items()}
     times = [turn.blocked_after for turn in turns["loop"]]

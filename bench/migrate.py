@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.command import bench_parser, measured
 from shadowmesh.testing.natlab import Kind, NatLab, change_addresses, cut, mend
 from shadowmesh.testing.pair import DIRECT, RELAY, NatPair
 from shadowmesh.testing.process import LabError, wait_until
@@ -217,22 +218,16 @@ def describe(run: Run) -> str:
 
 def main() -> int:
     """Parse the arguments, measure, print; 1 if a datagram was lost or doubled."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = bench_parser(__doc__, "one round")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each kind (default 5)")
     parser.add_argument("--size", type=int, default=1000, help="bytes of UDP payload (default 1000)")
     parser.add_argument(
         "--rate", type=int, default=0, help="datagrams a second (default: 60 %% of the highest)"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--smoke", action="store_true", help="one round: does it run at all?")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.rounds, arguments.rate = 1, arguments.rate or RATES[0]
-    try:
-        found = measure(arguments)
-    except LabError as error:
-        print(f"migrate: {error}", file=sys.stderr)
-        return 1
+    found = measured(lambda: measure(arguments))
     if arguments.json:
         print(
             json.dumps(

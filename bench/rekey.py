@@ -17,10 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.command import bench_parser, measured
 from bench.migrate import RATES, SETTLED, SHARE, Run, describe, highest_rate, stream
 from shadowmesh.testing.natlab import NatLab
 from shadowmesh.testing.pair import DIRECT, NatPair
-from shadowmesh.testing.process import LabError, wait_until
+from shadowmesh.testing.process import wait_until
 
 PACE = 2
 """Seconds between rekeys: the least that the configuration allows."""
@@ -67,22 +68,16 @@ def measure(arguments: argparse.Namespace) -> tuple[int, dict[str, Run]]:
 
 def main() -> int:
     """Parse the arguments, measure, print; 1 if a datagram was lost or doubled."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = bench_parser(__doc__, "two rekeys")
     parser.add_argument("--rekeys", type=int, default=200, help="how many, 2 s apart (default 200)")
     parser.add_argument("--size", type=int, default=1000, help="bytes of UDP payload (default 1000)")
     parser.add_argument(
         "--rate", type=int, default=0, help="datagrams a second (default: 60 %% of the highest)"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--smoke", action="store_true", help="two rekeys: does it run at all?")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.rekeys, arguments.rate = 2, arguments.rate or RATES[0]
-    try:
-        rate, runs = measure(arguments)
-    except LabError as error:
-        print(f"rekey: {error}", file=sys.stderr)
-        return 1
+    rate, runs = measured(lambda: measure(arguments))
     if arguments.json:
         document = {"schema": "shadowmesh.bench.rekey/1", "cores": os.cpu_count(), "rate": rate}
         print(json.dumps({**document, **{name: asdict(run) for name, run in runs.items()}}, indent=2))

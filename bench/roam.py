@@ -9,7 +9,6 @@ connection, which must be the same connection all the time.  Needs root.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import socket
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Self
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.command import bench_parser, measured
 from bench.fallback import Figures, histogram, quantiles
 from shadowmesh.testing.natlab import Kind, NatLab
 from shadowmesh.testing.pair import DIRECT, NatPair
@@ -151,16 +151,10 @@ def measure(repetitions: int) -> Figures:
 
 def main() -> int:
     """Parse the arguments, measure, print; 1 if the TCP connection broke."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = bench_parser(__doc__, "one change")
     parser.add_argument("repetitions", type=int, nargs="?", default=20, help="default 20")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--smoke", action="store_true", help="one change: does it run at all?")
     arguments = parser.parse_args()
-    try:
-        figures = measure(1 if arguments.smoke else arguments.repetitions)
-    except LabError as error:
-        print(f"roam: {error}", file=sys.stderr)
-        return 1
+    figures = measured(lambda: measure(1 if arguments.smoke else arguments.repetitions))
     if arguments.json:
         print(
             json.dumps(

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.command import bench_parser, measured
 from bench.measurement import flood_arguments
 from shadowmesh.testing.lab import Lab
 from shadowmesh.testing.mesh import OVERLAY_INTERFACE, Mesh
-from shadowmesh.testing.process import LabError, wait_until
+from shadowmesh.testing.process import wait_until
 from shadowmesh.testing.traffic import iperf, iperf_server
 
 if TYPE_CHECKING:
@@ -136,20 +137,14 @@ def summary(
 
 def main() -> int:
     """Parse the arguments, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = bench_parser(__doc__, "one round of one second")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each kind (default 5)")
     parser.add_argument("--seconds", type=int, default=5, help="duration of one run (default 5)")
     parser.add_argument("--pace", type=int, default=0, help="datagrams a second of the storm (0: all it can)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--smoke", action="store_true", help="one round of one second: does it run at all?")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.rounds = arguments.seconds = 1
-    try:
-        results = measure(arguments)
-    except LabError as error:
-        print(f"storm: {error}", file=sys.stderr)
-        return 1
+    results = measured(lambda: measure(arguments))
     found = summary(results, arguments)
     if arguments.json:
         print(json.dumps(found, indent=2))

@@ -9,7 +9,6 @@ Needs root.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.command import bench_parser, measured
 from shadowmesh.testing.lab import Lab
 from shadowmesh.testing.mesh import ClientNode, Mesh
 from shadowmesh.testing.process import LabError
@@ -103,19 +103,13 @@ def print_table(found: dict[str, Any]) -> None:
 
 def main() -> int:
     """Parse the arguments, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = bench_parser(__doc__, "one round of one second")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each kind (default 3)")
     parser.add_argument("--seconds", type=int, default=5, help="duration of one run (default 5)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--smoke", action="store_true", help="one round of one second: does it run at all?")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.rounds = arguments.seconds = 1
-    try:
-        results, delays = measure(arguments.rounds, arguments.seconds)
-    except LabError as error:
-        print(f"tcp: {error}", file=sys.stderr)
-        return 1
+    results, delays = measured(lambda: measure(arguments.rounds, arguments.seconds))
     found = summary(results, delays, arguments.seconds)
     if arguments.json:
         print(json.dumps(found, indent=2))

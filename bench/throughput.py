@@ -24,9 +24,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from bench.command import bench_parser, measured
 from shadowmesh.testing.lab import Lab
 from shadowmesh.testing.mesh import ClientNode, Mesh
-from shadowmesh.testing.process import LabError
 from shadowmesh.testing.traffic import Iperf, iperf, iperf_server
 
 RAW, OVERLAY, FIREWALL = "raw", "overlay", "firewall"
@@ -172,23 +172,17 @@ def print_table(results: dict[str, list[Run]], arguments: argparse.Namespace) ->
 
 def main() -> int:
     """Parse the arguments, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = bench_parser(__doc__, "one round of one second")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each kind (default 5)")
     parser.add_argument("--seconds", type=int, default=5, help="duration of one run (default 5)")
     parser.add_argument("--congestion", help="congestion control, e.g. cubic (default: the system's)")
     parser.add_argument("--mtu", type=int, default=1500, help="MTU of the underlay (default 1500)")
     parser.add_argument("--firewall", type=int, default=0, metavar="RULES", help="measure with rules, too")
     parser.add_argument("--flows", type=int, default=0, help="connections that the firewalls know then")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--smoke", action="store_true", help="one round of one second: does it run at all?")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.rounds = arguments.seconds = 1
-    try:
-        results = measure(arguments)
-    except LabError as error:
-        print(f"throughput: {error}", file=sys.stderr)
-        return 1
+    results = measured(lambda: measure(arguments))
     if arguments.json:
         print(json.dumps(summary(results, arguments), indent=2))
     else:

@@ -1,8 +1,8 @@
-"""Clients of a relay: where they are, and how Python reads that while the forwarder thread changes it.
+"""Clients of a relay: where they are, and how others read that while the owning thread changes it.
 
 Does NOT verify BINDs: bind.pyx does.  The endpoint is the one thing here that a thread writes and
-Python reads as a whole, so it has a version: odd while it is written, and a reader tries again when the
-version changed meanwhile.
+Python or another thread reads as a whole, so it has a version: odd while it is written, and a reader tries
+again when the version changed meanwhile.
 """
 
 from libc.stdlib cimport calloc, free
@@ -18,10 +18,11 @@ from shadowmesh._ext.atomic cimport (
 from shadowmesh._ext.lanes cimport lane_dispose
 
 
-cdef Client *client_new(uint64_t number, const Endpoint *endpoint) noexcept nogil:
+cdef Client *client_new(uint64_t number, size_t thread, const Endpoint *endpoint) noexcept nogil:
     cdef Client *client = <Client *>calloc(1, sizeof(Client))
     if client != NULL:
         client.number = number
+        client.thread = thread
         client.endpoint = endpoint[0]
     return client
 
@@ -34,7 +35,7 @@ cdef void client_dispose(void *record) noexcept nogil:
 
 
 cdef void client_move(Client *client, const Endpoint *endpoint) noexcept nogil:
-    """Forwarder thread only.  The size never changes: it is the socket's address family."""
+    """Owner only.  The size never changes: it is the socket's address family."""
     cdef size_t i
     store_relaxed(&client.version, client.version + 1)
     fence_release()

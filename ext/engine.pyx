@@ -29,7 +29,7 @@ from shadowmesh._ext.firewall cimport guard_clear, guard_counters, guard_install
 from shadowmesh._ext.flows cimport FLOW_BUCKETS
 from shadowmesh._ext.inbound cimport Source
 from shadowmesh._ext.lanes cimport SendKeys, SendLane
-from shadowmesh._ext.ownership cimport owned_publish, owned_set
+from shadowmesh._ext.ownership cimport Owned, owned_set, owned_withdraw
 from shadowmesh._ext.peers cimport (
     BUDGET_DEFAULT,
     BUDGET_LARGEST,
@@ -232,10 +232,10 @@ cdef class Engine:
         plane_publish_flood(self.plane, found)
         table_remove(&self.plane.macs, found.mac)
         self.plane.peers[found.number] = NULL
-        owned_publish(&self.plane.neighbours, &found.owned, NULL)
         while found.sessions != NULL:
             self._retire(found.sessions)
         peer_clear_route(self.plane.grace, found)
+        owned_withdraw(&self.plane.neighbours, <Owned *>found.owned)
         grace_retire(self.plane.grace, &found.retired, peer_dispose)
 
     def set_lane(self, peer, SendKeys keys not None, lane, receiver_id, *, first_number=0):

@@ -27,10 +27,12 @@ cdef enum:
     PACKET_COST = 512       # bytes that a packet counts for besides its size: small ones cost nearly as much
     MEMORY = 16             # windows over which the mean is taken
     WINDOW_NS = 1000000     # the queue of 4 MiB takes some 5 ms to fill at a million packets per second
+    SILENCE_NS = 50000000   # longer than a thread has to wait for a processor
     SHARE_BURST_NS = 10000000
     BUCKET_BURST_NS = 100000000  # a tenth of a second in advance
     LEAST_BURST = 64        # packets, however low the rate
     LEAST_BURST_BYTES = 0x20000
+    LONG_QUEUE = 0x400000   # bytes as the kernel counts them, 1 ms of trains of 64 KiB
     MEMINFO_RMEM = 0        # sock_diag(7): SK_MEMINFO_RMEM_ALLOC, SK_MEMINFO_RCVBUF
     MEMINFO_RCVBUF = 1
     MEMINFO_VARS = 9
@@ -45,8 +47,23 @@ cdef inline uint64_t _max(uint64_t one, uint64_t other) noexcept nogil:
     return one if one > other else other
 
 
+cdef inline uint64_t _min(uint64_t one, uint64_t other) noexcept nogil:
+    return one if one < other else other
+
+
 cdef inline bint _full(uint64_t due, uint64_t now, uint64_t burst) noexcept nogil:
     return due > now + burst
+
+
+cdef void _begin(Fair *fair, uint64_t now) noexcept nogil:
+    """After a silence, which says nothing of the rate of what comes now.
+
+    A window that began with it would take a flood for a trickle, and lock everybody out for as long.
+    """
+    fair.step = 0
+    fair.window += 1
+    fair.ends = now + WINDOW_NS
+    fair.highest = fair.active = fair.passed = 0
 
 
 cdef Verdict fair_judge(Fair *fair, const Limits *limits, Share *share, size_t size,
@@ -55,6 +72,8 @@ cdef Verdict fair_judge(Fair *fair, const Limits *limits, Share *share, size_t s
     cdef uint64_t packet_step = load_relaxed(&limits.packet_step)
     cdef uint64_t byte_step = load_relaxed(&limits.byte_step)
     cdef uint64_t cost = size + PACKET_COST
+    if now > fair.ends + SILENCE_NS:
+        _begin(fair, now)
     if share.window != fair.window:
         share.window = fair.window
         share.offered = 0
@@ -109,12 +128,15 @@ cdef void fair_turn(Fair *fair, bint short_of, uint64_t now) noexcept nogil:
 
 
 cdef bint fair_queue_fills(int fd) noexcept nogil:
-    """Whether the kernel's queue before this socket is half full."""
+    """Whether the kernel's queue before this socket is half full, or long enough to delay others.
+
+    A buffer beyond that is room for bursts: what does not fit is lost whoever sent it.
+    """
     cdef uint32_t memory[MEMINFO_VARS]
     cdef socklen_t size = sizeof(memory)
     if getsockopt(fd, SOL_SOCKET, SO_MEMINFO, memory, &size) != 0 or size <= MEMINFO_RCVBUF * 4:
         return False
-    return memory[MEMINFO_RMEM] > memory[MEMINFO_RCVBUF] // 2
+    return memory[MEMINFO_RMEM] > _min(memory[MEMINFO_RCVBUF] // 2, LONG_QUEUE)
 
 
 WINDOW = WINDOW_NS

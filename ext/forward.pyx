@@ -1,14 +1,14 @@
-"""The relay's data plane: tables, forwarder thread and the Python interface to both.
+"""The relay's data plane: tables, forwarder threads and the Python interface to both.
 
 Does NOT process packets (forward_thread.pyx) and does not admit anybody: Python installs clients and
 channels.
 
 Methods in this order: life (start, stop, poll) | clients | ids | counters.  Changes as in engine.pyx:
-check, allocate, publish, retire, under the GIL.
+check, allocate, publish, retire, under the GIL.  Each thread has a socket of its own.
 """
 
 from libc.stdint cimport uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc
 
 from shadowmesh._ext.atomic cimport load_pointer, load_relaxed, store_pointer
 from shadowmesh._ext.clients cimport (
@@ -27,39 +27,32 @@ from shadowmesh._ext.endpoint cimport (
 )
 from shadowmesh._ext.fair cimport limits_set
 from shadowmesh._ext.features cimport Features, features_choose, features_dict
-from shadowmesh._ext.forward_thread cimport (
-    Forward,
-    forward_free,
-    forward_init,
-    forward_main,
-)
 from shadowmesh._ext.lanes cimport SendKeys, SendLane, lane_dispose
-from shadowmesh._ext.receive cimport Receiver
 from shadowmesh._ext.records cimport (
     RECORD_CHANNEL,
     RECORD_CONTROL,
     Record,
     Session,
     lane_ids_of,
-    record_dispose,
     record_prepare,
     record_remove,
     record_retire,
-    session_dispose,
     session_install,
     session_retire,
 )
-from shadowmesh._ext.ring cimport drain
+from shadowmesh._ext.relay_plane cimport (
+    RelayPlane,
+    plane_free,
+    plane_init,
+    plane_join,
+    plane_start,
+)
+from shadowmesh._ext.ring cimport drain_begin, drain_end, drain_into, drain_some
 from shadowmesh._ext.tables cimport (
-    Grace,
-    Table,
-    grace_free,
-    grace_new,
+    READERS,
     grace_reclaim,
     grace_retire,
     table_find,
-    table_free,
-    table_init,
     table_install,
     table_next,
     table_remove,
@@ -67,17 +60,10 @@ from shadowmesh._ext.tables cimport (
 )
 from shadowmesh._ext.udp cimport receive_arrange, send_uses_gso
 from shadowmesh._ext.workers cimport (
-    Stop,
-    Worker,
     close_descriptor,
     own_descriptor,
     stop_free,
-    stop_init,
-    stop_raise,
     waiter_free,
-    waiter_init,
-    worker_join,
-    worker_start,
 )
 
 from shadowmesh._ext.drops import DropReason
@@ -89,6 +75,7 @@ __all__ = [
     "EVENT_CONTROL",
     "EVENT_ENDPOINT",
     "EVENT_LONG_HEADER",
+    "MOST_THREADS",
     "DropReason",
     "Event",
     "Forwarder",
@@ -98,6 +85,7 @@ __all__ = [
 EVENT_LONG_HEADER = int(EventKind.EVENT_LONG_HEADER)
 EVENT_CONTROL = int(EventKind.EVENT_CONTROL)
 EVENT_ENDPOINT = int(EventKind.EVENT_ENDPOINT)
+MOST_THREADS = <int>READERS
 # A cimported class is no attribute of the module, and Python looks for it here.
 globals()["SendKeys"] = SendKeys
 
@@ -106,64 +94,17 @@ cdef enum:
     MOST_PACKETS = 1000000000  # per second: a step of one nanosecond; bytes a hundred times that
 
 
-cdef struct RelayPlane:        # everything that the thread points to: one allocation, never moved
-    Grace *grace
-    Table ids                  # id -> Record
-    Table clients              # number -> Client; writer only
-    Stop stop
-    Forward forward
-    Worker worker
-
-
-cdef bint plane_init(RelayPlane *plane, int udp_fd, int event_fd) noexcept nogil:
-    """Allocate and connect all parts of a zeroed RelayPlane; False: no memory, `plane_free` cleans up."""
-    plane.grace = grace_new()
-    plane.forward.receiver.udp.fd = udp_fd
-    plane.forward.receiver.event_fd = event_fd
-    plane.forward.stop = &plane.stop
-    plane.forward.receiver.grace = plane.grace
-    plane.forward.receiver.ids = &plane.ids
-    return (
-        plane.grace != NULL
-        and table_init(&plane.ids, plane.grace)
-        and table_init(&plane.clients, plane.grace)
-        and stop_init(&plane.stop)
-        and forward_init(&plane.forward)
-    )
-
-
-cdef void plane_join(RelayPlane *plane) noexcept nogil:
-    stop_raise(&plane.stop)
-    worker_join(&plane.worker)
-
-
-cdef void plane_free(RelayPlane *plane) noexcept nogil:
-    """Free everything.  The thread is joined."""
-    cdef size_t position = 0
-    cdef Client *client
-    cdef Session *session
-    if plane == NULL:
-        return
-    while plane.clients.index != NULL:
-        client = <Client *>table_next(&plane.clients, &position)
-        if client == NULL:
-            break
-        while client.sessions != NULL:
-            session = client.sessions
-            client.sessions = session.next
-            session_dispose(session)
-    table_free(&plane.ids, record_dispose)
-    table_free(&plane.clients, client_dispose)
-    grace_free(plane.grace)
-    forward_free(&plane.forward)
-    stop_free(&plane.stop)
-    free(plane)
+cdef int _add(dict total, dict counted) except -1:
+    for name, value in counted.items():
+        total[name] = total.get(name, 0) + value
+    return 0
 
 
 @cython.final
 cdef class Forwarder:
     cdef RelayPlane *plane
-    cdef int udp_fd
+    cdef int udp_fds[READERS]
+    cdef size_t threads
     cdef int event_fd
     cdef int callers_event_fd
     cdef int family
@@ -171,20 +112,37 @@ cdef class Forwarder:
     cdef bint started
     cdef bint stopped
 
-    def __cinit__(self, udp_fd, event_fd, *, features=None):
-        self.udp_fd = self.event_fd = -1
-        self.udp_fd = own_descriptor(udp_fd, "udp_fd", False)
+    def __cinit__(self, udp_fd, event_fd, *more_fds, features=None):
+        cdef size_t i
+        self.event_fd = -1
+        if len(more_fds) >= <Py_ssize_t>READERS:
+            raise ValueError(f"a forwarder has 1..{<int>READERS} sockets, not {1 + len(more_fds)}")
+        for fd in (udp_fd, *more_fds):
+            self.udp_fds[self.threads] = own_descriptor(fd, "udp_fd", False)
+            self.threads += 1
         self.event_fd = own_descriptor(event_fd, "event_fd", True)
         self.callers_event_fd = event_fd
-        self.family = socket_family(self.udp_fd)
+        self.family = socket_family(self.udp_fds[0])
+        for i in range(1, self.threads):
+            if socket_family(self.udp_fds[i]) != self.family:
+                raise ValueError("the sockets of a forwarder are of one family")
+        self._make_plane(None if features is None else tuple(features))
+
+    cdef int _make_plane(self, object features) except -1:
+        cdef size_t i
         self.plane = <RelayPlane *>calloc(1, sizeof(RelayPlane))
         if self.plane != NULL:
-            self.plane.stop.fd = self.plane.forward.waiter.epoll = -1
-        if self.plane == NULL or not plane_init(self.plane, self.udp_fd, self.event_fd):
+            self.plane.stop.fd = -1
+            self.plane.threads = self.threads
+            for i in range(self.threads):
+                self.plane.forwards[i].waiter.epoll = self.plane.forwards[i].handed.fd = -1
+        if self.plane == NULL or not plane_init(self.plane, self.udp_fds, self.event_fd):
             raise MemoryError("no memory for the data plane")
-        features_choose(features, self.udp_fd, -1, &self.chosen)
-        self.plane.forward.batch.gso = self.chosen.udp_gso
-        receive_arrange(self.plane.forward.receiver.batch, self.chosen.udp_gro)
+        for i in range(self.threads):
+            features_choose(features, self.udp_fds[i], -1, &self.chosen)
+            self.plane.forwards[i].batch.gso = self.chosen.udp_gso
+            receive_arrange(self.plane.forwards[i].receiver.batch, self.chosen.udp_gro)
+        return 0
 
     def __dealloc__(self):
         # Without the GIL, because in a build with line tracing the threads take it for every line.
@@ -195,7 +153,9 @@ cdef class Forwarder:
         self._close()
 
     cdef void _close(self) noexcept:
-        close_descriptor(&self.udp_fd)
+        cdef size_t i
+        for i in range(self.threads):
+            close_descriptor(&self.udp_fds[i])
         close_descriptor(&self.event_fd)
 
     # ---- life
@@ -204,15 +164,14 @@ cdef class Forwarder:
         cdef int error
         if self.started or self.stopped:
             raise ValueError("a forwarder is started once")
-        error = waiter_init(&self.plane.forward.waiter, &self.plane.stop,
-                            &self.plane.forward.receiver.udp, NULL)
-        if error == 0:
-            error = worker_start(&self.plane.worker, forward_main, &self.plane.forward, b"sm-forward")
+        with nogil:
+            error = plane_start(self.plane)
         if error != 0:
-            raise OSError(error, "the forwarder thread could not be started")
+            raise OSError(error, "the forwarder threads could not be started")
         self.started = True
 
     def stop(self):
+        cdef size_t i
         if self.stopped:
             return
         self.stopped = True
@@ -220,7 +179,8 @@ cdef class Forwarder:
             with nogil:
                 plane_join(self.plane)
         grace_reclaim(self.plane.grace)
-        waiter_free(&self.plane.forward.waiter)
+        for i in range(self.threads):
+            waiter_free(&self.plane.forwards[i].waiter)
         stop_free(&self.plane.stop)
         self._close()
 
@@ -228,14 +188,25 @@ cdef class Forwarder:
         return self.callers_event_fd
 
     def poll(self):
-        cdef Receiver *receiver = &self.plane.forward.receiver
+        cdef list events = []
+        cdef bint more = False
+        cdef size_t i
         grace_reclaim(self.plane.grace)
-        return drain(&receiver.control, &receiver.long_headers, self.event_fd)
+        drain_begin(self.event_fd)
+        for i in range(self.threads):
+            drain_into(&self.plane.forwards[i].receiver.control, events)
+        for i in range(self.threads):
+            more |= drain_some(&self.plane.forwards[i].receiver.long_headers, events)
+        if more:
+            drain_end(self.event_fd)
+        return events
 
     def set_limits(self, *, packet_rate=0, byte_rate=0):
         cdef uint64_t packets = unsigned(packet_rate, MOST_PACKETS, "packet_rate")
         cdef uint64_t octets = unsigned(byte_rate, 100 * <uint64_t>MOST_PACKETS, "byte_rate")
-        limits_set(&self.plane.forward.limits, packets, octets)
+        cdef size_t i
+        for i in range(self.threads):
+            limits_set(&self.plane.forwards[i].limits, packets, octets)
 
     # ---- clients
 
@@ -246,8 +217,9 @@ cdef class Forwarder:
             raise KeyError(f"client {number} is not added")
         return found
 
-    def add_client(self, client, sockaddr):
+    def add_client(self, client, sockaddr, *, thread=0):
         cdef uint64_t number = unsigned(client, 0xFFFFFFFFFFFFFFFF, "client")
+        cdef size_t owner = <size_t>unsigned(thread, self.threads - 1, "thread")
         cdef Endpoint endpoint
         cdef Client *made
         endpoint_from(sockaddr, self.family, &endpoint)
@@ -255,10 +227,11 @@ cdef class Forwarder:
             raise ValueError(f"client {number} is added already")
         if not table_reserve(&self.plane.clients, 1):
             raise MemoryError("no memory for a client")
-        made = client_new(number, &endpoint)
+        made = client_new(number, owner, &endpoint)
         if made == NULL:
             raise MemoryError("no memory for a client")
         table_install(&self.plane.clients, number, made)
+        self.plane.forwards[owner].clients += 1
 
     def remove_client(self, client):
         cdef Client *found = self._client(client)
@@ -277,6 +250,7 @@ cdef class Forwarder:
             found.sessions = session.next
             session_retire(&self.plane.ids, session)
         table_remove(&self.plane.clients, found.number)
+        self.plane.forwards[found.thread].clients -= 1
         store_pointer(&found.lane, NULL)
         if lane != NULL:
             grace_retire(self.plane.grace, &lane.retired, lane_dispose)
@@ -334,30 +308,58 @@ cdef class Forwarder:
     # ---- counters
 
     def counters(self):
+        cdef dict total = {}
+        cdef size_t i
         grace_reclaim(self.plane.grace)
-        return statistics_of(&self.plane.forward.receiver.counters, NULL)
+        for i in range(self.threads):
+            _add(total, statistics_of(&self.plane.forwards[i].receiver.counters, NULL))
+        return total
 
     def features(self):
-        self.chosen.udp_gso = send_uses_gso(self.plane.forward.batch)
+        cdef size_t i
+        self.chosen.udp_gso = True
+        for i in range(self.threads):
+            self.chosen.udp_gso = self.chosen.udp_gso and send_uses_gso(self.plane.forwards[i].batch)
         used = features_dict(&self.chosen)
         return {name: used[name] for name in ("udp_gso", "udp_gro")}
 
     def drops(self):
-        return drops_of(&self.plane.forward.receiver.counters, NULL)
+        cdef dict total = {}
+        cdef size_t i
+        for i in range(self.threads):
+            _add(total, drops_of(&self.plane.forwards[i].receiver.counters, NULL))
+        return total
+
+    def thread_counters(self):
+        cdef list found = []
+        cdef size_t i
+        for i in range(self.threads):
+            counted = statistics_of(&self.plane.forwards[i].receiver.counters, NULL)
+            found.append({
+                "clients": self.plane.forwards[i].clients,
+                "rx_datagrams": counted["udp_rx_datagrams"],
+                "tx_datagrams": counted["udp_tx_datagrams"],
+                "handed_over": load_relaxed(&self.plane.forwards[i].handed_over),
+            })
+        return found
 
     def client_counters(self, client):
         cdef Client *found = self._client(client)
         cdef Session *session = found.sessions
         cdef SendLane *lane = <SendLane *>load_pointer(&found.lane)
-        cdef uint64_t failed = 0
+        cdef uint64_t failed = 0, packets = 0, octets = 0
+        cdef size_t i
+        for i in range(self.threads):
+            packets += load_relaxed(&found.sent[i].packets)
+            octets += load_relaxed(&found.sent[i].bytes)
         while session != NULL:
             failed = max(failed, load_relaxed(&session.failed_opens))
             session = session.next
         return {
             "rx_packets": load_relaxed(&found.received.packets),
             "rx_bytes": load_relaxed(&found.received.bytes),
-            "tx_packets": load_relaxed(&found.sent.packets),
-            "tx_bytes": load_relaxed(&found.sent.bytes),
+            "tx_packets": packets,
+            "tx_bytes": octets,
             "refused": load_relaxed(&found.refused),
             "next_number": load_relaxed(&lane.number) if lane != NULL else 0,
             "last_bind": load_relaxed(&found.last_bind) / 1e9,

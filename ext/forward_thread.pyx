@@ -1,16 +1,26 @@
-"""The relay's forwarder thread: UDP -> channel table -> UDP, and BIND.
+"""A forwarder thread of the relay: UDP -> channel table -> UDP, and BIND.
 
 Does NOT open what members send each other: a relay has no key of it.
 
 In the order of the functions: receive.pyx fetches -> `_on_datagram`: long header and control connection
-to asyncio, channel datagram onwards with the other end's id (`_forward`, as far as fair.pyx allows), lane
-packet opened -> `_on_packet`: BIND (bind.pyx) and its BOUND, nothing else -> `_on_batch_end` sends the batch.
+to asyncio (handshakes under way apart from strangers, who can't crowd them out), channel datagram onwards
+with the other end's id (`_forward`, as far as fair.pyx allows), lane packet opened -> `_on_packet`: BIND
+(bind.pyx) and its BOUND, nothing else -> `_on_batch_end` sends the batch.
+
+Each client has one owner among the threads, who alone handles what it sends, so that its replay windows,
+buckets and keys have one writer.  The kernel leads nearly all of it to the owner's socket, by the id; what
+comes to another socket all the same (a train of datagrams goes where its first one belongs) is handed over.
 """
 
 from libc.stdint cimport uint8_t
 
 from shadowmesh._ext.aead cimport OVERHEAD
-from shadowmesh._ext.atomic cimport add_relaxed, load_pointer
+from shadowmesh._ext.atomic cimport (
+    add_relaxed,
+    load_acquire,
+    load_pointer,
+    store_release,
+)
 from shadowmesh._ext.bind cimport (
     BIND_MOVED,
     BIND_STALE,
@@ -19,7 +29,7 @@ from shadowmesh._ext.bind cimport (
     bound_write,
 )
 from shadowmesh._ext.bytes cimport store64
-from shadowmesh._ext.clients cimport Client
+from shadowmesh._ext.clients cimport Client, client_endpoint
 from shadowmesh._ext.drops cimport DropReason, drop
 from shadowmesh._ext.endpoint cimport Endpoint
 from shadowmesh._ext.fair cimport (
@@ -39,6 +49,8 @@ from shadowmesh._ext.receive cimport (
     deliver,
     deliver_control,
     deliver_long_header,
+    receiver_connection,
+    receiver_finish,
     receiver_free,
     receiver_init,
     receiver_lookup,
@@ -46,12 +58,31 @@ from shadowmesh._ext.receive cimport (
     receiver_serve,
 )
 from shadowmesh._ext.records cimport (
+    RECORD_CHANNEL,
     RECORD_CONTROL,
-    RECORD_LANE,
     Record,
     bucket_take,
 )
-from shadowmesh._ext.ring cimport EVENT_ENDPOINT, Arrival
+from shadowmesh._ext.ring cimport (
+    EVENT_CONTROL,
+    EVENT_ENDPOINT,
+    Arrival,
+    Entry,
+    Ring,
+    ring_at,
+    ring_free,
+    ring_init,
+    ring_push,
+)
+from shadowmesh._ext.system cimport (
+    EFD_CLOEXEC,
+    EFD_NONBLOCK,
+    eventfd,
+    monotonic_ns,
+    read,
+    write,
+)
+from shadowmesh._ext.tables cimport READERS, grace_step
 from shadowmesh._ext.udp cimport (
     SEND_LIMIT,
     Outgoing,
@@ -61,15 +92,34 @@ from shadowmesh._ext.udp cimport (
     send_new,
     send_next,
 )
-from shadowmesh._ext.workers cimport stopping, wait_any, waiter_free
+from shadowmesh._ext.workers cimport (
+    close_descriptor,
+    stopping,
+    wait_any,
+    waiter_free,
+    waiter_init,
+)
 
 
 cdef enum:
     REPLY_ROOM = 64  # a sealed BOUND: 35 + 29; forwarded datagrams stay in their receive buffers
+    OTHERS_RING_SIZE = 0x40000  # 256 KiB, four trains: little comes this way
 
 
-cdef bint forward_init(Forward *forward) noexcept nogil:
+cdef bint forward_init(Forward *forward, size_t index, size_t threads) noexcept nogil:
     """Allocate what the thread needs; the caller has zeroed the structure and fills the rest."""
+    cdef size_t other
+    forward.first = forward - index
+    forward.index = forward.receiver.reader = index
+    forward.threads = threads
+    forward.handed.fd = -1
+    if threads > 1:
+        forward.handed.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        if forward.handed.fd < 0:
+            return False
+        for other in range(threads):
+            if other != index and not ring_init(&forward.others[other], OTHERS_RING_SIZE):
+                return False
     forward.receiver.owner = forward
     forward.receiver.on_datagram = _on_datagram
     forward.receiver.on_packet = _on_packet
@@ -80,10 +130,21 @@ cdef bint forward_init(Forward *forward) noexcept nogil:
 
 
 cdef void forward_free(Forward *forward) noexcept nogil:
+    cdef size_t other
     send_free(forward.batch)
     forward.batch = NULL
     receiver_free(&forward.receiver)
     waiter_free(&forward.waiter)
+    for other in range(forward.threads):
+        ring_free(&forward.others[other])
+    if forward.threads > 1:
+        close_descriptor(&forward.handed.fd)
+
+
+cdef int forward_start(Forward *forward) noexcept nogil:
+    """What the thread waits for; 0 or an errno."""
+    return waiter_init(&forward.waiter, forward.stop, &forward.receiver.udp,
+                       &forward.handed if forward.threads > 1 else NULL)
 
 
 cdef void *forward_main(void *argument) noexcept nogil:
@@ -92,27 +153,94 @@ cdef void *forward_main(void *argument) noexcept nogil:
     while not stopping(forward.stop):
         wait_any(&forward.waiter, -1)
         receiver_serve(&forward.receiver)
+        if forward.handed.ready:
+            _serve_handed(forward)
     return NULL
 
 
 cdef void _on_datagram(Receiver *receiver, uint8_t *data, size_t size, const Arrival *arrival) noexcept nogil:
+    cdef Forward *forward = <Forward *>receiver.owner
     cdef Record *record
+    cdef Client *client
     if size == 0:
         drop(&receiver.counters, DropReason.SHORT)
     elif data[0] & 0xC0 == 0xC0:
-        deliver_long_header(receiver, data, size, arrival)
+        record = receiver_connection(receiver, data, size)
+        if record != NULL:
+            deliver_control(receiver, record, data, size, arrival)
+        else:
+            deliver_long_header(receiver, data, size, arrival)
     elif data[0] & 0xC0 != 0x40:
         drop(&receiver.counters, DropReason.NOT_QUIC)
     else:
         record = receiver_lookup(receiver, data, size)
         if record == NULL:
             return
-        if record.kind == RECORD_LANE:
-            receiver_pend(receiver, record, data, size, arrival)
-        elif record.kind == RECORD_CONTROL:
+        if record.kind == RECORD_CONTROL:  # of any thread: all that is known of it is in Python
             deliver_control(receiver, record, data, size, arrival)
+            return
+        client = <Client *>(record.source if record.kind == RECORD_CHANNEL else record.session.owner)
+        if client.thread != forward.index:
+            _hand_over(forward, client.thread, data, size, arrival)
+        elif record.kind == RECORD_CHANNEL:
+            _forward(forward, record, data, size)
         else:
-            _forward(<Forward *>receiver.owner, record, data, size)
+            receiver_pend(receiver, record, data, size, arrival)
+
+
+# ---- between threads -------------------------------------------------------------------------
+
+
+cdef void _hand_over(Forward *forward, size_t thread, const uint8_t *data, size_t size,
+                     const Arrival *arrival) noexcept nogil:
+    """As it came, to the thread that owns its client, which looks its id up again."""
+    cdef Ring *ring = &forward.first[thread].others[forward.index]
+    if not ring_push(ring, EVENT_CONTROL, 0, arrival, data, size):
+        drop(&forward.receiver.counters, DropReason.OTHER_THREAD_BUSY)
+        return
+    forward.to_wake |= <uint64_t>1 << thread
+    add_relaxed(&forward.handed_over, 1)
+
+
+cdef void _wake(Forward *forward) noexcept nogil:
+    cdef uint64_t one = 1
+    cdef size_t thread
+    for thread in range(forward.threads):
+        if (forward.to_wake >> thread) & 1:
+            write(forward.first[thread].handed.fd, &one, sizeof(one))
+    forward.to_wake = 0
+
+
+cdef void _serve_handed(Forward *forward) noexcept nogil:
+    """A batch of what others received for clients of this thread.
+
+    Only what is there now, so that the socket and the grace period wait no longer than for a full ring each.
+    What is pushed later wakes this thread again.  The datagrams stay in the rings until they are sent.
+    """
+    cdef Receiver *receiver = &forward.receiver
+    cdef uint64_t ends[READERS]
+    cdef uint64_t position
+    cdef size_t other
+    cdef Entry *entry
+    cdef Arrival arrival
+    read(forward.handed.fd, &position, sizeof(position))
+    grace_step(receiver.grace, receiver.reader)
+    receiver.now = monotonic_ns()
+    arrival.relayed = False
+    arrival.via = 0
+    for other in range(forward.threads):
+        ends[other] = load_acquire(&forward.others[other].head)
+        position = forward.others[other].tail
+        while True:
+            entry = ring_at(&forward.others[other], &position, ends[other])
+            if entry == NULL:
+                break
+            arrival.source = &entry.source
+            receiver.on_datagram(receiver, <uint8_t *>entry + sizeof(Entry), entry.size, &arrival)
+    receiver_finish(receiver)
+    for other in range(forward.threads):
+        store_release(&forward.others[other].tail, ends[other])
+    grace_step(receiver.grace, receiver.reader)
 
 
 # ---- channels --------------------------------------------------------------------------------
@@ -156,8 +284,11 @@ cdef void _forward(Forward *forward, Record *channel, uint8_t *data, size_t size
     outgoing.data = data
     outgoing.size = size
     outgoing.credit = size
-    outgoing.traffic = &target.sent
-    outgoing.target = target.endpoint
+    outgoing.traffic = &target.sent[forward.index]
+    if target.thread == forward.index:
+        outgoing.target = target.endpoint
+    else:
+        client_endpoint(target, &outgoing.target)
     send_commit(forward.batch, outgoing)
 
 
@@ -203,7 +334,7 @@ cdef void _reply(Forward *forward, Client *client, const uint8_t *payload, BindR
     if not lane_seal(lane, outgoing, 0, bound, BIND_SIZE, &forward.receiver.counters):
         return
     outgoing.target = source[0]
-    outgoing.traffic = &client.sent
+    outgoing.traffic = &client.sent[forward.index]
     outgoing.credit = BIND_SIZE + OVERHEAD
     send_commit(forward.batch, outgoing)
 
@@ -212,5 +343,7 @@ cdef void _on_batch_end(Receiver *receiver) noexcept nogil:
     """Before the grace step and before the receive buffers are used again."""
     cdef Forward *forward = <Forward *>receiver.owner
     send_flush(forward.batch, receiver.udp.fd, &receiver.counters)
+    if forward.to_wake:
+        _wake(forward)
     if fair_due(&forward.fair, receiver.now):
         fair_turn(&forward.fair, fair_queue_fills(receiver.udp.fd), receiver.now)

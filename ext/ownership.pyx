@@ -106,7 +106,7 @@ cdef Owned *_owned_new(uint64_t number, uint64_t mac, object prefixes, bint othe
 
 
 cdef int _owned_check(Table *neighbours, const Owned *made) except -1:
-    """Before `owned_publish`: ValueError if an address is another peer's, MemoryError if there is no room."""
+    """Before `_publish`: ValueError if an address is another peer's, MemoryError if there is no room."""
     cdef const Neighbour *owner
     cdef size_t i
     for i in range(made.hosts):
@@ -130,11 +130,16 @@ cdef bint _owned_equal(const Owned *one, const Owned *other) noexcept nogil:
     )
 
 
-cdef void _withdraw(Table *neighbours, const Owned *old) noexcept nogil:
-    """What is there by this record still."""
+cdef void owned_withdraw(Table *neighbours, const Owned *old) noexcept nogil:
+    """Take out of the table what is there by this record still; NULL has nothing there.
+
+    At the end of a peer the record stays in it: a thread with a packet of the peer in hand judges by that.
+    """
     cdef const Neighbour *ours
     cdef uint64_t key
     cdef size_t i
+    if old == NULL:
+        return
     for i in range(old.hosts):
         ours = old.neighbours + i
         key = _key(ours.address[0], ours.address[1])
@@ -142,22 +147,21 @@ cdef void _withdraw(Table *neighbours, const Owned *old) noexcept nogil:
             table_remove(neighbours, key)
 
 
-cdef void owned_publish(Table *neighbours, void **place, Owned *made) noexcept nogil:
-    """Put `made` (or NULL, at the end of the peer) in place of what is there.  After `_owned_check`.
+cdef void _publish(Table *neighbours, void **place, Owned *made) noexcept nogil:
+    """Put `made` in place of what is there.  After `_owned_check`.
 
     An address that stays is never nobody's in between: somebody else could claim it then.
     """
     cdef Owned *old = <Owned *>load_pointer(place)
     cdef uint64_t key
     cdef size_t i
-    if made != NULL:
-        for i in range(made.hosts):
-            key = _key(made.neighbours[i].address[0], made.neighbours[i].address[1])
-            if not table_replace(neighbours, key, made.neighbours + i):
-                table_install(neighbours, key, made.neighbours + i)
+    for i in range(made.hosts):
+        key = _key(made.neighbours[i].address[0], made.neighbours[i].address[1])
+        if not table_replace(neighbours, key, made.neighbours + i):
+            table_install(neighbours, key, made.neighbours + i)
     store_pointer(place, made)
     if old != NULL:
-        _withdraw(neighbours, old)
+        owned_withdraw(neighbours, old)
         grace_retire(neighbours.grace, &old.retired, owned_dispose)
 
 
@@ -174,7 +178,7 @@ cdef int owned_set(Table *neighbours, void **place, uint64_t number, uint64_t ma
     except BaseException:
         free(made)
         raise
-    owned_publish(neighbours, place, made)
+    _publish(neighbours, place, made)
     return 0
 
 

@@ -28,7 +28,7 @@ from shadowmesh._ext.atomic cimport add_relaxed, load_relaxed
 from shadowmesh._ext.bytes cimport Reader, load32, load64, take
 from shadowmesh._ext.drops cimport DropReason, Statistic, count, drop
 from shadowmesh._ext.endpoint cimport endpoint_normalise
-from shadowmesh._ext.records cimport FAILED_OPENS_SHIFT, Session, bucket_take
+from shadowmesh._ext.records cimport FAILED_OPENS_SHIFT, RECORD_CONTROL, Session, bucket_take
 from shadowmesh._ext.replay cimport Verdict, Window, window_accept
 from shadowmesh._ext.ring cimport (
     EVENT_CONTROL,
@@ -53,6 +53,7 @@ cdef enum:
     LONG_RING_SIZE = 0x80000      # 512 KiB: some 400 Initials
     CONTROL_RING_SIZE = 0x100000  # 1 MiB
     SHORTEST_LONG_HEADER = 7      # RFC 8999 section 5.1: first byte, version, two length bytes
+    LONG_ID_AT = 6                # the destination id, behind first byte, version and length
 
 
 cdef bint receiver_init(Receiver *receiver) noexcept nogil:
@@ -89,13 +90,18 @@ cdef void receiver_serve(Receiver *receiver) noexcept nogil:
 
 
 cdef void _handle_batch(Receiver *receiver, size_t fetched) noexcept nogil:
-    cdef uint64_t one = 1
     cdef size_t i
     cdef Arrival arrival
     receiver.now = monotonic_ns()
     receiver.pending_count = 0
     for i in range(fetched):
         _handle_message(receiver, i, &arrival)
+    receiver_finish(receiver)
+
+
+cdef void receiver_finish(Receiver *receiver) noexcept nogil:
+    """All datagrams of a batch are sorted: the rest of its stages."""
+    cdef uint64_t one = 1
     _open_pending(receiver)
     receiver.on_batch_end(receiver)
     if receiver.pushed:
@@ -148,6 +154,14 @@ cdef Record *receiver_lookup(Receiver *receiver, uint8_t *data, size_t size) noe
     if record == NULL:
         drop(&receiver.counters, DropReason.UNKNOWN_ID)
     return record
+
+
+cdef Record *receiver_connection(Receiver *receiver, const uint8_t *data, size_t size) noexcept nogil:
+    """The control connection that a long header names by an id of ours; NULL: whoever knocks knows none."""
+    cdef Record *record = NULL
+    if size >= LONG_ID_AT + 8 and data[LONG_ID_AT - 1] == 8:
+        record = <Record *>table_find(receiver.ids, load64(data + LONG_ID_AT))
+    return record if record != NULL and record.kind == RECORD_CONTROL else NULL
 
 
 cdef void receiver_pend(Receiver *receiver, Record *record, uint8_t *packet, size_t size,

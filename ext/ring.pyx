@@ -14,25 +14,16 @@ from libc.string cimport memcpy
 
 from shadowmesh._ext.atomic cimport load_acquire, load_relaxed, store_release
 from shadowmesh._ext.bytes cimport store64
+from shadowmesh._ext.endpoint cimport endpoint_bytes
 from shadowmesh._ext.system cimport read, write
 
 from typing import NamedTuple
 
 
 cdef enum:
-    LONG_HEADERS_PER_POLL = 64   # aioquic needs up to 0.6 ms for an Initial: about 40 ms at most
+    LONG_HEADERS_PER_POLL = 8    # aioquic needs up to 0.6 ms for an Initial, and what is under way goes first
 
 cdef uint32_t SKIP = 0xFFFFFFFF
-
-cdef struct Entry:
-    uint32_t total          # this header, the data and padding
-    uint32_t size           # bytes of data; SKIP: nothing up to the end of the buffer
-    uint32_t kind
-    uint32_t source_size
-    uint64_t relayed
-    uint64_t via
-    uint64_t handle
-    uint64_t source[4]
 
 
 class Event(NamedTuple):
@@ -86,8 +77,7 @@ cdef bint ring_push(Ring *ring, EventKind kind, uint64_t handle, const Arrival *
     entry.handle = handle
     entry.relayed = arrival.relayed
     entry.via = arrival.via
-    entry.source_size = arrival.source.size
-    memcpy(entry.source, arrival.source.words, sizeof(entry.source))
+    entry.source = arrival.source[0]
     memcpy(<uint8_t *>entry + sizeof(Entry), data, size)
     store_release(&ring.head, ring.head + total)
     return True
@@ -95,6 +85,20 @@ cdef bint ring_push(Ring *ring, EventKind kind, uint64_t handle, const Arrival *
 
 cdef bint ring_empty(Ring *ring) noexcept nogil:
     return load_acquire(&ring.head) == load_relaxed(&ring.tail)
+
+
+cdef Entry *ring_at(Ring *ring, uint64_t *position, uint64_t end) noexcept nogil:
+    """Consumer: the event at `position`, which steps on; NULL at `end`.
+
+    Its data, behind the entry, is the consumer's to write to until it moves `ring.tail` past it.
+    """
+    cdef Entry *entry
+    while position[0] != end:
+        entry = <Entry *>(ring.buffer + (position[0] & (ring.size - 1)))
+        position[0] += entry.total
+        if entry.size != SKIP:
+            return entry
+    return NULL
 
 
 cdef object ring_pop(Ring *ring):
@@ -109,7 +113,7 @@ cdef object ring_pop(Ring *ring):
                 <int>entry.kind,
                 entry.handle,
                 (<char *>via)[:8] if entry.relayed else b"",
-                (<char *>entry.source)[:entry.source_size],
+                endpoint_bytes(&entry.source),
                 (<char *>entry + sizeof(Entry))[:entry.size],
             )
             store_release(&ring.tail, ring.tail + entry.total)
@@ -124,21 +128,34 @@ cdef void drain_into(Ring *ring, list events):
         events.append(event)
 
 
-cdef list drain(Ring *control, Ring *long_headers, int event_fd):
-    """All control events, then up to LONG_HEADERS_PER_POLL long headers; re-arms the eventfd if some stay.
-
-    The eventfd is cleared first: whatever is pushed from then on sets it again.  -1: there is none any more.
-    """
-    cdef uint64_t value = 1
-    cdef list events = []
+cdef bint drain_some(Ring *ring, list events):
+    """Append up to LONG_HEADERS_PER_POLL events; whether some stay."""
     cdef size_t taken = 0
-    if event_fd >= 0:
-        read(event_fd, &value, sizeof(value))
-    drain_into(control, events)
-    while taken < LONG_HEADERS_PER_POLL and (event := ring_pop(long_headers)) is not None:
+    while taken < LONG_HEADERS_PER_POLL and (event := ring_pop(ring)) is not None:
         events.append(event)
         taken += 1
-    if event_fd >= 0 and not ring_empty(long_headers):
-        value = 1
+    return not ring_empty(ring)
+
+
+cdef void drain_begin(int event_fd):
+    """Clear the eventfd, before any ring is read: what is pushed from now on sets it.  -1: there is none."""
+    cdef uint64_t value = 0
+    if event_fd >= 0:
+        read(event_fd, &value, sizeof(value))
+
+
+cdef void drain_end(int event_fd):
+    """Some events stay: have the next poll come at once."""
+    cdef uint64_t value = 1
+    if event_fd >= 0:
         write(event_fd, &value, sizeof(value))
+
+
+cdef list drain(Ring *control, Ring *long_headers, int event_fd):
+    """All control events, then up to LONG_HEADERS_PER_POLL long headers."""
+    cdef list events = []
+    drain_begin(event_fd)
+    drain_into(control, events)
+    if drain_some(long_headers, events):
+        drain_end(event_fd)
     return events

@@ -12,7 +12,7 @@ from fuzz.mutation import main
 from fuzz.traffic import ALICE, BOB, handshake_messages, machines, resumed_answer, secrets_with
 from shadowmesh.errors import BadPacket, RemoteProtocolError
 from shadowmesh.session.machine import State
-from shadowmesh.wire.messages import Reassembler
+from shadowmesh.wire.reassembly import Reassembler
 
 SEEDS = [*handshake_messages(), resumed_answer()]
 

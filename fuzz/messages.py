@@ -25,6 +25,7 @@ from shadowmesh.wire.messages import (
     RevocationNews,
     Ticket,
 )
+from shadowmesh.wire.reassembly import Reassembler
 
 SEEDS = [
     *handshake_messages(),
@@ -49,7 +50,7 @@ SEEDS = [
 
 def target(data: bytes) -> None:
     """One stream, in two pieces."""
-    reassembler = messages.Reassembler()
+    reassembler = Reassembler()
     with contextlib.suppress(BadPacket):
         for piece in (data[: len(data) // 2], data[len(data) // 2 :]):
             for message_type, body in reassembler.feed_untrusted(piece):

@@ -14,7 +14,8 @@ from shadowmesh.errors import BadPacket, RemoteProtocolError
 from shadowmesh.session.machine import Agreement
 from shadowmesh.session.rekey import Rekey, State
 from shadowmesh.wire import messages
-from shadowmesh.wire.messages import MessageType, Reassembler, RekeyAnswer, RekeyAsk, RekeyOffer
+from shadowmesh.wire.messages import MessageType, RekeyAnswer, RekeyAsk, RekeyOffer
+from shadowmesh.wire.reassembly import Reassembler
 
 LANES = [bytes((lane,)) * 8 for lane in range(8)]
 

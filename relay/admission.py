@@ -7,11 +7,12 @@ refuses; that of any other network is not looked at.  Whoever none of these admi
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shadowmesh.crypto.authority_key import NetworkId
-from shadowmesh.crypto.token import proves_token
+from shadowmesh.crypto.token import proven_token
 from shadowmesh.errors import BadPacket, NotMember
 from shadowmesh.membership.guard import Guard, Standing
 from shadowmesh.units import NodeId
@@ -26,6 +27,17 @@ class Belonging:
     standing: Standing
     shown: bytes
     """As it came, for the other members."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a client was let in by, besides its NodeID."""
+
+    belonging: Belonging | None = None
+    guest: bool = False
+    token: bytes | None = None
+    asked: bool = False
+    """The operator's program said yes."""
 
 
 class Admission:
@@ -60,10 +72,22 @@ class Admission:
         """Whether this node may have a session with the relay without being a member of anything."""
         return self._open or node in self._nodes
 
-    def holds_token(self, node: NodeId, shown: Introduction, relay: NodeId) -> bool:
-        """Whether HELLO of this node proves that it holds a token of ours."""
+    def token_of(self, node: NodeId, shown: Introduction, relay: NodeId) -> bytes | None:
+        """The token of ours that HELLO of this node proves it holds."""
         proof = shown.token
-        return isinstance(proof, bytes) and proves_token(self._tokens, proof, shown.nonce, node, relay)
+        if not isinstance(proof, bytes):
+            return None
+        return proven_token(self._tokens, proof, shown.nonce, node, relay)
+
+    def holds(self, ground: Ground, node: NodeId) -> bool:
+        """Whether a client that is here would be let in again, by what it showed when it came."""
+        if ground.belonging is not None:
+            guard = ground.belonging.guard
+            return self._guards.get(guard.network.id) is guard
+        by_token = ground.token is not None and any(
+            hmac.compare_digest(ground.token, token) for token in self._tokens
+        )
+        return ground.guest or ground.asked or by_token or self.allows(node)
 
     def belonging_untrusted(self, node: NodeId, shown: bytes) -> Belonging | None:
         """The network of ours that `node` shows a certificate of; None if it shows none.

@@ -1,4 +1,4 @@
-"""The command `shadowmesh-relay`: init, serve, status, drain, id, version.
+"""The command `shadowmesh-relay`: init, serve, status, drain, reload, id, version.
 
 Heavy imports happen in the verb that needs them, so that --help and --check are quick.
 """
@@ -51,6 +51,7 @@ _state_dir_option = click.option(
         "serve": f"{__name__}:serve",
         "status": "shadowmesh_relay.verbs:status",
         "drain": "shadowmesh_relay.verbs:drain",
+        "reload": "shadowmesh_relay.verbs:reload",
         "id": f"{__name__}:show_id",
         "version": f"{__name__}:version",
     },
@@ -127,7 +128,7 @@ def serve(config: Path, check: bool) -> int:
         return 0
     from .server import run as serve_relay
 
-    return serve_relay(settings)
+    return serve_relay(settings, config)
 
 
 @click.command("id", epilog=examples("shadowmesh-relay id", "shadowmesh-relay id --state-dir ./relay --json"))

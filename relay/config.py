@@ -14,7 +14,7 @@ import msgspec
 
 from shadowmesh.config import after_refusal
 from shadowmesh.document import Document, Section
-from shadowmesh.observing import LogSection, log_section, metrics_address
+from shadowmesh.observing import LogSection, log_section, metrics_address, tracing_url
 from shadowmesh.units import Address, NodeId
 from shadowmesh.values import (
     EXAMPLE_NODE_ID,
@@ -26,8 +26,10 @@ from shadowmesh.values import (
     parse_socket_path,
 )
 
+from .cluster_config import ClusterSection, cluster_section
 from .hook import parse_hook
 from .limits import Limits
+from .steering import MOST_THREADS
 
 DEFAULT_STATE_DIR = "/var/lib/shadowmesh-relay"
 SOCKET_FILE = "relay.sock"
@@ -51,6 +53,8 @@ class RelaySection(msgspec.Struct, frozen=True):
     port: int
     second_port: int | None = None
     """Another UDP port, by which clients learn what their NATs do."""
+    threads: int = 1
+    """Of the forwarder; 0: one for each processor."""
     socket: Path = Path(DEFAULT_STATE_DIR) / SOCKET_FILE
     """Where the verbs reach the running relay."""
 
@@ -86,6 +90,15 @@ class WebSocketSection(msgspec.Struct, frozen=True):
         return any(address in prefix for prefix in self.trusted_proxies)
 
 
+class Http3Section(msgspec.Struct, frozen=True):
+    """`http3:` what strangers may ask of the UDP port, over HTTP/3."""
+
+    certificate: Path
+    key: Path
+    show_clients: bool = False
+    """Whether the number of clients is among it."""
+
+
 class RelayConfig(msgspec.Struct, frozen=True):
     """All of relay.yaml, checked."""
 
@@ -96,6 +109,10 @@ class RelayConfig(msgspec.Struct, frozen=True):
     """Where Prometheus reads, on this machine."""
     log: LogSection = LogSection()
     websocket: WebSocketSection | None = None
+    http3: Http3Section | None = None
+    tracing: str | None = None
+    """URL of the collector that gets traces."""
+    cluster: ClusterSection | None = None
 
 
 def admits(admission: Admission) -> str:
@@ -112,14 +129,20 @@ def admits(admission: Admission) -> str:
 def load_relay_config(path: Path) -> RelayConfig:
     """Read and check relay.yaml. Raises ConfigError with a line for each mistake."""
     document = Document.load(path)
-    top = document.section(("relay", "admission", "websocket", "limits", "metrics", "log"))
+    keys = ("relay", "admission", "websocket", "http3", "cluster", "limits", "metrics", "log", "tracing")
+    top = document.section(keys)
+    relay = _relay(top.section("relay", ("name", "state_dir", "listen", "second_port", "threads", "socket")))
+    websocket = _websocket(top)
     config = RelayConfig(
-        relay=_relay(top.section("relay", ("name", "state_dir", "listen", "second_port", "socket"))),
+        relay=relay,
         admission=_admission(top.section("admission", ("open", "nodes", "networks", "token_file", "hook"))),
-        websocket=_websocket(top),
+        websocket=websocket,
+        http3=_http3(top, websocket),
+        cluster=cluster_section(top, relay.host, relay.port),
         limits=_limits(top.section("limits", Limits.__struct_fields__)),
         metrics=metrics_address(top),
         log=log_section(top),
+        tracing=tracing_url(top),
     )
     document.finish()
     return config
@@ -131,6 +154,7 @@ def _relay(section: Section) -> RelaySection:
     second = section.number_or_word("second_port", 1, 65535, "off", "4434")
     if second == port:
         section.refuse("second_port", "is the port of listen; it must be another", "4434")
+    threads = section.number_or_word("threads", 1, MOST_THREADS, "auto", "4")
     found = section.text("state_dir", parse_path, DEFAULT_STATE_DIR, Path(DEFAULT_STATE_DIR))
     state_dir = cast("Path | None", found) or Path(DEFAULT_STATE_DIR)  # a refused value reads as None
     default = state_dir / SOCKET_FILE
@@ -141,6 +165,7 @@ def _relay(section: Section) -> RelaySection:
         host=host,
         port=port,
         second_port=None if second == "off" else int(second),
+        threads=(0 if threads == "auto" else int(threads)) if section.has("threads") else 1,
     )
 
 
@@ -202,8 +227,7 @@ def _websocket(top: Section) -> WebSocketSection | None:
     certificate = section.text("certificate", parse_path, "/etc/shadowmesh/relay.crt", None)
     key = section.text("key", parse_path, "/etc/shadowmesh/relay.key", None)
     if (certificate is None) != (key is None):
-        missing, suffix = ("key", "key") if key is None else ("certificate", "crt")
-        section.refuse(missing, "certificate and key go together", f"/etc/shadowmesh/relay.{suffix}")
+        _refuse_half(section, certificate)
     elif certificate is None and host and not ipaddress.ip_address(host).is_loopback:
         problem = "without a certificate this is plain HTTP, for a reverse proxy on this machine only"
         section.refuse("listen", problem, '"127.0.0.1:8443"')
@@ -216,6 +240,29 @@ def _websocket(top: Section) -> WebSocketSection | None:
         max_connections=section.number("max_connections", 1, 65536, default=MAX_CONNECTIONS),
         max_per_address=section.number("max_per_address", 1, 65536, default=MAX_PER_ADDRESS),
     )
+
+
+def _http3(top: Section, websocket: WebSocketSection | None) -> Http3Section | None:
+    if not top.has("http3"):
+        return None
+    section = top.section("http3", ("certificate", "key", "show_clients"))
+    certificate = section.text("certificate", parse_path, "/etc/shadowmesh/relay.crt", None)
+    key = section.text("key", parse_path, "/etc/shadowmesh/relay.key", None)
+    if (certificate is None) != (key is None):
+        _refuse_half(section, certificate)
+    elif certificate is None and websocket is not None:
+        certificate, key = websocket.certificate, websocket.key
+    shown = section.flag("show_clients", default=False)
+    if certificate is None or key is None:
+        problem = "HTTP/3 needs a certificate, here or in websocket"
+        section.refuse("certificate", problem, "/etc/shadowmesh/relay.crt")
+        return None
+    return Http3Section(certificate, key, shown)
+
+
+def _refuse_half(section: Section, certificate: Path | None) -> None:
+    missing, suffix = ("certificate", "crt") if certificate is None else ("key", "key")
+    section.refuse(missing, "certificate and key go together", f"/etc/shadowmesh/relay.{suffix}")
 
 
 def _parse_prefix(text: str) -> Prefix:

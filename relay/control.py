@@ -13,15 +13,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from shadowmesh.command import CommandFailed, ExitCode
+from shadowmesh.errors import ConfigError
 from shadowmesh.web.client import Unreachable, request
 from shadowmesh.web.problem import Problem
-from shadowmesh.web.server import guarded, http_error, json_answer, read_body
+from shadowmesh.web.server import guarded, http_error, json_answer, problem_answer, read_body
 
+from .reload import ReloadReply
 from .report import Report
 
 TIMEOUT = 10.0
 """Seconds for an answer: ten thousand clients take one."""
 MAX_DRAIN = 86_400
+UNPROCESSABLE = 422
+"""Status of an answer that a file with a mistake brings."""
 
 
 class DrainRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,7 +40,9 @@ class DrainReply(msgspec.Struct, frozen=True, kw_only=True):
     clients: int
 
 
-def create_app(report: Callable[[], Report], drain: Callable[[float], int]) -> Starlette:
+def create_app(
+    report: Callable[[], Report], drain: Callable[[float], int], reload: Callable[[], ReloadReply]
+) -> Starlette:
     """The application; its routes are in docs/cli.md."""
 
     async def status(_request: Request) -> Response:
@@ -48,9 +54,16 @@ def create_app(report: Callable[[], Report], drain: Callable[[float], int]) -> S
             raise HTTPException(400, f"timeout is not between 0 and {MAX_DRAIN} s")
         return json_answer(202, DrainReply(clients=drain(wanted.timeout)))
 
+    async def read_again(_request: Request) -> Response:
+        try:
+            return json_answer(200, reload())
+        except ConfigError as error:
+            return problem_answer(UNPROCESSABLE, "refused", str(error))
+
     return Starlette(
         routes=[
             Route("/v1/status", guarded(status), methods=["GET"]),
+            Route("/v1/reload", guarded(read_again), methods=["POST"]),
             Route("/v1/drain", guarded(begin_drain), methods=["POST"]),
         ],
         exception_handlers={HTTPException: http_error},
@@ -68,6 +81,11 @@ def ask_drain(path: Path, timeout: float) -> DrainReply:
     return msgspec.json.decode(data, type=DrainReply)
 
 
+def ask_reload(path: Path) -> bytes:
+    """Have the relay read its admission again; the reply as it wrote it. Raises CommandFailed."""
+    return _ask(path, "POST", "/v1/reload", b"")
+
+
 def _ask(path: Path, method: str, target: str, body: bytes) -> bytes:
     try:
         status, data = request(path, method, target, body, TIMEOUT)
@@ -82,5 +100,6 @@ def _ask(path: Path, method: str, target: str, body: bytes) -> bytes:
             text = msgspec.json.decode(data, type=Problem).message
         except msgspec.MsgspecError:
             text = f"HTTP status {status}"
-        raise CommandFailed(f"the relay refused: {text}")
+        code = ExitCode.REFUSED if status == UNPROCESSABLE else ExitCode.FAILED
+        raise CommandFailed(f"the relay refused: {text}", code)
     return data

@@ -12,7 +12,6 @@ State is kept for proved addresses only, one number for each of at most `MAX_PRE
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
 
 import msgspec
 
@@ -97,19 +96,17 @@ class Door:
     """Decides whether a proved address may begin a handshake now."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+        self.limits = limits
         self._begun = Bucket(limits.handshakes_per_second, HANDSHAKE_BURST)
         self._refused = Bucket(limits.refusals_per_minute / 60, REFUSAL_BURST)
 
-    def crowd_untrusted(self, network: str, under_way: Sequence[str]) -> None:
+    def crowd_untrusted(self, of_host: int, full: bool) -> None:
         """Whether there is room for one more. Raises BadPacket.
 
-        :param under_way: the networks that handshakes under way come from.
+        :param of_host: handshakes of its IPv4 address or IPv6 /64 that are under way or wait.
+        :param full: whether as many wait as may.
         """
-        if (
-            len(under_way) >= self._limits.handshakes
-            or under_way.count(network) >= self._limits.handshakes_per_host
-        ):
+        if full or of_host >= self.limits.handshakes_per_host:
             raise BadPacket("too_many_handshakes")
 
     def enter_untrusted(self, host: str, ticket: bool, now: float) -> None:

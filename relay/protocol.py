@@ -12,28 +12,28 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.crypto.keys import resumption_secret
-from shadowmesh.crypto.retry import TICKET_SIZE, Admit, Drop, Reply, TokenGate
+from shadowmesh.crypto.retry import TICKET_SIZE, Drop, Reply, TokenGate
 from shadowmesh.crypto.tls import PeerTicket
-from shadowmesh.errors import BadPacket, NotMember, RemoteProtocolError
-from shadowmesh.membership.guard import Guard, invitation_untrusted
+from shadowmesh.errors import BadPacket, NotMember
 from shadowmesh.session.link import CloseCode, Ended, LinkEvent, Ready, Received, accept
 from shadowmesh.session.links import Driver, LinkSet
-from shadowmesh.session.machine import Agreement, Opening, Refused
+from shadowmesh.session.machine import Agreement, Opening
+from shadowmesh.session.port import HandedOver
+from shadowmesh.stages import Stages
 from shadowmesh.units import ID_SIZE, LANES, Address, NodeId
 from shadowmesh.wire.headers import destination_id
 from shadowmesh.wire.messages import (
+    NO_TICKET,
     Answer,
     CertificateAsked,
     Close,
     Interest,
-    Introduction,
     Invite,
-    Invited,
     Leave,
     Message,
     NatTest,
@@ -47,15 +47,22 @@ from shadowmesh.wire.messages import (
 
 from .admission import Admission, Belonging
 from .clients import Client, Duplicates, Knock, Totals
+from .cluster import Cluster
 from .guests import Guests
+from .h3 import Http3, Visitors
 from .hook import Question, Verdict
 from .limits import Door, Limits
+from .load import LoadNews
+from .members import Members
 from .notes import Notes
 from .observer import Observer
 from .questions import Questions
+from .reception import Reception
 from .rendezvous import Rendezvous
+from .steering import Steering
 from .tables import Tables
 from .tickets import Tickets
+from .waiting import MAX_FIRST, Turn, Waiting
 
 SWEEP = 5.0
 """Seconds between looks at the clients' BINDs."""
@@ -71,6 +78,10 @@ class RelayCore:
     :param limits: those of the control part; the data plane has its own.
     :param wall: the machine's clock, in seconds since 1970; clients are told of it.
     :param origin: who is behind the source of a datagram: another address where a leg runs over TCP.
+    :param http3: what strangers may ask for; None: nothing.
+    :param busy: percent of a core that the busiest thread takes.
+    :param stages: for traces; None: nobody wants any.
+    :param threads: those of the forwarder.
     """
 
     def __init__(
@@ -84,8 +95,13 @@ class RelayCore:
         limits: Limits | None = None,
         wall: Callable[[], float] | None = None,
         origin: Callable[[Address], Address] = lambda source: source,
+        http3: Http3 | None = None,
+        busy: Callable[[], int] = lambda: 0,
+        stages: Stages | None = None,
+        threads: int = 1,
     ) -> None:
         self.drops: Counter[str] = Counter()
+        self._events: deque[str] = deque()
         self.limits = limits or Limits()
         self.handshakes: Counter[str] = Counter(completed=0, refused=0, failed=0)  # that ended
         self.draining = False
@@ -94,50 +110,85 @@ class RelayCore:
         self.observer = observer
         self.clients: dict[NodeId, Client] = {}
         self._identity = identity
-        self._admission = admission
         self._tables = tables
         self._random = random
-        self._wall = wall
-        self._origin = origin
-        self._tickets = Tickets()
+        self._wall, self._origin, self._busy = wall, origin, busy
+        self._loads = LoadNews()
+        self._stages = stages or Stages()
+        self._tickets = Tickets(self.limits.clients)
         self._gate = TokenGate(random(32), self._tickets.prove_address)
         self._links = LinkSet(tables.install_control, tables.remove)
         self._guests = Guests(self.clients)
-        self._rendezvous = Rendezvous(self.clients, tables, random, self._send, self.limits)
-        self._door = Door(self.limits)
-        self._duplicates = Duplicates()
-        self._half_open: dict[Driver, Knock] = {}
+        self._steering = Steering(threads, random)
+        self._members = Members(
+            self.clients, admission, self._guests, self._send, self._close, self._events.append, self.drops
+        )
+        self._rendezvous = Rendezvous(
+            self.clients, tables, self._steering, self._send_all, self.limits, self._stages
+        )
+        self._duplicates = Duplicates(self._close, self._events.append)
+        self._waiting = Waiting()
         self._by_handle: dict[int, Client] = {}
         self._handles = itertools.count(1)
-        self._questions = Questions()
+        self._questions, door = Questions(), Door(self.limits)
+        tell, drops = self._events.append, self.drops
+        self._reception = Reception(
+            identity.node_id, admission, self._guests, self._questions, door, self.clients, drops, tell, wall
+        )
+        self._half_open = self._reception.half_open
         self._instance = random(ID_SIZE)
         self._outbox: list[tuple[bytes, Address]] = []
-        self._events: deque[str] = deque()
-        self._greetings = 0
-        """Authenticated HELLOs so far: their order tells a newer handshake from a delayed one."""
-        self._strangers = Notes()
         self._pairs = Notes()
         self._sweep_at = now + SWEEP
+        self._visitors = Visitors(
+            http3, tables, self._transmit, self.drops, lambda: (self.draining, len(self.clients)), now
+        )
 
     @property
     def deadline(self) -> float:
         """When `handle_timer` wants to be called."""
         links = self._links.deadline
-        own = min(self._sweep_at, self._drain_until)
+        own = min(self._sweep_at, self._drain_until, self._visitors.deadline)
+        if self._waiting and len(self._half_open) < self.limits.handshakes:
+            return -math.inf
         return own if links is None else min(links, own)
+
+    def join(self, cluster: Cluster) -> None:
+        """Be one relay of several, before the first client comes."""
+        cluster.serve(self.clients, self._rendezvous, self._tables)
 
     # Input.
 
     def handle_datagram(self, data: bytes, source: Address, now: float) -> None:
         """A control datagram: of a client's connection, or of somebody who knocks."""
         try:
-            driver = self._links.find(destination_id(data))
-            if driver is not None:
+            destination = destination_id(data)
+            driver = self._links.find(destination)
+            visitor = self._visitors.find(destination) if driver is None else None
+            if visitor is not None:
+                self._visitors.handle_datagram(visitor, data, now)
+            elif self._waiting.answered(destination, driver, now):
+                raise BadPacket("late_initial")
+            elif driver is not None:
                 self._links.handle_datagram(driver, data, now)
-            else:
+            elif not self._waiting.keep(destination, source, data):
                 self._knock_untrusted(data, source, now)
         except BadPacket as error:
             self.drops[error.reason] += 1
+
+    def handle_datagrams(self, datagrams: Sequence[bytes], now: float) -> None:
+        """Datagrams that came together for one connection id of ours: a flight of a handshake has eleven."""
+        destination = destination_id(datagrams[0])
+        driver = self._links.find(destination)
+        if driver is not None:
+            self._links.handle_datagrams(driver, datagrams, now)
+            return
+        for data in datagrams:
+            visitor = self._visitors.find(destination)
+            if visitor is not None:
+                self._visitors.handle_datagram(visitor, data, now)
+            else:  # it has just ended
+                self.drops["late_initial"] += 1
 
     def handle_second_datagram(self, data: bytes, source: Address, now: float) -> None:
         """A datagram on the second port; its answers are in `observer.poll_transmit()`."""
@@ -157,17 +208,21 @@ class RelayCore:
     def handle_timer(self, now: float) -> None:
         """Call at or after `deadline`."""
         self._links.handle_timers(now)
+        self._visitors.handle_timer(now)
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP
             self._sweep(now)
         if now >= self._drain_until:
             self._drain_until = math.inf
             self.close(now)
+        if len(self._half_open) < self.limits.handshakes:
+            self._begin_next(now)
 
     def close(self, now: float) -> None:
         """Say goodbye to all clients; take `poll_transmit` once more, then stop."""
         for client in list(self.clients.values()):
             self._close(client.driver, CloseCode.SHUTDOWN, "the relay is going down", now)
+        self._visitors.close(now)
 
     def drain(self, until: float, now: float) -> None:
         """Admit nobody any more and have all clients leave; whoever is there at `until` is sent away."""
@@ -176,6 +231,11 @@ class RelayCore:
         self._events.append(f"draining, {len(self.clients)} clients are to leave")
         for client in list(self.clients.values()):
             self._send(client, Leave(), now)
+
+    def readmit(self, admission: Admission, now: float) -> int:
+        """Others are admitted from now on; ends the sessions of those that are no more, returns how many."""
+        self._reception.admission = admission
+        return self._members.readmit(admission, now)
 
     @property
     def drained(self) -> bool:
@@ -201,6 +261,12 @@ class RelayCore:
 
     # Getters.
 
+    @property
+    def sources(self) -> set[Address]:
+        """Where datagrams of clients, and of those who would like to be, go to now."""
+        knocking = {knock.source for knock in self._half_open.values()} | self._waiting.sources()
+        return knocking | self._visitors.sources() | {client.address for client in self.clients.values()}
+
     def totals(self) -> Totals:
         """What there is now, and what has been."""
         return Totals(
@@ -211,7 +277,14 @@ class RelayCore:
             handshakes=dict(self.handshakes),
             channels_opened=self._rendezvous.opened,
             openings_refused=dict(self._rendezvous.refusals),
+            load=self.load,
+            http3=self._visitors.totals(),
         )
+
+    @property
+    def load(self) -> int:
+        """Percent of what the relay can do; clients are told."""
+        return max(self._busy(), min(100, 100 * len(self.clients) // self.limits.clients))
 
     def channels_of(self, client: Client) -> int:
         """Channels of a client, those included that are being opened."""
@@ -228,21 +301,47 @@ class RelayCore:
             return
         if isinstance(verdict, Drop):
             raise BadPacket(verdict.reason)
+        if len(data) > MAX_FIRST:
+            raise BadPacket("long_initial")
         knock = Knock(source, origin)
         ticket = verdict.retry_source_connection_id is None
-        if self.draining:
-            raise BadPacket("draining")
-        self._door.crowd_untrusted(knock.network, [other.network for other in self._half_open.values()])
-        if not ticket and len(self.clients) >= self.limits.clients:
-            raise BadPacket("too_many_clients")
-        self._door.enter_untrusted(origin.host, ticket, now)
-        self._accept(verdict, data, knock, now)
+        closed = self._closed(ticket)
+        if closed is not None and self._visitors.http3 is None:
+            raise closed
+        under_way = sum(other.network == knock.network for other in self._half_open.values())
+        self._reception.door.crowd_untrusted(
+            under_way + self._waiting.of(knock.network), self._waiting.full(ticket)
+        )
+        self._reception.door.enter_untrusted(origin.host, ticket, now)
+        self._waiting.put(Turn(verdict, knock, destination_id(data), [data]))
 
-    def _accept(self, admit: Admit, data: bytes, knock: Knock, now: float) -> None:
+    def _closed(self, ticket: bool) -> BadPacket | None:
+        """Why there are no new sessions now, if so."""
+        if self.draining:
+            return BadPacket("draining")
+        full = not ticket and len(self.clients) >= self.limits.clients
+        return BadPacket("too_many_clients") if full else None
+
+    def _begin_next(self, now: float) -> None:
+        """Begin one handshake; whoever drives us looks at the others' datagrams before the next."""
+        turn, late = self._waiting.next(now)
+        if late:
+            self.drops["too_many_handshakes"] += late
+        if turn is None:
+            return
+        closed = self._closed(turn.admit.retry_source_connection_id is None)
+        if closed is not None and not self._visitors.listen(now):
+            self.drops[closed.reason] += 1
+        else:
+            self._accept(turn, closed, now)
+
+    def _accept(self, turn: Turn, closed: BadPacket | None, now: float) -> None:
+        admit, knock = turn.admit, turn.knock
+        knock.thread = self._steering.next_thread()
         opening = Opening(
             nonce=self._random(32),
             instance=self._instance,
-            lanes=[self._random(ID_SIZE) for _ in range(LANES)],
+            lanes=[self._steering.new_id(knock.thread) for _ in range(LANES)],
             session=self._random(16),
             observed=knock.origin,
             wall=self._wall,
@@ -254,47 +353,18 @@ class RelayCore:
             now,
             admit.original_destination_connection_id,
             admit.retry_source_connection_id,
-            admit=partial(self._admit, knock=knock, now=now),
+            admit=partial(self._reception.admit, knock=knock, now=now),
             fetch_ticket=partial(self._tickets.take, now=now),
+            **self._visitors.classes(closed, knock, now),
         )
-        first_id = destination_id(data)
-        driver = self._links.add(
-            link, partial(self._transmit, knock.source), self._handle_link, now, first_id
-        )
+        transmit, first_id = partial(self._transmit, knock.source), turn.destination
+        stage = knock.begin(self._stages, now)
+        driver = self._links.add(link, transmit, self._handle_link, now, first_id, stage)
+        self._waiting.begun(first_id, now)
         self._half_open[driver] = knock
-        self._links.handle_datagram(driver, data, now)
+        self._links.handle_datagrams(driver, turn.datagrams, now)
         if not driver.link.begun:
             self._close(driver, CloseCode.TIMEOUT, "its first packet does not open", now)
-
-    def _admit(self, node: NodeId, shown: Introduction, knock: Knock, now: float) -> None:
-        reason, clock = f"this relay does not admit your NodeID {node_id_text(node)}", None
-        try:
-            invitation = invitation_untrusted(shown.membership)
-            if invitation is None:
-                knock.belonging = self._admission.belonging_untrusted(node, shown.membership)
-            else:
-                knock.visit = self._guests.visit(invitation, now)
-            guest_or_member = knock.belonging is not None or knock.visit is not None
-            admitted = guest_or_member or self._admission.allows(node)
-            admitted = admitted or self._admission.holds_token(node, shown, self._identity.node_id)
-            if not admitted and self._admission.asks:
-                self._questions.prepare(node, knock, shown.membership)
-                admitted = True
-        except NotMember as error:
-            admitted, reason = False, str(error)
-            clock = self._wall() if error.of_dates and self._wall is not None else None
-        coming = sum(other.greeting > 0 for other in self._half_open.values())
-        if admitted and node not in self.clients and len(self.clients) + coming >= self.limits.clients:
-            self.drops["too_many_clients"] += 1
-            admitted, reason = False, "this relay is full"
-        if not admitted:
-            self._door.refuse(knock.origin.host, now)
-            knock.refused = True
-            if self._strangers.due(node, now):
-                self._events.append(f"refused {node_id_text(node)} at {knock.origin}: {reason}")
-            raise Refused(CloseCode.REFUSED, reason, clock)
-        self._greetings += 1
-        knock.greeting = self._greetings
 
     def handle_verdict(self, number: int, verdict: Verdict, now: float) -> None:
         """The answer to a question; the client may have gone meanwhile."""
@@ -304,21 +374,13 @@ class RelayCore:
         knock = self._half_open[driver]
         assert knock.ready is not None
         if verdict.admitted:
-            knock.question = None
+            knock.question, knock.asked = None, True
             self._welcome(driver, knock.ready, now)
             for message in knock.early:
                 self._handle_link(driver, Received(message, b""), now)
             return
-        self.drops["hook_failed"] += verdict.failed
-        self.drops["hook_refused"] += not verdict.failed
-        if not verdict.failed:  # else it is nothing of theirs
-            self._door.refuse(knock.origin.host, now)
-        knock.refused = True
-        if self._strangers.due("hook" if verdict.failed else knock.ready.agreement.peer, now):
-            self._events.append(f"the hook {'failed' if verdict.failed else 'refused'}: {verdict.reason}")
-        # What is wrong with the operator's program is nobody else's matter.
-        reason = "" if verdict.failed else verdict.reason
-        self._close(driver, CloseCode.REFUSED, reason or "this relay does not admit you", now)
+        reason = self._reception.refuse(knock, verdict, knock.ready.agreement.peer, now)
+        self._close(driver, CloseCode.REFUSED, reason, now)
 
     def _handle_link(self, driver: Driver, event: LinkEvent, now: float) -> None:
         client = self.clients.get(driver.link.peer or b"")
@@ -327,11 +389,15 @@ class RelayCore:
         knock = self._half_open.get(driver)
         if isinstance(event, Ready):
             if knock is not None and knock.question is not None:
-                self._questions.ask(driver, knock, knock.question, event)
+                self._questions.ask(driver, knock, event, now)
             else:
                 self._welcome(driver, event, now)
         elif isinstance(event, Received):
             self._handle_received(driver, client, knock, event.message, now)
+        elif isinstance(event, HandedOver):
+            knock = self._half_open.pop(driver)
+            knock.stage.end(now)
+            self._visitors.adopt(event.connection, knock, now)
         elif isinstance(event, Ended):
             if knock is not None:
                 self._forget_knock(driver, knock, event, now)
@@ -353,10 +419,7 @@ class RelayCore:
     def _forget_knock(self, driver: Driver, knock: Knock, event: Ended, now: float) -> None:
         del self._half_open[driver]
         self.handshakes["refused" if knock.refused else "failed"] += 1
-        if knock.ready is not None and not knock.refused:  # left before the answer: that cost us no less
-            self._door.refuse(knock.origin.host, now)
-        if not self._questions.forget(knock) and self._strangers.due(knock.network, now):
-            self._events.append(f"handshake with {knock.origin} failed: {event.reason}")
+        self._reception.forget(knock, event, now)
 
     def _welcome(self, driver: Driver, ready: Ready, now: float) -> None:
         """A handshake is complete: the newest of a NodeID wins."""
@@ -364,32 +427,23 @@ class RelayCore:
         knock = self._half_open.pop(driver)
         self.handshakes["completed"] += 1
         holder = self.clients.get(agreement.peer)
-        if holder is not None and not self._displace(holder, driver, agreement, knock, now):
+        if holder is not None and not self._duplicates.displace(holder, driver, agreement, knock, now):
+            knock.stage.end(now, "replaced")
             agreement.wipe()
             return
         try:
             # Many may have been admitted at once; they are counted when they are here.
             visit = self._guests.visit(knock.visit.invitation, now) if knock.visit is not None else None
         except NotMember as error:
+            knock.stage.end(now, "refused", str(error))
             agreement.wipe()
             self._close(driver, CloseCode.REFUSED, str(error), now)
             return
-        client = Client(
-            handle=next(self._handles),
-            node=agreement.peer,
-            instance=agreement.instance,
-            driver=driver,
-            address=knock.source,
-            origin=knock.origin,
-            heard_at=now,
-            joined_at=now,
-            greeting=knock.greeting,
-            belonging=knock.belonging,
-            visit=visit,
-        )
+        knock.end(now)
+        client = Client.of(knock, agreement, driver, next(self._handles), visit, now)
         self.clients[client.node] = self._by_handle[client.handle] = client
         driver.send = partial(self._transmit_to, client)
-        self._tables.add_client(client.handle, client.address)
+        self._tables.add_client(client.handle, client.address, client.thread)
         # Lane 0 is the forwarder's, OBSERVE_LANE the observer's: each lane has one replay window.
         self._tables.install_receive(client.handle, agreement.receive_lanes[:1], agreement.receive_keys)
         keys = self._tables.new_send_keys(agreement.send_keys)
@@ -399,15 +453,19 @@ class RelayCore:
         agreement.wipe()
         guest = f" as a guest of {node_id_text(client.visit.host)[:10]}…" if client.visit else ""
         self._events.append(f"{client} joined from {client.place}{guest}")
-        if client.belonging is not None:
+        # The answer may have changed since HELLO.
+        if self._members.check(client, now) and client.belonging is not None:
             self._welcome_member(client, client.belonging, now)
+        if not driver.link.ended:
+            self._rendezvous.introduce(client, now)
 
     def _equip(self, client: Client, agreement: Agreement, now: float) -> None:
         """What everybody but a guest gets: the second port, and a ticket."""
         if self.observer is not None:
             self.observer.add(client.handle, agreement, now)
             self._send(client, SecondPort(self.observer.port), now)
-        self._give_ticket(client, agreement, now)
+        if not client.driver.link.ended:  # by what was sent, and everything of it is gone
+            self._give_ticket(client, agreement, now)
         if self.draining:  # its handshake had begun before
             self._send(client, Leave(), now)
 
@@ -419,9 +477,7 @@ class RelayCore:
         current = belonging.guard.revocations.current
         if current is not None and current.number > belonging.standing.revocations:
             self._send(client, RevocationNews(current.document), now)
-        self._enforce(client, now)  # a list may have come since HELLO
-        if not client.driver.link.ended:
-            self._rendezvous.introduce(client, now)
+        self._members.enforce(client, now)  # a list may have come since HELLO
 
     def _give_ticket(self, client: Client, agreement: Agreement, now: float) -> None:
         """By it the client comes back in one round trip; it is admitted, or not, each time anew."""
@@ -429,26 +485,9 @@ class RelayCore:
         secret = resumption_secret(agreement.root, client.node, self._identity.node_id)
         ticket = PeerTicket.of(name, secret, agreement.peer_mldsa)
         self._tickets.give(client.node, ticket, client.origin.host)
-        self._send(client, Ticket(name), now)
-
-    def _displace(
-        self, holder: Client, driver: Driver, agreement: Agreement, knock: Knock, now: float
-    ) -> bool:
-        """Make room for a new session of a NodeID that has one; False if it is not to be had."""
-        if holder.greeting > knock.greeting:
-            self._close(driver, CloseCode.REPLACED, "your identity has connected since", now)
-            return False
-        if self._duplicates.returns(agreement.peer, agreement.instance, now):
-            reason = f"two machines use the identity {node_id_text(agreement.peer)}: "
-            reason += f"at {holder.origin} and at {knock.origin}"
-            self._events.append(reason)
-            for one in (holder.driver, driver):
-                self._close(one, CloseCode.DUPLICATE, reason, now)
-            return False
-        if holder.instance != agreement.instance:
-            self._duplicates.displaced(agreement.peer, holder.instance, now)
-        self._close(holder.driver, CloseCode.REPLACED, f"your identity connected from {knock.origin}", now)
-        return True
+        load = self.load
+        self._loads.first(client, load)
+        self._send(client, Ticket(name, load), now)
 
     # Clients.
 
@@ -469,84 +508,11 @@ class RelayCore:
         elif isinstance(message, Close):
             rendezvous.handle_close(client, message, now)
         elif isinstance(message, Invite | RevocationNews | ShownMembership | NetworkNews):
-            self._handle_member_message(client, message, now)
+            self._members.handle_message(client, message, now)
         elif isinstance(message, NatTest) and self.observer is not None:
             self._serve_test(self.observer, client, message, now)
         else:
             self.drops["unexpected_message"] += 1
-
-    def _handle_member_message(
-        self, client: Client, message: Invite | RevocationNews | ShownMembership | NetworkNews, now: float
-    ) -> None:
-        if isinstance(message, Invite):
-            self._serve_invite(client, message, now)
-        elif client.belonging is None:
-            self.drops["unexpected_message"] += 1
-        elif isinstance(message, RevocationNews):
-            self._take_list(client.belonging.guard, message, now)
-        elif isinstance(message, NetworkNews):
-            self._take_network(client.belonging.guard, message, now)
-        else:
-            self._take_shown(client, client.belonging, message, now)
-
-    def _serve_invite(self, client: Client, message: Invite, now: float) -> None:
-        if self._admission.may_invite(client.belonging):
-            answer = self._guests.handle_invite(client, message, now)
-        else:
-            ids = [one.id for one in message.add]
-            answer = Invited(ids, "this relay serves no network of yours") if ids else None
-        if answer is not None:
-            self._send(client, answer, now)
-
-    def _take_list(self, guard: Guard, news: RevocationNews, now: float) -> None:
-        """A newer list of a network counts at once, and goes to all its members here."""
-        try:
-            newer = guard.revocations.merge_untrusted(news.document)
-        except (BadPacket, NotMember):
-            self.drops["bad_revocations"] += 1
-            return
-        if not newer:
-            return
-        self._events.append(f"revocation list {guard.revocations.number} of {guard.network.name} counts now")
-        for client in list(self.clients.values()):
-            if client.belonging is not None and client.belonging.guard is guard:
-                self._send(client, news, now)
-                self._enforce(client, now)
-
-    def _take_network(self, guard: Guard, news: NetworkNews, now: float) -> None:
-        """A new key of a network's authority counts at once, and goes to all its members here."""
-        try:
-            newer = guard.merge_network_untrusted(news.document)
-        except (BadPacket, NotMember):
-            self.drops["bad_network"] += 1
-            return
-        if not newer:
-            return
-        self._events.append(f"the authority of {guard.network.name} has a new key")
-        for client in list(self.clients.values()):
-            if client.belonging is not None and client.belonging.guard is guard:
-                self._send(client, news, now)
-
-    def _take_shown(self, client: Client, belonging: Belonging, message: ShownMembership, now: float) -> None:
-        """Its session stands on the new certificate, if that counts, else on the old one."""
-        try:
-            client.shows.take(now)
-            standing = belonging.guard.check_untrusted(client.node, message.shown)
-        except RemoteProtocolError as error:
-            self._close(client.driver, CloseCode.PROTOCOL, str(error), now)
-        except (BadPacket, NotMember):
-            self.drops["not_member"] += 1
-        else:
-            client.belonging = Belonging(belonging.guard, standing, message.shown)
-
-    def _enforce(self, client: Client, now: float) -> None:
-        """Part with a member whose certificate does not count any more."""
-        if client.belonging is None:
-            return
-        try:
-            client.belonging.guard.recheck(client.belonging.standing)
-        except NotMember as error:
-            self._close(client.driver, CloseCode.REFUSED, str(error), now)
 
     def _serve_test(self, observer: Observer, client: Client, message: NatTest, now: float) -> None:
         try:
@@ -558,6 +524,9 @@ class RelayCore:
         self._rendezvous.expire(now)
         self._tickets.expire(now)
         self._guests.expire(now)
+        load = self.load
+        for client in list(self._loads.due(self.clients.values(), load)):
+            self._send(client, Ticket(NO_TICKET, load), now)
         for client in list(self.clients.values()):
             bound_at = self._tables.last_bind(client.handle)
             if bound_at > client.heard_at:
@@ -567,12 +536,13 @@ class RelayCore:
                 self._close(client.driver, CloseCode.TIMEOUT, "nothing was heard of you", now)
             if client.visit is not None and now >= client.visit.leaves_at:
                 self._close(client.driver, CloseCode.TIMEOUT, "your time as a guest is over", now)
-            self._enforce(client, now)
+            self._members.enforce(client, now)
 
     def _forget(self, client: Client, now: float) -> None:
         del self.clients[client.node], self._by_handle[client.handle]
         self._rendezvous.forget(client, now)
         self._guests.forget(client)
+        self._loads.forget(client)
         self._tickets.leave(client.node, now)
         self._tables.remove_client(client.handle)
         if self.observer is not None and client.visit is None:
@@ -583,8 +553,13 @@ class RelayCore:
         self._links.pump(driver, now)
 
     def _send(self, client: Client, message: Message, now: float) -> None:
+        self._send_all(client, (message,), now)
+
+    def _send_all(self, client: Client, messages: Sequence[Message], now: float) -> None:
+        """Many messages share few packets."""
         if not client.driver.link.ended:
-            client.driver.link.send(message)
+            for message in messages:
+                client.driver.link.send(message)
             self._links.pump(client.driver, now)
 
     def _transmit(self, address: Address, datagram: bytes) -> None:

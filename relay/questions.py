@@ -28,11 +28,12 @@ class Questions:
         """Nothing else admits this node: it is to be asked about when its handshake is complete."""
         knock.question = Question(next(self._numbers), node, knock.origin, claimed_network(shown))
 
-    def ask(self, driver: Driver, knock: Knock, question: Question, ready: Ready) -> None:
-        """The handshake is complete."""
-        knock.ready = ready
-        self._asked[question.number] = driver
-        self._new.append(question)
+    def ask(self, driver: Driver, knock: Knock, ready: Ready, now: float) -> None:
+        """The handshake is complete; only for whom a question was prepared."""
+        assert knock.question is not None
+        knock.wait(ready, now)
+        self._asked[knock.question.number] = driver
+        self._new.append(knock.question)
 
     def poll(self) -> list[Question]:
         """What is to be asked now."""

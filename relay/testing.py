@@ -12,11 +12,13 @@ from typing import Any
 from shadowmesh._ext.aead import PacketKeys
 from shadowmesh.crypto.identity import Identity
 from shadowmesh.errors import BadPacket
+from shadowmesh.stages import Stages
 from shadowmesh.units import Address
 from shadowmesh.wire.headers import LONG_HEADER, split_channel, through_channel
 from shadowmesh.wire.payload import NO_CHALLENGE, Kind
 
 from .admission import Admission
+from .h3 import Http3
 from .limits import Limits
 from .observer import Observer
 from .protocol import RelayCore
@@ -29,6 +31,7 @@ class _Leg:
     sent: int = 0
     newest: int = -1
     bound_at: float = 0.0
+    received: int = 0
     challenge: bytes = b""
     candidate: Address | None = None
 
@@ -42,9 +45,11 @@ class MemoryForwarder:
         self.channels: dict[bytes, tuple[int, int, bytes]] = {}
         self.control: set[bytes] = set()
         self.material: list[bytes] = []
+        self.threads: dict[int, int] = {}
 
-    def add_client(self, client: int, address: Address) -> None:
+    def add_client(self, client: int, address: Address, thread: int) -> None:
         self.legs[client] = _Leg(address)
+        self.threads[client] = thread
 
     def remove_client(self, client: int) -> None:
         del self.legs[client]
@@ -75,6 +80,9 @@ class MemoryForwarder:
 
     def last_bind(self, client: int) -> float:
         return self.legs[client].bound_at
+
+    def received(self, client: int) -> int:
+        return self.legs[client].received
 
 
 class _SecondPort:
@@ -112,6 +120,10 @@ class MemoryRelay:
         limits: Limits | None = None,
         wall: Callable[[], float] | None = None,
         origin: Callable[[Address], Address] = lambda source: source,
+        http3: Http3 | None = None,
+        busy: Callable[[], int] = lambda: 0,
+        stages: Stages | None = None,
+        threads: int = 1,
     ) -> None:
         self.address = address
         self.identity = identity
@@ -119,7 +131,19 @@ class MemoryRelay:
         self.random = random.Random(seed)  # noqa: S311 - a test must repeat itself
         observer = Observer(second_port) if second_port is not None else None
         self.core = RelayCore(
-            identity, admission, self.tables, self.random.randbytes, now, observer, limits, wall, origin
+            identity,
+            admission,
+            self.tables,
+            self.random.randbytes,
+            now,
+            observer,
+            limits,
+            wall,
+            origin,
+            http3,
+            busy,
+            stages,
+            threads,
         )
         self.second = _SecondPort(self.core, Address(address.host, second_port)) if second_port else None
         """A station of its own; whoever attaches the relay attaches it too."""
@@ -133,7 +157,8 @@ class MemoryRelay:
             if data[0] & LONG_HEADER or table_id in self.tables.control:
                 self.core.handle_datagram(data, source, now)
             elif table_id in self.tables.channels:
-                _, target, target_id = self.tables.channels[table_id]
+                origin, target, target_id = self.tables.channels[table_id]
+                self.tables.legs[origin].received += 1
                 inner = through_channel(target_id, split_channel(data)[1])
                 self._outbox.append((inner, self.tables.legs[target].endpoint))
             elif table_id in self.tables.lanes:

@@ -13,8 +13,9 @@ from shadowmesh.units import Address, NodeId
 
 LIFETIME = 86400.0
 """Seconds after the end of a session during which it can be resumed: longer than a night."""
-MAX_TICKETS = 4096
-"""Each takes about 4 KB, most of it the client's ML-DSA-87 key; the oldest goes first."""
+LEAST = 4096
+"""Tickets that are kept at least; with more clients, one for each that there may be.  A ticket takes about
+4 KB, most of it the client's ML-DSA-87 key; the oldest goes first."""
 
 
 @dataclass(eq=False, repr=False)
@@ -33,9 +34,13 @@ class _Given:
 
 
 class Tickets:
-    """All tickets of a relay, by name and by node."""
+    """All tickets of a relay, by name and by node.
 
-    def __init__(self) -> None:
+    :param clients: that there may be.
+    """
+
+    def __init__(self, clients: int = 0) -> None:
+        self._most = max(LEAST, clients)
         self._by_name: dict[bytes, _Given] = {}
         self._by_node: dict[NodeId, _Given] = {}
 
@@ -45,7 +50,7 @@ class Tickets:
     def give(self, node: NodeId, ticket: PeerTicket, host: str) -> None:
         """`node` has a new ticket, in place of the one that it had; its session stands, at `host`."""
         self._forget(self._by_node.get(node))
-        while len(self._by_name) >= MAX_TICKETS:
+        while len(self._by_name) >= self._most:
             self._forget(next(iter(self._by_name.values())))
         self._by_name[ticket.ticket] = self._by_node[node] = _Given(node, ticket, host)
 

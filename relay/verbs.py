@@ -1,4 +1,4 @@
-"""Verbs that ask a running relay: status, drain."""
+"""Verbs that ask a running relay: status, drain, reload."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ import msgspec
 from shadowmesh.command import CommandFailed, ExitCode, examples, print_json
 from shadowmesh.output import duration, size, table
 
+from .clients import VisitorTotals
+from .cluster import ClusterReport
 from .config import DEFAULT_STATE_DIR, SOCKET_FILE, load_relay_config
-from .control import MAX_DRAIN, ask_drain, ask_status
-from .report import ClientReport, Report
+from .control import MAX_DRAIN, ask_drain, ask_reload, ask_status
+from .reload import ReloadReply
+from .report import ClientReport, Report, ThreadReport
 
 POLL = 0.5
 """Seconds between two looks at a relay that drains."""
@@ -99,6 +102,31 @@ def drain(config: Path | None, socket: Path | None, timeout: float, as_json: boo
     raise CommandFailed("the relay has not ended; its log says why")
 
 
+@click.command(
+    epilog=examples(
+        "shadowmesh-relay reload -c relay.yaml",
+        "shadowmesh-relay serve -c relay.yaml --check && shadowmesh-relay reload -c relay.yaml --json",
+    )
+)
+@_socket_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/cli.md has its schema).")
+def reload(config: Path | None, socket: Path | None, as_json: bool) -> None:
+    """Have the running relay read again whom it admits.
+
+    NodeIDs, networks and tokens, of the file that it was started with. Whoever is admitted no more loses its
+    session at once; what needs a restart is named. A file with a mistake changes nothing: exit code 3. SIGHUP
+    does the same and tells the log.
+    """
+    data = ask_reload(_socket(config, socket))
+    if as_json:
+        click.echo(data)
+        return
+    reply = msgspec.json.decode(data, type=ReloadReply)
+    click.echo(f"changed: {', '.join(reply.applied) or 'nothing'}; {reply.ended} sessions ended")
+    if reply.restart:
+        click.echo(f"changed in the file, and needs a restart: {', '.join(reply.restart)}", err=True)
+
+
 def render(report: Report) -> list[str]:
     """The report as lines for people."""
     relay, totals = report.relay, report.totals
@@ -108,9 +136,12 @@ def render(report: Report) -> list[str]:
         f"up {duration(relay.uptime)}{', draining' if relay.draining else ''}",
         f"serves on UDP {relay.listen}, {relay.admits}",
         f"{totals.clients} of at most {totals.clients_limit} clients, {totals.channels} channels "
-        f"({totals.channels_opened} opened since the start)",
+        f"({totals.channels_opened} opened since the start), load {totals.load}%",
         f"handshakes: {totals.handshakes_under_way} under way, {ended['completed']} completed, "
         f"{ended['refused']} refused, {ended['failed']} failed",
+        *_visitors(totals.http3),
+        *(_threads(report.threads) if len(report.threads) > 1 else []),
+        *(_cluster(report.cluster) if report.cluster else []),
         "",
         *(_clients(report.clients) if report.clients else ["No clients are connected."]),
     ]
@@ -123,6 +154,47 @@ def render(report: Report) -> list[str]:
             rows = [(reason, str(count)) for reason, count in counted.items()]
             lines += ["", *table((title, unit), rows, frozenset([unit]))]
     return lines
+
+
+def _visitors(http3: VisitorTotals | None) -> list[str]:
+    if http3 is None:
+        return []
+    done, answers = http3.handshakes, http3.requests
+    requests = ", ".join(f"{count} with {status}" for status, count in answers.items() if count)
+    return [
+        f"HTTP/3: {http3.connections} connections now, {sum(done.values())} handshakes completed "
+        f"({done['hybrid']} post-quantum), {sum(answers.values())} requests"
+        f"{f' ({requests})' if requests else ''}"
+    ]
+
+
+def _threads(threads: list[ThreadReport]) -> list[str]:
+    head = ("thread", "clients", "received", "sent", "handed over", "queue full")
+    rows = [
+        tuple(
+            map(str, (i, one.clients, one.rx_datagrams, one.tx_datagrams, one.handed_over, one.socket_full))
+        )
+        for i, one in enumerate(threads)
+    ]
+    return ["", *table(head, rows, frozenset(head))]
+
+
+def _cluster(cluster: ClusterReport) -> list[str]:
+    state = "connected" if cluster.connected else f"NOT CONNECTED ({cluster.reason})"
+    rows = [
+        (
+            relay.name,
+            f"{relay.node_id[:SHORT_ID]}…",
+            relay.address,
+            "alive" if relay.alive else "silent",
+            duration(relay.heard),
+            str(relay.clients),
+        )
+        for relay in cluster.relays
+    ]
+    head = ("relay", "nodeid", "address", "state", "heard", "clients")
+    lines = [f"cluster {cluster.name}: {state} for {duration(cluster.since)}"]
+    return lines + (["", *table(head, rows, frozenset(["heard", "clients"]))] if rows else [])
 
 
 def _clients(clients: list[ClientReport]) -> list[str]:

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import logging
 import resource
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Iterator
-from pathlib import Path
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from websockets.exceptions import InvalidState
@@ -30,12 +30,13 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from shadowmesh._ext.bundle import MAX_BUNDLE, Bundler
-from shadowmesh.errors import ConfigError, DeviceError
+from shadowmesh.errors import DeviceError
 from shadowmesh.io.tunnel import Tunnel, arrange_stream
 from shadowmesh.units import Address
 
-from .clients import network_of
+from .certificate import Certificate, tls_context
 from .config import WebSocketSection
+from .places import Places, dispensable
 
 log = logging.getLogger("shadowmesh.relay")
 
@@ -55,6 +56,8 @@ TRIAL = 256 << 10
 TRIAL_READ_SIZE = 16 << 10
 """At once from it: small frames cost the most, and everybody waits for them."""
 BACKLOG = 128
+TUNNEL_TRIES = 8
+"""Sockets until one has a port of its own; the system picks them by chance out of 28,000."""
 OTHER_DESCRIPTORS = 256
 """Of everything else in the process, with a margin."""
 MAX_FORWARDED = 1024
@@ -90,6 +93,7 @@ class WebSocketService:
     :param bound: where the forwarder's UDP socket is bound.
     :param origins: is told of every tunnel.
     :param in_use: the addresses at which admitted clients are now.
+    :param taken: those, and the addresses of handshakes under way.
     """
 
     def __init__(
@@ -97,19 +101,22 @@ class WebSocketService:
         config: WebSocketSection,
         bound: Address,
         origins: Origins,
-        in_use: Callable[[], Collection[Address]],
+        in_use: Callable[[], set[Address]],
+        taken: Callable[[], set[Address]],
     ) -> None:
         self.config = config
         self.bound = bound
         self.origins = origins
         self.bundler = Bundler()
         self.drops: Counter[str] = Counter()
-        self._certificate: Certificate | None = None
+        self._certificate: Certificate[ssl.SSLContext] | None = None
         self._in_use = in_use
+        self._taken = taken
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._connections: set[Connection] = set()
-        self._per_address: Counter[str] = Counter()
+        self._connections: dict[Connection, None] = {}
+        """The oldest first."""
+        self._places = Places(self.drops, config.max_connections, config.max_per_address)
 
     @property
     def connected(self) -> int:
@@ -119,13 +126,13 @@ class WebSocketService:
     @property
     def tls(self) -> ssl.SSLContext | None:
         """For the next connection; a renewed certificate comes with a new one. None: plain HTTP."""
-        return self._certificate.context if self._certificate is not None else None
+        return self._certificate.value if self._certificate is not None else None
 
     def open(self) -> None:
         """Listen, and read the certificate. Raises DeviceError and ConfigError."""
         _allow_descriptors(2 * self.config.max_connections + OTHER_DESCRIPTORS)
         if self.config.certificate is not None and self.config.key is not None:
-            self._certificate = Certificate(self.config.certificate, self.config.key)
+            self._certificate = Certificate(self.config.certificate, self.config.key, tls_context)
         where = Address(self.config.host, self.config.port)
         ipv6 = ":" in where.host and (where.host != "::" or socket.has_dualstack_ipv6())
         host = where.host if ipv6 or where.host != "::" else "0.0.0.0"
@@ -169,23 +176,27 @@ class WebSocketService:
 
     def admit(self, stack: contextlib.ExitStack, origin: Address) -> bool:
         """Count a connection of `origin` until the stack ends; False if that has too many."""
-        network = network_of(origin.host)
-        if self._per_address[network] >= self.config.max_per_address:
-            self.drops["websocket_too_many_of_address"] += 1
-            return False
-        self._per_address[network] += 1
-        stack.callback(self._leave, network)
-        return True
+        return self._places.admit(stack, origin.host)
 
-    def _leave(self, network: str) -> None:
-        self._per_address[network] -= 1
-        if not self._per_address[network]:
-            del self._per_address[network]
+    def open_tunnel(self) -> Tunnel:
+        """A tunnel at an address where no client is: one may have lost its own, and not know it yet.
 
-    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        Raises OSError.
+        """
+        taken = self._taken()
+        with contextlib.ExitStack() as tried:
+            for _ in range(TUNNEL_TRIES):
+                tunnel = Tunnel(self.bundler, self.bound)
+                if tunnel.address not in taken:
+                    return tunnel
+                tried.callback(tunnel.close)  # held meanwhile, so that the next one is another
+        raise OSError(errno.EADDRNOTAVAIL, "no port is free")
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _accept(self) -> None:
         assert self._listener is not None
@@ -198,20 +209,29 @@ class WebSocketService:
                 log.debug("accepting a TCP connection failed: %s", error.strerror)
                 await asyncio.sleep(0.1)
                 continue
-            if len(self._connections) >= self.config.max_connections:
+            if len(self._connections) >= self.config.max_connections and not self._make_room():
                 self.drops["websocket_too_many"] += 1
                 accepted.close()
                 continue
             host = where[0].removeprefix("::ffff:") if "." in where[0] else where[0]
             connection = Connection(self, accepted, Address(host, where[1]))
-            self._connections.add(connection)
-            self._keep(self._serve(connection))
+            self._connections[connection] = None
+            connection.task = self._keep(self._serve(connection))
+
+    def _make_room(self) -> bool:
+        """End the oldest connection that no admitted client uses; False if there is none."""
+        oldest = dispensable(self._connections, self._in_use())
+        if oldest is None:
+            return False
+        self.drops["websocket_displaced"] += 1
+        oldest.displace()
+        return True
 
     async def _serve(self, connection: Connection) -> None:
         try:
             await connection.serve()
         finally:
-            self._connections.discard(connection)
+            self._connections.pop(connection, None)
             self.drops["websocket_queue_full"] += connection.queue_drops
             connection.close()
 
@@ -241,8 +261,10 @@ class Connection:
 
     def __init__(self, service: WebSocketService, accepted: socket.socket, peer: Address) -> None:
         self.tunnel: Tunnel | None = None
+        self.task: asyncio.Task[None] | None = None
         self.doubted = False
         """No client was at its tunnel when that was last looked at."""
+        self.leaving = False
         self._service = service
         self._accepted = accepted
         self._peer = peer
@@ -256,6 +278,18 @@ class Connection:
     def queue_drops(self) -> int:
         """Datagrams for the client that found its queue full."""
         return self.tunnel.dropped if self.tunnel is not None else 0
+
+    @property
+    def address(self) -> Address | None:
+        """Of its tunnel: where an admitted client is, if one uses it."""
+        return self.tunnel.address if self.tunnel is not None else None
+
+    def displace(self) -> None:
+        """End it now, for somebody else, however far it has come."""
+        self.leaving = True
+        self.abort()
+        if self.task is not None:
+            self.task.cancel()
 
     def abort(self) -> None:
         """End it now; `serve` returns soon."""
@@ -282,7 +316,7 @@ class Connection:
                 origin = await self._negotiate(reader, writer, trusted)
                 if origin is None or (trusted and not service.admit(stack, origin)):
                     return
-                self.tunnel = Tunnel(service.bundler, service.bound)
+                self.tunnel = service.open_tunnel()
                 stack.enter_context(service.origins.noted(self.tunnel.address, origin))
                 await self._carry(reader, writer, self.tunnel)
             except TimeoutError:
@@ -431,42 +465,3 @@ def _allow_descriptors(wanted: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
         if hard < wanted:
             log.warning("max_connections needs %d descriptors, the system allows %d", wanted, hard)
-
-
-class Certificate:
-    """The certificate of the outer TLS, read anew when its file changes. Raises ConfigError."""
-
-    def __init__(self, certificate: Path, key: Path) -> None:
-        self._files = certificate, key
-        self._read_at = self._changed_at()
-        self.context = self._load()
-
-    def renew(self) -> None:
-        """Take a new one if there is one; one that is no good changes nothing."""
-        try:
-            changed_at = self._changed_at()
-            if changed_at != self._read_at:
-                self._read_at = changed_at
-                self.context = self._load()
-                log.info("the certificate %s was read again", self._files[0])
-        except ConfigError as error:
-            log.error("%s; the one that was read before is still used", error)
-
-    def _changed_at(self) -> tuple[int, ...]:
-        try:
-            return tuple(file.stat().st_mtime_ns for file in self._files)
-        except OSError as error:
-            raise ConfigError(f"{error.filename}: {error.strerror}") from None
-
-    def _load(self) -> ssl.SSLContext:
-        """A context of its own: one into which a key did not load holds the new certificate with no key."""
-        certificate, key = self._files
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.set_alpn_protocols(["http/1.1"])
-        try:
-            context.load_cert_chain(certificate, key)
-        except (OSError, ssl.SSLError) as error:
-            problem = getattr(error, "reason", None) or error.strerror or error
-            raise ConfigError(f"{certificate}, {key}: can't be used for TLS: {problem}") from None
-        return context

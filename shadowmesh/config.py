@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar, cast
 import msgspec
 
 from shadowmesh.errors import ConfigError
-from shadowmesh.observing import LogSection, log_section, metrics_address
+from shadowmesh.observing import LogSection, log_section, metrics_address, tracing_url
 from shadowmesh.rules import FirewallSection, check_rules, parse_group, parse_tag, read_firewall
 from shadowmesh.units import REKEY_AFTER, RIGHTS, Address, NodeId
 from shadowmesh.values import (
@@ -194,6 +194,8 @@ class ClientConfig(msgspec.Struct, frozen=True):
     metrics: Address | Path | None = None
     """Where Prometheus reads, on this machine."""
     log: LogSection = LogSection()
+    tracing: str | None = None
+    """URL of the collector that gets traces."""
     file: str = "the configuration"
     """What errors call it: the path as it was given."""
 
@@ -233,6 +235,7 @@ def load_client_config(path: Path) -> ClientConfig:
         aead_library=top.text("aead_library", parse_path, "/usr/lib/android/libcrypto.so.0", None),
         metrics=metrics_address(top),
         log=log_section(top),
+        tracing=tracing_url(top),
         file=document.file,
     )
     document.finish()

@@ -1,8 +1,10 @@
-"""What both configurations say of being watched: `metrics:` and `log:`. Reads values, opens nothing."""
+"""What both configurations say of being watched: `metrics:`, `log:` and `tracing:`. Opens nothing."""
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
+import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -27,6 +29,35 @@ def log_section(top: Section) -> LogSection:
     section = top.section("log", ("format", "addresses"))
     form = cast("Literal['text', 'json']", section.text("format", one_of("text", "json"), "json", "text"))
     return LogSection(form, section.flag("addresses", default=False))
+
+
+def tracing_url(top: Section) -> str | None:
+    """Where traces go, the whole URL; None: nowhere."""
+    if not top.has("tracing"):
+        return None
+    section = top.section("tracing", ("otlp",))
+    url = section.text("otlp", parse_otlp, '"http://127.0.0.1:4318"')
+    if _missing("opentelemetry.sdk") or _missing("opentelemetry.exporter.otlp.proto.http"):
+        problem = "needs OpenTelemetry, which is not installed; pip install 'shadowmesh[tracing]'"
+        section.refuse("otlp", problem)
+    return url
+
+
+def _missing(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is None
+    except ModuleNotFoundError:
+        return True
+
+
+def parse_otlp(text: str) -> str:
+    """The URL of a collector that takes OTLP over HTTP; without a path the usual one is meant."""
+    url = urllib.parse.urlsplit(text)
+    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
+        raise ValueError(f"{text!r} is no URL of an OTLP collector")
+    if url.username is not None or url.password is not None:
+        raise ValueError("must not hold a password; put headers into OTEL_EXPORTER_OTLP_HEADERS")
+    return urllib.parse.urlunsplit(url._replace(path="/v1/traces")) if url.path in ("", "/") else text
 
 
 def metrics_address(top: Section) -> Address | Path | None:

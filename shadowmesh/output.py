@@ -24,6 +24,11 @@ def table(
     return [line([title.upper() for title in head]), *map(line, rows)]
 
 
+def percent(share: float | None) -> str:
+    """A share from 0 to 1: 12%."""
+    return "-" if share is None else f"{share:.0%}"
+
+
 def size(count: int) -> str:
     """Bytes with a binary prefix and three digits: 1.50 KiB."""
     if count < 1000:

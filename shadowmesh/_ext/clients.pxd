@@ -1,4 +1,4 @@
-"""A relay's client as the forwarder thread sees it: endpoint, BIND state, traffic."""
+"""A relay's client as the forwarder threads see it: endpoint, BIND state, traffic."""
 
 from libc.stdint cimport uint8_t, uint64_t
 
@@ -6,7 +6,7 @@ from shadowmesh._ext.endpoint cimport Endpoint
 from shadowmesh._ext.fair cimport Share
 from shadowmesh._ext.lanes cimport SendLane
 from shadowmesh._ext.records cimport Session
-from shadowmesh._ext.tables cimport Retired
+from shadowmesh._ext.tables cimport READERS, Retired
 from shadowmesh._ext.udp cimport Traffic
 
 
@@ -21,20 +21,21 @@ cdef struct Candidate:           # an address that asked to become the endpoint
 cdef struct Client:
     Retired retired
     uint64_t number
-    Endpoint endpoint            # written by the forwarder thread, between two steps of `version`
+    size_t thread                # its owner: the only one that handles what it sends; never changes
+    Endpoint endpoint            # written by the owner, between two steps of `version`
     uint64_t version             # odd while the endpoint is being written
-    Candidate candidate          # forwarder thread
-    uint64_t next_bind           # forwarder thread: BIND numbers from here on are new
-    uint64_t last_bind           # forwarder thread: ns, 0 = never
-    uint64_t bucket              # forwarder thread: BINDs
-    Share share                  # forwarder thread
-    uint64_t refused             # forwarder thread: datagrams beyond its limits
-    Traffic received
-    Traffic sent
+    Candidate candidate          # owner
+    uint64_t next_bind           # owner: BIND numbers from here on are new
+    uint64_t last_bind           # owner: ns, 0 = never
+    uint64_t bucket              # owner: BINDs
+    Share share                  # owner
+    uint64_t refused             # owner: datagrams beyond its limits
+    Traffic received             # owner
+    Traffic sent[READERS]        # by each thread
     void *lane                   # SendLane *, published atomically
     Session *sessions            # writers only
 
-cdef Client *client_new(uint64_t number, const Endpoint *endpoint) noexcept nogil
+cdef Client *client_new(uint64_t number, size_t thread, const Endpoint *endpoint) noexcept nogil
 cdef void client_dispose(void *record) noexcept nogil
 cdef void client_move(Client *client, const Endpoint *endpoint) noexcept nogil
 cdef void client_endpoint(Client *client, Endpoint *endpoint) noexcept nogil

@@ -60,6 +60,7 @@ cpdef enum DropReason:
     CLIENT_PACKETS          # relay: a client sends more packets than it may
     CLIENT_BYTES            # relay: a client sends more bytes than it may
     CLIENT_SHARE            # relay: more than its share while the relay can't forward everything
+    OTHER_THREAD_BUSY       # relay: came to another thread than its client's, which did not keep up
 
 cpdef enum Statistic:
     UDP_RX_DATAGRAMS
@@ -81,7 +82,7 @@ cpdef enum Statistic:
     ANSWERED_REQUESTS       # ARP requests and neighbour solicitations of our host, answered here
 
 cdef enum:
-    DROP_REASONS = 54
+    DROP_REASONS = 55
     STATISTICS = 17
 
 cdef struct Counters:       # written by one thread, read by any

@@ -64,6 +64,7 @@ class DropReason(IntEnum):
     CLIENT_PACKETS = 51
     CLIENT_BYTES = 52
     CLIENT_SHARE = 53
+    OTHER_THREAD_BUSY = 54
 
 class Statistic(IntEnum):
     """What is counted besides drops, over all threads of one engine or forwarder."""

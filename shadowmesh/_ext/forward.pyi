@@ -1,5 +1,5 @@
 # ruff: noqa: PYI021  (the public text of an extension is in its stub)
-"""The relay's data plane: forwarder thread, and the tables that Python installs for it.
+"""The relay's data plane: forwarder threads, and the tables that Python installs for it.
 
 Arguments and errors as in engine.pyi.  Clients are numbered 0..2^64-1.
 """
@@ -15,21 +15,26 @@ from shadowmesh._ext.ring import Event as Event
 EVENT_LONG_HEADER: int
 EVENT_CONTROL: int
 EVENT_ENDPOINT: int
+MOST_THREADS: int
 
 class Forwarder:
     """Data plane of one relay.  Use from one thread; watch `fileno()`, then call `poll()`."""
 
-    def __init__(self, udp_fd: int, event_fd: int, *, features: Iterable[str] | None = None) -> None:
+    def __init__(
+        self, udp_fd: int, event_fd: int, *more_fds: int, features: Iterable[str] | None = None
+    ) -> None:
         """`udp_fd`: bound UDP socket, IPv4 or IPv6; duplicated, as in `Engine`.
+
+        `more_fds`: further sockets on the same port, with a thread for each; MOST_THREADS in all.
 
         `features`: None uses what the kernel offers of udp_gso and udp_gro; else only these.
         """
 
     def start(self) -> None:
-        """Start the thread.  ValueError the second time or after `stop`."""
+        """Start the threads.  ValueError the second time or after `stop`."""
 
     def stop(self) -> None:
-        """Stop and join the thread.  May be called again, or without `start`."""
+        """Stop and join the threads.  May be called again, or without `start`."""
 
     def fileno(self) -> int:
         """The event_fd that was given."""
@@ -44,8 +49,12 @@ class Forwarder:
         there already.
         """
 
-    def add_client(self, client: int, sockaddr: Buffer) -> None:
-        """A client whose endpoint is `sockaddr`, until a BIND proves another."""
+    def add_client(self, client: int, sockaddr: Buffer, *, thread: int = 0) -> None:
+        """A client whose endpoint is `sockaddr`, until a BIND proves another.
+
+        `thread`, by the number of its socket, handles what the client sends.  What comes to another socket is
+        handed over; it costs less if the ids that are installed for the client lead to this one.
+        """
 
     def remove_client(self, client: int) -> None:
         """With its sessions and every channel from or to it."""
@@ -84,6 +93,11 @@ class Forwarder:
 
     def features(self) -> dict[str, bool]:
         """As `Engine.features`: udp_gso and udp_gro."""
+
+    def thread_counters(self) -> list[dict[str, int]]:
+        """Of each thread: clients that it owns, rx_datagrams, tx_datagrams, and of those received how many it
+        handed_over because another one owns their client.
+        """
 
     def drops(self) -> dict[str, int]:
         """By lower-case name of `DropReason`, zero too."""

@@ -38,7 +38,7 @@ cdef struct Owned:             # of one peer; never changed once published
 
 cdef int owned_set(Table *neighbours, void **place, uint64_t number, uint64_t mac, object prefixes,
                    bint others, bint dhcp, bint router) except -1
-cdef void owned_publish(Table *neighbours, void **place, Owned *made) noexcept nogil
+cdef void owned_withdraw(Table *neighbours, const Owned *old) noexcept nogil
 cdef void owned_dispose(void *record) noexcept nogil
 cdef void neighbours_nobody(void *record) noexcept nogil
 

@@ -46,7 +46,9 @@ cdef struct Receiver:         # one thread's
 cdef bint receiver_init(Receiver *receiver) noexcept nogil
 cdef void receiver_free(Receiver *receiver) noexcept nogil
 cdef void receiver_serve(Receiver *receiver) noexcept nogil
+cdef void receiver_finish(Receiver *receiver) noexcept nogil
 cdef Record *receiver_lookup(Receiver *receiver, uint8_t *data, size_t size) noexcept nogil
+cdef Record *receiver_connection(Receiver *receiver, const uint8_t *data, size_t size) noexcept nogil
 cdef void receiver_pend(Receiver *receiver, Record *record, uint8_t *packet, size_t size,
                         const Arrival *arrival) noexcept nogil
 cdef void deliver_long_header(Receiver *receiver, const uint8_t *data, size_t size,

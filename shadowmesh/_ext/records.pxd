@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from shadowmesh._ext.aead cimport KeyContext
+from shadowmesh._ext.atomic cimport load_relaxed, store_relaxed
 from shadowmesh._ext.endpoint cimport Endpoint
 from shadowmesh._ext.replay cimport Window
 from shadowmesh._ext.tables cimport Grace, Retired, Table
@@ -45,7 +46,7 @@ cdef struct Record:
     uint32_t lane
     Session *session             # lane
     Window *window               # lane; allocated by the first authentic packet
-    uint64_t bucket              # control
+    uint64_t bucket              # control; of a relay written by all its threads
     void *source                 # channel of a relay: Client
     void *target                 # channel of a relay: Client
     uint64_t target_id
@@ -64,11 +65,15 @@ cdef void session_dispose(void *record) noexcept nogil
 
 
 cdef inline bint bucket_spend(uint64_t *bucket, uint64_t now, uint64_t cost, uint64_t depth) noexcept nogil:
-    """Token bucket as one number: the time at which it would be full again (GCRA, ITU-T I.371)."""
-    cdef uint64_t due = bucket[0] if bucket[0] > now else now
+    """Token bucket as one number: the time at which it would be full again (GCRA, ITU-T I.371).
+
+    Of several threads that spend at once one may be forgotten.
+    """
+    cdef uint64_t full = load_relaxed(bucket)
+    cdef uint64_t due = full if full > now else now
     if due - now > depth:
         return False
-    bucket[0] = due + cost
+    store_relaxed(bucket, due + cost)
     return True
 
 

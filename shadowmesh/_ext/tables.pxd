@@ -9,7 +9,7 @@ from shadowmesh._ext.atomic cimport fence, load_pointer, load_relaxed, store_rel
 
 
 cdef enum:
-    READERS = 2                # outbound and inbound; the forwarder uses one
+    READERS = 8                # a client has outbound and inbound; a relay so many forwarder threads
     REMOVED_MARK = 1           # pointer value of a slot whose record was removed
 
 ctypedef void (*dispose_function)(void *record) noexcept nogil

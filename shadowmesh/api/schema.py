@@ -106,16 +106,20 @@ class CarrierStatus(msgspec.Struct, frozen=True, kw_only=True):
 class RelayStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One configured relay. `observed_address` is ours as it sees it, `clock_skew` our lead.
 
-    `transport` is what its leg runs over.
+    `loss` is a share from 0 to 1, `load` percent by the relay's own word; `home_reason` is why it is the
+    home relay, `transport` what its leg runs over.
     """
 
     address: str
     node_id: str
     state: Literal["connected", "connecting", "resolving", "waiting"]
     rtt_ms: float | None = None
+    loss: float | None = None
+    load: int | None = None
     observed_address: str | None = None
     last_error: str | None = None
     home: bool = False
+    home_reason: str | None = None
     clock_skew: float | None = None
     clock_error: float | None = None
     transport: Literal["udp", "tcp"] | None = None
@@ -276,13 +280,20 @@ class WhyReply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RelayCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """One relay as netcheck found it. `second_port`: "none", "answers", "silent" or "unknown"."""
+    """One relay as netcheck found it. `second_port`: "none", "answers", "silent" or "unknown".
+
+    `loss`, `load`, `home` and `home_reason` as in `RelayStatus`.
+    """
 
     address: str
     state: str
     rtt_ms: float | None = None
+    loss: float | None = None
+    load: int | None = None
     observed_address: str | None = None
     second_port: Literal["none", "answers", "silent", "unknown"] = "unknown"
+    home: bool = False
+    home_reason: str | None = None
     last_error: str | None = None
     clock_skew: float | None = None
     clock_error: float | None = None

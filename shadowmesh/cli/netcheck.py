@@ -10,7 +10,7 @@ import msgspec
 from shadowmesh.api.client import ApiClient, NotRunning
 from shadowmesh.api.schema import Netcheck, RelayCheck
 from shadowmesh.cli.options import ask, config_option, json_option, socket_option, socket_path, start_advice
-from shadowmesh.cli.output import coloured, milliseconds, table
+from shadowmesh.cli.output import coloured, milliseconds, percent, table
 from shadowmesh.command import ExitCode, examples
 
 _MAPPINGS = {
@@ -138,6 +138,8 @@ def _relays(relays: list[RelayCheck]) -> list[str]:
             relay.address,
             f"{relay.state} over TCP" if relay.transport == "tcp" else relay.state,
             milliseconds(relay.rtt_ms),
+            percent(relay.loss),
+            "-" if relay.load is None else f"{relay.load}%",
             relay.observed_address or "-",
             relay.second_port,
         )
@@ -149,4 +151,6 @@ def _relays(relays: list[RelayCheck]) -> list[str]:
         for text in (relay.last_error, _SECOND_PORTS[relay.second_port])
         if text
     ]
-    return table(("relay", "state", "rtt", "sees us at", "second port"), rows, frozenset(["rtt"])) + notes
+    notes += [f"  {relay.address} is home: {relay.home_reason}" for relay in relays if relay.home_reason]
+    head = ("relay", "state", "rtt", "loss", "load", "sees us at", "second port")
+    return table(head, rows, frozenset(["rtt", "loss", "load"])) + notes

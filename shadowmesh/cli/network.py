@@ -18,7 +18,7 @@ import click
 
 from shadowmesh.cli.options import json_option
 from shadowmesh.command import CommandFailed, ExitCode, VerbGroup, examples, print_json
-from shadowmesh.values import parse_host_port, parse_name, parse_node_id
+from shadowmesh.values import parse_host_port, parse_name, parse_node_id, parse_tcp
 
 if TYPE_CHECKING:
     from shadowmesh.io.authority import AuthorityFolder
@@ -73,9 +73,12 @@ def each(parse: Callable[[str], T]) -> Callable[..., tuple[T, ...]]:
 def _parse_relay(text: str) -> NetworkRelay:
     from shadowmesh.membership.network import NetworkRelay
 
-    address, _, node = text.partition(",")
+    address, _, rest = text.partition(",")
+    node, _, tcp = rest.partition(",")
     parse_host_port(address)
-    return NetworkRelay(address, parse_node_id(node))
+    if tcp:
+        parse_tcp(tcp)
+    return NetworkRelay(address, parse_node_id(node), tcp)
 
 
 @click.group(
@@ -137,9 +140,9 @@ def network() -> None:
     "--relay",
     "relays",
     multiple=True,
-    metavar="HOST:PORT,NODE_ID",
+    metavar="HOST:PORT,NODE_ID[,TCP_HOST:PORT]",
     callback=each(_parse_relay),
-    help="A relay of the network.",
+    help="A relay of the network, and where it is reached by TCP when UDP is blocked.",
 )
 @authority_option
 @passphrase_option

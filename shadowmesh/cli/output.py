@@ -7,10 +7,10 @@ import sys
 
 import click
 
-from shadowmesh.output import duration, size, table
+from shadowmesh.output import duration, percent, size, table
 from shadowmesh.values import printable
 
-__all__ = ["coloured", "duration", "milliseconds", "size", "table"]
+__all__ = ["coloured", "duration", "milliseconds", "percent", "size", "table"]
 
 _COLOURS = {
     "connected": "green",

@@ -24,7 +24,7 @@ from shadowmesh.cli.options import (
     socket_path,
     start_advice,
 )
-from shadowmesh.cli.output import coloured, duration, milliseconds, size, table
+from shadowmesh.cli.output import coloured, duration, milliseconds, percent, size, table
 from shadowmesh.command import examples
 
 SHORT_ID = 10
@@ -183,13 +183,17 @@ def _relays(relays: list[RelayStatus]) -> list[str]:
             relay.node_id[:SHORT_ID],
             f"{relay.state} over TCP" if relay.transport == "tcp" else relay.state,
             milliseconds(relay.rtt_ms),
+            percent(relay.loss),
+            "-" if relay.load is None else f"{relay.load}%",
             relay.observed_address or "-",
         )
         for relay in relays
     ]
     notes = [f"  {relay.address}: {relay.last_error}" for relay in relays if relay.last_error]
+    notes += [f"  {relay.address} is home: {relay.home_reason}" for relay in relays if relay.home_reason]
     notes += [f"  {relay.address}: {_carrier(relay.carrier)}" for relay in relays if relay.carrier]
-    return table(("relay", "nodeid", "state", "rtt", "sees us at"), rows, frozenset(["rtt"])) + notes
+    head = ("relay", "nodeid", "state", "rtt", "loss", "load", "sees us at")
+    return table(head, rows, frozenset(["rtt", "loss", "load"])) + notes
 
 
 def _carrier(carrier: CarrierStatus) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from shadowmesh.core.session import Session
+from shadowmesh.core.setup import SetUp
 from shadowmesh.core.shared import Shared
 from shadowmesh.errors import BadPacket
 from shadowmesh.session.link import CloseCode, Link, LinkEvent, accept
@@ -33,6 +34,7 @@ class Handshakes:
     :param caller: whether our NodeID is the smaller one.
     :param transmit: sends a datagram of a link to the peer.
     :param handle_link: takes the events of the links, those after the handshake too.
+    :param setup: what traces tell of the peer.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Handshakes:
         shared: Shared,
         transmit: Callable[[Link, bytes], None],
         handle_link: Callable[[Driver, LinkEvent, float], None],
+        setup: SetUp,
     ) -> None:
         self.unconfirmed: Session | None = None
         """Agreed by us as the initiator, while an older session serves until the responder confirms."""
@@ -50,6 +53,7 @@ class Handshakes:
         self._shared = shared
         self._transmit = transmit
         self._handle_link = handle_link
+        self._setup = setup
         self._initiated: Driver | None = None
         self._accepted: list[Driver] = []
         self._first_ids: deque[bytes] = deque(maxlen=REMEMBERED_INITIALS)
@@ -80,7 +84,9 @@ class Handshakes:
         self._first_ids.append(first_id)
         opening = self._shared.new_opening()
         link = accept(self._shared.identity, self._node, opening, now, first_id, admit=self._admit)
-        driver = self._shared.links.add(link, partial(self._transmit, link), self._handle_link, now, first_id)
+        transmit = partial(self._transmit, link)
+        stage = self._setup.part("session.handshake", now, role="responder")
+        driver = self._shared.links.add(link, transmit, self._handle_link, now, first_id, stage)
         self._accepted.append(driver)
         self._shared.links.handle_datagram(driver, datagram, now)
 
@@ -118,7 +124,9 @@ class Handshakes:
         """Begin a handshake; only while not `dialling`."""
         opening, admit = self._shared.new_opening(), self._shared.members.admit
         link = Link.initiate(self._shared.identity, self._node, opening, now, admit=admit)
-        self._initiated = self._shared.links.add(link, partial(self._transmit, link), self._handle_link, now)
+        transmit = partial(self._transmit, link)
+        stage = self._setup.part("session.handshake", now, role="initiator")
+        self._initiated = self._shared.links.add(link, transmit, self._handle_link, now, stage=stage)
 
     def end_all(self, code: CloseCode, reason: str, now: float) -> None:
         """Close everything that is under way."""

@@ -97,6 +97,11 @@ class Leg:
         return self._dialling or (self._dial_at is not None and not self.problem)
 
     @property
+    def dialling(self) -> bool:
+        """Whether a tunnel has been asked for and does not stand."""
+        return self._dialling
+
+    @property
     def deadline(self) -> float | None:
         """When `poll` wants to be called."""
         times = [self._dial_at, self._hang_up_at, self._probe_at]

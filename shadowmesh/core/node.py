@@ -7,7 +7,6 @@ Call order: after any `handle_*` or command, take `poll_transmit()` and `poll_ev
 from __future__ import annotations
 
 import ipaddress
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
@@ -15,6 +14,7 @@ from shadowmesh.config import ClientConfig, Peer
 from shadowmesh.core.acquaintances import Acquaintances
 from shadowmesh.core.demand import Connect, Demand
 from shadowmesh.core.guests import Guests
+from shadowmesh.core.home import Home
 from shadowmesh.core.joiner import Joiner
 from shadowmesh.core.local import LocalNetwork
 from shadowmesh.core.news import News
@@ -36,6 +36,7 @@ from shadowmesh.path.mtu import LARGEST
 from shadowmesh.path.nat import Filtering, Mapping, NatReport, classify_mapping
 from shadowmesh.session.links import LinkSet
 from shadowmesh.session.tickets import RelayTicket
+from shadowmesh.stages import Stages
 from shadowmesh.units import ID_SIZE, Address, NodeId
 from shadowmesh.wire.headers import destination_id
 from shadowmesh.wire.messages import (
@@ -58,6 +59,8 @@ MAX_PEERS = 512
 A relay that names nodes in vain can fill it, and gains nothing else."""
 CALLS_AT_ONCE = 8
 """Peers that are called without knowing that they are there: below a relay's 10 openings per second."""
+MOVES_AT_ONCE = 4
+"""Peers that change to the home relay within a second: a move is never urgent."""
 TICK = 1.0
 """Seconds between looks at the counters of the data plane."""
 
@@ -72,6 +75,7 @@ class Core:
     :param invitations: those that this node has open, in its network.
     :param token: by which this node is to join a network; it then does nothing else.
     :param tokens: by which relays admit us.
+    :param stages: for traces; None: nobody wants any.
     :param most_peers: no more members are met than make this number with the peers of the configuration.
     :param known: members that were known when the process before this one ended, and what they had shown.
     """
@@ -91,6 +95,7 @@ class Core:
         token: Token | None = None,
         clock: SteadyClock | None = None,
         tokens: dict[NodeId, bytes] | None = None,
+        stages: Stages | None = None,
     ) -> None:
         self.node_id = identity.node_id
         self.roster = Roster(
@@ -104,9 +109,8 @@ class Core:
         self.members, self.renewals = self._news.members, self._news.renewals
         self.acquaintances = Acquaintances(self.members, known, most_peers, self.drops, self._learn)
         self._overlay = _overlay_of(config, membership)
-        self.network = LocalNetwork(self._overlay)
-        self._direct = config.paths.direct
-        self._most_peers = most_peers
+        self.network, self.homing = LocalNetwork(self._overlay), Home()
+        self._direct, self._most_peers = config.paths.direct, most_peers
         self._shared = Shared(
             identity=identity,
             tables=tables,
@@ -121,12 +125,12 @@ class Core:
             connect=Connect(config.network.connect if config.network else "eager", drops=self.drops),
             tokens=tokens or {},
             renewals=self.renewals,
+            stages=stages or Stages(),
         )
         self.guests = Guests(invitations, self._shared, self.drops)
         self.joiner = Joiner(token, self._shared, clock) if token is not None and clock is not None else None
         self._by_handle: dict[int, PeerClient] = {}
-        for member, peer in zip(self.roster.members, config.peers, strict=True):
-            self._add_peer(member, Demand(self._shared.connect, always=True), now, peer)
+        self._add_listed(config.peers, now)
         handlers = (self._relay_up, self._relay_message, self._relay_down, self._relay_moved)
         for index, relay in enumerate(config.relays):
             self.relays.append(RelayClient(index, relay, self._shared, *handlers, now))
@@ -289,9 +293,8 @@ class Core:
 
     @property
     def home(self) -> RelayClient | None:
-        """The nearest of the relays: where channels are opened first."""
-        nearest = min(self.relays, key=lambda relay: relay.distance, default=None)
-        return nearest if nearest is not None and nearest.distance < math.inf else None
+        """The best of the relays: where channels are opened first."""
+        return self.homing.relay
 
     @property
     def nat(self) -> NatReport:
@@ -379,6 +382,20 @@ class Core:
         self._news.tick(now)
         self._plan_busy_tick((peer for _, peer in awake), now)
         self._leave_relays(now)
+        self._go_home(now)
+
+    def _go_home(self, now: float) -> None:
+        """Peers that are met elsewhere are met at our home relay, few at a time."""
+        before = self.homing.relay
+        self.homing.look(self.relays, now)
+        home, moves = self.homing.relay, 0
+        if home is None:
+            return
+        if home is not before and before is not None:
+            self._tell(f"relay {home.name}", f"is our home relay: {self.homing.reason}")
+        for peer in self.peers.values():
+            if moves < MOVES_AT_ONCE:
+                moves += peer.move(home, now)
 
     def _leave_relays(self, now: float) -> None:
         """A relay that is going down is left once no peer is met there; few peers at a time go elsewhere."""
@@ -491,6 +508,10 @@ class Core:
         if known is not None:
             peer.learn(known)
         return peer
+
+    def _add_listed(self, peers: Iterable[Peer], now: float) -> None:
+        for member, peer in zip(self.roster.members, peers, strict=True):
+            self._add_peer(member, Demand(self._shared.connect, always=True), now, peer)
 
     def _add_peer(self, member: Member, demand: Demand, now: float, listed: Peer | None = None) -> PeerClient:
         handle = len(self.peers) + 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from shadowmesh.core.briefing import send_news, send_roster
 from shadowmesh.core.demand import Demand
 from shadowmesh.core.handshakes import Handshakes
 from shadowmesh.core.local import LocalNetwork
@@ -18,6 +19,7 @@ from shadowmesh.core.relays import RelayClient
 from shadowmesh.core.rendezvous import PATIENCE, Channel, Rendezvous
 from shadowmesh.core.routing import Mode, Routing
 from shadowmesh.core.session import Session
+from shadowmesh.core.setup import SetUp
 from shadowmesh.core.shared import Shared
 from shadowmesh.errors import NotMember, RemoteProtocolError
 from shadowmesh.membership.certificate import date_text
@@ -28,6 +30,7 @@ from shadowmesh.path.backoff import Backoff
 from shadowmesh.session.link import CloseCode, Confirmed, Ended, Link, LinkEvent, Ready, Received
 from shadowmesh.session.links import Driver
 from shadowmesh.session.machine import Agreement
+from shadowmesh.session.phases import name_of
 from shadowmesh.units import Address, NodeId, Whole
 from shadowmesh.wire.messages import (
     CertificateAsked,
@@ -40,6 +43,7 @@ from shadowmesh.wire.messages import (
     Roster,
     ShownMembership,
 )
+from shadowmesh.wire.payload import Kind, encode_probe, parse_probe
 
 GRACE = 10.0
 """Seconds that the receive lanes of a replaced session live on."""
@@ -76,9 +80,12 @@ class PeerClient:
         self.deadline: float | None = None
         self._shared = shared
         self._caller = shared.identity.node_id < member.node_id
-        self.rendezvous = Rendezvous(member.node_id, self._caller, self, shared)
-        self.routing = Routing(self, member, mode, network, shared, now)
-        self.handshakes = Handshakes(member.node_id, self._caller, shared, self._transmit, self._handle_link)
+        self._setup = setup = SetUp(shared.stages, member)
+        self.rendezvous = Rendezvous(member.node_id, self._caller, self, shared, setup)
+        self.routing = Routing(self, member, mode, network, shared, setup, now)
+        self.handshakes = Handshakes(
+            member.node_id, self._caller, shared, self._transmit, self._handle_link, setup
+        )
         self.refusals = Refusals()
         self._retired: list[tuple[float, Session]] = []
         self._pathless_since: float | None = None
@@ -130,7 +137,7 @@ class PeerClient:
     # What the rendezvous tells and asks.
 
     def handle_channel(self, old: Channel | None, why: str, now: float) -> None:
-        """`channel` has changed; this and the next five are what `rendezvous.Owner` asks for."""
+        """`channel` has changed; this and the next ones are what `rendezvous.Owner` asks for."""
         channel = self.channel
         if (
             self.session is not None
@@ -140,6 +147,8 @@ class PeerClient:
             self.tell(f"unreachable: {why}" if channel is None else "reachable again")
         if channel is None:
             self.handle_restart(now)
+        elif self.session is None:
+            self._setup.begin("call", now)
         self.routing.handle_channel(now)
         self._note_path(now)
         self._update_deadline()
@@ -156,6 +165,7 @@ class PeerClient:
 
     def handle_refusal(self, reason: str, now: float) -> None:
         self.last_error = reason
+        self._setup.end(now, "refused", reason)
         self.schedule(now + self._backoff.next_delay(now))
 
     def path_works(self, now: float) -> bool:
@@ -168,11 +178,18 @@ class PeerClient:
         self._update_deadline()
         return works
 
+    def probe_through(self, channel: Channel, nonce: bytes, now: float) -> None:
+        payload = encode_probe(Kind.PROBE_REQUEST, nonce)
+        packet = self.session.seal(payload, now) if self.session is not None else None
+        if packet is not None:
+            channel.relay.transmit_through(channel.send, packet)
+
     def consider(self, now: float) -> None:
         """Do what is missing: a channel first, then a session over it."""
         self._act_at = None
-        self.rendezvous.give_up_opening()
+        self.rendezvous.give_up_opening(now)
         if not self.present or self._shared.members.is_revoked(self.member.node_id):
+            self._setup.end(now, "revoked" if self.present else "absent")
             return
         if self.session is None and not self.demand.wanted(now):
             return
@@ -204,6 +221,7 @@ class PeerClient:
         self._retire_due(now)
         if self.session is not None and now >= self.session.deadline:
             self.session.handle_timer(now)
+        self.rendezvous.handle_timer(now)
         if self.session is not None:
             self.routing.handle_timer(now)
             self._note_path(now)
@@ -221,6 +239,7 @@ class PeerClient:
         tried = self.demand.wanted(now)
         self.demand.want(payload, now)
         if not tried:
+            self._setup.begin("frame", now)
             self._backoff.reset()
             self.schedule(now)
         self._send_held(now)
@@ -237,6 +256,7 @@ class PeerClient:
         session = self.session
         if session is None or not self.is_confirmed or self.routing.paths.route is None:
             return
+        self._setup.handle_path(self.routing.paths.direct is not None, now)
         for payload in self.demand.take_held(now):
             packet = session.seal(payload, now)
             if packet is not None:
@@ -258,7 +278,7 @@ class PeerClient:
         if self.session is not None:
             self.session.handle_tick(counters["next_number"], counters["failed_opens"], now)
         if self.session is not None:
-            self._send_roster(self.session, now)
+            send_roster(self._shared, self.session, self.member.node_id, now)
         if self.session is not None:
             last_frame = max(counters["last_unicast"], self.session.established_at)
             if self.demand.is_idle(last_frame, now):
@@ -270,6 +290,19 @@ class PeerClient:
         line = self.refusals.handle_counts(found, now)
         if line is not None:
             self.tell(line)
+
+    def move(self, relay: RelayClient, now: float) -> bool:
+        """Have relayed frames go through a better relay, unless it takes longer by more than that is better.
+
+        Returns whether that began.
+        """
+        path, channel = self.routing.paths.relay, self.channel
+        if channel is None or channel.relay is relay or not self.is_confirmed:
+            return False
+        if path is None or path.lowest is None or not path.answers:
+            return False
+        gain = max(0.0, channel.relay.cost - relay.cost)
+        return self.rendezvous.move(relay, now, path.lowest + gain)
 
     def close(self, now: float) -> None:
         """Say goodbye to the peer."""
@@ -298,7 +331,7 @@ class PeerClient:
         if session is None:
             return
         if driver.link.established:
-            self._send_news(session, now)
+            send_news(self._shared, session, now)
         if not self.handshakes.must_wait(session, replaces=self.session is not None):
             self._switch(session, now)
 
@@ -307,7 +340,7 @@ class PeerClient:
         waiting = self.handshakes.handle_confirmed(driver)
         confirmed = waiting or self.session
         if confirmed is not None and confirmed.driver is driver:
-            self._send_news(confirmed, now)
+            send_news(self._shared, confirmed, now)
         if waiting is not None:
             self._switch(waiting, now)
         elif self.session is not None and self.session.driver is driver:
@@ -340,35 +373,11 @@ class PeerClient:
         if foreign:
             self.tell(f"{', '.join(foreign)} of its certificate belongs to somebody else now")
 
-    def _send_news(self, session: Session, now: float) -> None:
-        """What the peer does not know of the network, and our certificate, if that is newer."""
-        members = self._shared.members
-        number, links = (session.standing.revocations, session.standing.links) if session.standing else (0, 0)
-        # The network first: a list may be signed with the new key.
-        for news in (
-            members.network_for(links),
-            members.news_for(number),
-            members.shown_since_handshake(now),
-        ):
-            if news is not None:
-                session.driver.link.send(news)
-        self._shared.links.pump(session.driver, now)
-
     def send(self, message: Message, now: float) -> None:
         """Send a control message; dropped while there is no session."""
         if self.session is not None and self.session.driver.link.established:
             self.session.driver.link.send(message)
             self._shared.links.pump(self.session.driver, now)
-
-    def _send_roster(self, session: Session, now: float) -> None:
-        """Members of which the peer does not hear elsewhere, if there are more of them than it knows."""
-        acquaintances = self._shared.acquaintances
-        ready = session.standing is not None and session.driver.link.established
-        if ready and session.roster_told != acquaintances.version:
-            first, session.roster_told = session.roster_told is None, acquaintances.version
-            roster = acquaintances.roster(self.member.node_id)
-            if roster.members or not first:
-                self.send(roster, now)
 
     def enforce(self, now: float) -> None:
         """End every session and handshake that this peer's certificate does not carry any more."""
@@ -431,6 +440,7 @@ class PeerClient:
         self.member = self._shared.members.learn(self.member, session.standing)
         if session.standing is not None:
             self._shared.acquaintances.handle_session(self.member.node_id, session.shown, session.standing)
+        self._setup.handle_keys(now)
         self.routing.start(old is None or old.instance != session.instance, now)
         self._note_path(now)
         self._backoff.reset()
@@ -453,7 +463,7 @@ class PeerClient:
             return  # its successor is about to be confirmed; until then its lanes still receive
         if lost and self.session is not None:
             session, self.session = self.session, None
-            self.routing.stop()
+            self.routing.stop(now)
             session.retire()
             self.tell(f"disconnected: {ended.reason}")
         if lost and ended.code == CloseCode.IDLE:
@@ -466,6 +476,7 @@ class PeerClient:
             return
         if failed or lost or self.session is None:
             self.dated = ended.clock is not None
+            self._setup.end(now, name_of(ended.code), ended.reason)
             self._note_failure(ended.reason or "the connection was lost", now)
 
     def _note_failure(self, reason: str, now: float) -> None:
@@ -511,6 +522,8 @@ class PeerClient:
         session.driver.link.renew(now)
         if self.session is None:
             return None
+        if payload[0] == Kind.PROBE_REPLY:
+            self.rendezvous.handle_proof(parse_probe(payload), now)
         rtt = self.routing.handle_payload_untrusted(payload, via, source, now)
         self._note_path(now)
         self._update_deadline()
@@ -545,6 +558,7 @@ class PeerClient:
         self._pathless_since = None if there else self._pathless_since or now
         if there:
             self._send_held(now)
+        self.rendezvous.handle_path(self.routing.paths.relay if self.session is not None else None, now)
 
     def _transmit(self, link: Link, datagram: bytes) -> None:
         """Send a datagram of a link: the way that frames go, but a handshake through the channel.
@@ -564,7 +578,7 @@ class PeerClient:
         self._shared.tell(f"peer {self.member.name}", what, detail)
 
     def _update_deadline(self) -> None:
-        times = [self._act_at, *(due for due, _ in self._retired)]
+        times = [self._act_at, self.rendezvous.deadline, *(due for due, _ in self._retired)]
         if self.session is not None:
             times += [self.session.deadline, self.routing.deadline]
             if self._pathless_since is not None:

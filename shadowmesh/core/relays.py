@@ -16,21 +16,24 @@ from collections.abc import Callable, Sequence
 
 from shadowmesh.config import RelayPeer
 from shadowmesh.core.leg import Leg
+from shadowmesh.core.legtrace import LegTrace
 from shadowmesh.core.shared import LEG, Fatal, ResolveRelay, Shared
 from shadowmesh.crypto.keys import resumption_secret, wipe
 from shadowmesh.errors import BadPacket
 from shadowmesh.membership.clock import Reading
 from shadowmesh.path.backoff import Backoff
 from shadowmesh.path.binding import Binding
+from shadowmesh.path.cost import cost
 from shadowmesh.path.nat import Observation, SecondPortTest
 from shadowmesh.session.lane import ControlLane
 from shadowmesh.session.link import CloseCode, Confirmed, Ended, Link, LinkEvent, Ready, Received, Resumed
 from shadowmesh.session.links import Driver
 from shadowmesh.session.machine import Agreement
+from shadowmesh.session.phases import name_of
 from shadowmesh.session.tickets import RelayTicket
 from shadowmesh.units import Address, Whole
 from shadowmesh.wire.headers import through_channel
-from shadowmesh.wire.messages import Leave, Message, NatTest, SecondPort, Ticket
+from shadowmesh.wire.messages import NO_TICKET, Leave, Message, NatTest, SecondPort, Ticket
 from shadowmesh.wire.observe import OBSERVE_LANE
 from shadowmesh.wire.payload import Kind
 
@@ -87,6 +90,8 @@ class RelayClient:
         self.handle = 0
         self.leaving = False
         """It is about to go: peers are met elsewhere, and the session ends when none needs it any more."""
+        self.load = 0
+        """Percent, by its own word."""
         self._shared = shared
         self._handle_up = handle_up
         self._handle_message = handle_message
@@ -95,6 +100,7 @@ class RelayClient:
         self._backoff = Backoff(shared.random)
         self._tries = 0
         self._act_at: float | None = now
+        self._trace = LegTrace(shared.stages, index, config)
         self._driver: Driver | None = None
         self._asked_at = now
         """When we sent what the next word on the time answers."""
@@ -121,6 +127,26 @@ class RelayClient:
         """Seconds of a round trip to it, the lowest of late; infinite while unknown, or if it is leaving."""
         lowest = self.binding.round_trip.lowest if self.binding is not None else None
         return math.inf if lowest is None or self.leaving else lowest
+
+    @property
+    def loss(self) -> float | None:
+        """Share of lost exchanges with it lately; None while it is not bound."""
+        return self.binding.loss if self.binding is not None else None
+
+    @property
+    def cost(self) -> float:
+        """Seconds that it counts for when relays are compared; infinite if it can't be used."""
+        return cost(self.distance, self.loss or 0.0, self.load)
+
+    @property
+    def measured(self) -> str:
+        """How it does, for people."""
+        return f"{self.distance * 1000:.1f} ms, loss {(self.loss or 0.0):.0%}, load {self.load}%"
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether its answers stay away."""
+        return self.binding is None or self.binding.doubtful
 
     @property
     def way(self) -> str:
@@ -156,6 +182,7 @@ class RelayClient:
             if self.state is RelayState.WAITING:
                 self.state = RelayState.RESOLVING
                 self._act_at = now + RESOLVE_TIMEOUT
+                self._trace.begin(now)
                 self.leg.prepare(now)
                 self._shared.events.append(ResolveRelay(self.index, self.config.host, self.config.port))
             elif self.state is RelayState.RESOLVING:
@@ -167,6 +194,7 @@ class RelayClient:
 
     def handle_resolved(self, addresses: Sequence[Address], problem: str, now: float) -> None:
         """The answer to ResolveRelay; empty `addresses` mean failure for the reason `problem`."""
+        self._trace.handle_resolved(bool(addresses), problem, now)
         if self.state is not RelayState.RESOLVING:
             self.leg.handle_resolved(addresses, now)
         elif addresses:
@@ -184,6 +212,7 @@ class RelayClient:
         """The answer to DialCarrier: a tunnel begins at `address`; None: it ended, or there is none."""
         was_over_tcp = self.leg.over_tcp
         self.leg.handle_carrier(address, problem, now, remote)
+        self._trace.handle_tunnel(address is not None, problem, now)
         if self.state in (RelayState.CONNECTING, RelayState.RESOLVING):
             silent = self._driver is None or not self._driver.link.heard
             if address is not None and silent:
@@ -203,6 +232,7 @@ class RelayClient:
         """Send the BINDs that are due; part with a relay that answers none."""
         before = self.address
         binds = self.leg.poll(now)
+        self._trace.note_dialling(self.leg.dialling, now)
         if self.leg.failed and self._driver is not None:
             self._driver.link.close(CloseCode.TIMEOUT, "the relay stopped answering")
             self._shared.links.pump(self._driver, now)
@@ -239,7 +269,8 @@ class RelayClient:
         ticket = self._shown.for_tls() if self._shown is not None else None
         opening = self._shared.new_opening(relay=self.config.id)
         link = Link.initiate(self._shared.identity, self.config.id, opening, now, ticket)
-        self._driver = self._shared.links.add(link, self.transmit, self._handle_link, now)
+        stage = self._trace.attempt(self.leg.over_tcp, self.leg.udp, now)
+        self._driver = self._shared.links.add(link, self.transmit, self._handle_link, now, stage=stage)
 
     def handle_payload_untrusted(self, payload: bytes, source: Address | None, now: float) -> None:
         """A payload that came, authentic, on our receive lanes of this leg. Raises BadPacket.
@@ -325,6 +356,7 @@ class RelayClient:
     def _fail_before(self, reason: str, now: float) -> None:
         """There is not even a link."""
         self.leg.end(now)
+        self._trace.end(now, "no_answer", reason)
         self._fail(reason, now)
 
     def _test_second_port(self, now: float) -> None:
@@ -353,7 +385,9 @@ class RelayClient:
 
     def _handle_received(self, message: Message, now: float) -> None:
         if isinstance(message, Ticket):
-            self._keep_ticket(message.ticket)
+            self.load = message.load
+            if message.ticket != NO_TICKET:
+                self._keep_ticket(message.ticket)
         elif isinstance(message, Leave):
             self.leaving = True
             self._shared.tell(f"relay {self.name}", "is going down; peers are met elsewhere")
@@ -389,6 +423,7 @@ class RelayClient:
             self.state = RelayState.CONNECTED
             self._act_at = None
             self.leg.handle_connected(now)
+            self._trace.end(now)
             self.last_error = None
             self._backoff.reset()
             self._tries = max(0, self._tries - 1)
@@ -420,6 +455,7 @@ class RelayClient:
     def _handle_ended(self, ended: Ended, now: float) -> None:
         was_usable, self._usable = self._usable, False
         self._forget_resumption()
+        self.load = 0
         self.dated = ended.clock is not None
         if ended.clock is not None and ended.by_peer:
             self.reading = Reading.between(ended.clock, self._asked_at, now)
@@ -437,6 +473,7 @@ class RelayClient:
             self._shared.tables.retire_receive(self.handle)
         if ended.by_peer and ended.code == CloseCode.DUPLICATE:
             self._shared.events.append(Fatal(ended.reason))
+        self._trace.end(now, name_of(ended.code), ended.reason)
         says = f"the relay says: {ended.reason}" if ended.by_peer and ended.reason else ended.reason
         refused = ended.by_peer and ended.code == CloseCode.REFUSED
         left, self.leaving = self.leaving, False

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 from shadowmesh.core.local import LocalNetwork
 from shadowmesh.core.rendezvous import Channel
 from shadowmesh.core.session import Session
+from shadowmesh.core.setup import SetUp
 from shadowmesh.core.shared import Shared
 from shadowmesh.membership.roster import Member
 from shadowmesh.path.candidates import Candidate, CandidateKind, from_wire, merge, to_wire
@@ -20,6 +21,7 @@ from shadowmesh.path.health import Counters
 from shadowmesh.path.paths import PathSet, Route
 from shadowmesh.path.view import view
 from shadowmesh.path.way import Way
+from shadowmesh.stages import QUIET
 from shadowmesh.units import Address, Whole
 from shadowmesh.wire.messages import Candidates, Message, PathView
 
@@ -54,10 +56,18 @@ class Routing:
     """Call order: after everything that may have changed the paths, `synchronise`; then see `deadline`.
 
     :param mode: `paths.direct` of the configuration.
+    :param setup: what traces tell of the peer.
     """
 
     def __init__(
-        self, owner: Owner, member: Member, mode: Mode, network: LocalNetwork, shared: Shared, now: float
+        self,
+        owner: Owner,
+        member: Member,
+        mode: Mode,
+        network: LocalNetwork,
+        shared: Shared,
+        setup: SetUp,
+        now: float,
     ) -> None:
         self.paths = PathSet(shared.random, now, direct=mode != "never", strangers=mode == "auto")
         self.peer_view: PathView | None = None
@@ -66,6 +76,8 @@ class Routing:
         self._mode = mode
         self._network = network
         self._shared = shared
+        self._setup = setup
+        self._search = QUIET
         static = member.endpoint if mode != "never" else None
         self._static = [Candidate(static, CandidateKind.STATIC)] if static is not None else []
         self._told: list[Candidate] = []
@@ -102,19 +114,20 @@ class Routing:
         :param fresh: it is the first, or the peer is another process than before: nothing proved counts.
         """
         if fresh:
-            self.stop()
+            self.stop(now)
         self._heard_sequence = -1
         self._installed = None
         self.paths.start(now)
         self._announced = -1
         self.synchronise(now)
 
-    def stop(self) -> None:
+    def stop(self, now: float) -> None:
         """There is no session."""
         self.paths.stop()
         self._told, self.peer_view, self._view_sent, self._view_at = [], None, None, None
         self._installed = None
         self._shared.tables.clear_route(self._owner.handle)
+        self._search.end(now, "abandoned")
 
     def handle_channel(self, now: float) -> None:
         """The channel through a relay has changed."""
@@ -246,8 +259,21 @@ class Routing:
             self._announce(now)
         self._install(now)
         self._plan_view(now)
+        self._note_search(now)
 
     # Inside.
+
+    def _note_search(self, now: float) -> None:
+        """For traces: a round begins, brings a direct path into use, or was in vain."""
+        direct, searching = self.paths.direct, self.paths.searching
+        if searching and not self._search.under_way:
+            self._search = self._setup.search(now)
+        elif direct is not None and self._search.under_way:
+            self._search.note(kind=direct.kind.name.lower() if direct.kind is not None else "unknown")
+            self._search.confide(path=direct.name)
+            self._search.end(now)
+        elif not searching:
+            self._search.end(now, "no_answer")
 
     def _way_back(self, via: bytes, source: Address) -> Way | None:
         """The way on which an answer to what came through `via` (empty: directly) from `source` goes.

@@ -18,6 +18,7 @@ from shadowmesh.crypto.token import token_proof
 from shadowmesh.session.links import LinkSet
 from shadowmesh.session.machine import Opening
 from shadowmesh.session.tickets import RelayTicket
+from shadowmesh.stages import Stages
 from shadowmesh.units import BUDGET, ID_SIZE, LANES, Address, NodeId
 from shadowmesh.values import printable
 
@@ -143,6 +144,8 @@ class Shared:
     renewals: Renewals
     tokens: Mapping[NodeId, bytes] = field(default_factory=dict)
     """By which relays admit us."""
+    stages: Stages = field(default_factory=Stages)
+    """For traces."""
     outbox: list[tuple[bytes, Address]] = field(default_factory=list)
     events: deque[CoreEvent] = field(default_factory=deque)
     receivers: dict[int, int] = field(default_factory=dict)

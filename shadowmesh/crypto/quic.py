@@ -41,6 +41,12 @@ INITIAL_WINDOW = 32
 """Packets in the first flight: a server's is 13, a client's second one 11.  RFC 9002 (7.2) would have 10,
 which costs a round trip; 32 packets are less than one page of a web site."""
 
+CLIENT_INITIAL_RTT, SERVER_INITIAL_RTT = 0.1, 0.333
+"""Seconds of round trip that are assumed before one was measured; what is lost is repeated after two of them.
+A server has 1.0 by RFC 9002 (6.2.2), and repeats a flight of 13 packets, 3 ms of work, for every client that
+is far away or busy if it is impatient.  A client may be (aioquic's 0.1): what it repeats is small, and a
+server that sees it repeated answers at once."""
+
 EARLY_PACKETS = 16
 """Packets kept per epoch while their keys are missing: one flight of 13 that overtakes its first packet."""
 
@@ -60,6 +66,9 @@ TIMER_STEP = 1e-6
 """Seconds added to a timer's time: with an exact clock, a rounding by one ulp in aioquic loops for ever."""
 
 logger = logging.getLogger("shadowmesh.quic")
+
+_EPOCHS: dict[frozenset[tls.Epoch], frozenset[tls.Epoch]] = {}
+"""The few different sets of epochs in which a frame may come, one of each."""
 
 
 class _EarlyPair(CryptoPair):
@@ -96,6 +105,9 @@ class HybridConnection(QuicConnection):
         self.hybrid: HybridContext | None = None
         self._released = False
         self._loss._cc.congestion_window = INITIAL_WINDOW * self._max_datagram_size
+        handlers: dict[int, tuple[Any, frozenset[tls.Epoch]]] = vars(self)["_QuicConnection__frame_handlers"]
+        for kind, (handle, epochs) in handlers.items():  # aioquic makes 31 sets, 7 KB, for each connection
+            handlers[kind] = handle, _EPOCHS.setdefault(epochs, epochs)
 
     @property
     def handshake_confirmed(self) -> bool:
@@ -122,9 +134,13 @@ class HybridConnection(QuicConnection):
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
-        self.tls = self.hybrid = HybridContext(self.tls, self.policy)
+        self.tls = self.hybrid = self._context(self.tls)
         for epoch in (tls.Epoch.HANDSHAKE, tls.Epoch.ONE_RTT):
             self._cryptos[epoch] = _EarlyPair()
+
+    def _context(self, stock_context: tls.Context) -> HybridContext:
+        """The TLS state in place of aioquic's."""
+        return HybridContext(stock_context, self.policy)
 
     def _replay_early(self, addr: stock.NetworkAddress, now: float) -> None:
         """Handle the packets whose keys have come; aioquic drops them, which costs up to a PTO each."""
@@ -180,6 +196,7 @@ class SessionConnection(HybridConnection):
                 certificate=certificate,
                 connection_id_length=units.ID_SIZE,
                 idle_timeout=idle_timeout,
+                initial_rtt=CLIENT_INITIAL_RTT if is_client else SERVER_INITIAL_RTT,
                 is_client=is_client,
                 max_data=FLOW_WINDOW,
                 max_datagram_size=units.MAX_QUIC_DATAGRAM,

@@ -21,7 +21,7 @@ from typing import Any
 
 from aioquic import tls
 from aioquic._buffer import Buffer
-from cryptography.hazmat.primitives.asymmetric import mldsa
+from cryptography.hazmat.primitives.asymmetric import ec, mldsa
 
 from shadowmesh.crypto import hybrid
 from shadowmesh.errors import BadPacket
@@ -89,7 +89,7 @@ class HybridKey:
             self._share = self._initiator.share
         return self._share
 
-    def exchange(self, _algorithm: None, peer: Share) -> bytes:
+    def exchange(self, _algorithm: Any, peer: Share) -> bytes:
         try:
             if self._initiator is not None:
                 secret = self._initiator.finish(peer.data)
@@ -146,6 +146,33 @@ class _KeyScheduleProxy(tls.KeyScheduleProxy):
 
 
 _ec = types.SimpleNamespace(generate_private_key=HybridKey, EllipticCurvePublicKey=Share, ECDH=lambda: None)
+
+
+def _generate_any(curve: Curve | ec.EllipticCurve) -> HybridKey | ec.EllipticCurvePrivateKey:
+    return HybridKey(curve) if isinstance(curve, Curve) else ec.generate_private_key(curve)
+
+
+def _decode_any_key(key_share: tls.KeyShareEntry) -> Any:
+    return decode_public_key(key_share) or tls.decode_public_key(key_share)
+
+
+def _encode_any_key(key: Any) -> tls.KeyShareEntry:
+    return encode_public_key(key) if isinstance(key, HybridKey) else tls.encode_public_key(key)
+
+
+def _pull_any_hello(buf: Buffer) -> tls.ClientHello:
+    """Put hybrid shares first: aioquic takes the first that it knows, and a client may begin with X25519."""
+    hello: tls.ClientHello = pull_client_hello(buf)
+    if hello.key_share is not None:
+        hello.key_share.sort(key=lambda share: share[0] not in CURVES)
+    return hello
+
+
+_any_ec = types.SimpleNamespace(
+    generate_private_key=_generate_any,
+    EllipticCurvePublicKey=(Share, ec.EllipticCurvePublicKey),
+    ECDH=ec.ECDH,
+)
 pull_client_hello = rebind(tls.pull_client_hello, pull_alpn_protocol=_pull_alpn_protocol)
 client_send_hello = rebind(
     tls.Context._client_send_hello,
@@ -166,6 +193,16 @@ server_handle_hello = rebind(
     pull_client_hello=pull_client_hello,
     KeySchedule=KeySchedule,
 )
+server_handle_any_hello = rebind(
+    tls.Context._server_handle_hello,
+    ec=_any_ec,
+    GROUP_TO_CURVE={**tls.GROUP_TO_CURVE, **CURVES},
+    decode_public_key=_decode_any_key,
+    encode_public_key=_encode_any_key,
+    pull_client_hello=_pull_any_hello,
+    KeySchedule=KeySchedule,
+)
+"""The same for a policy with classical groups beside hybrid ones; ML-DSA is none of its matters."""
 client_handle_finished = rebind(
     tls.Context._client_handle_finished, signature_algorithm_params=_signature_algorithm_params
 )

@@ -27,7 +27,7 @@ import hmac
 import ipaddress
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aioquic.quic.packet import encode_quic_retry
 
@@ -58,6 +58,8 @@ class Admit:
     original_destination_connection_id: bytes
     retry_source_connection_id: bytes | None
     """None: it showed a ticket, so that it got no Retry."""
+    since: float = field(default=0.0, compare=False)
+    """When the client has tried at the latest: the time of the Retry, or of the ticket's arrival."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +117,9 @@ class TokenGate:
         token = reader.take(reader.take_varint())
         if len(token) == TICKET_SIZE:
             if self._known(token, source, now):
-                return Admit(destination, None)
+                return Admit(destination, None, now)
         elif token:
-            return Admit(self._open(token, destination, source, now), destination)
+            return self._open(token, destination, source, now)
         return Reply(self._retry(destination, source_id, source, now))
 
     def _retry(self, odcid: bytes, client_id: bytes, source: Address, now: float) -> bytes:
@@ -132,15 +134,15 @@ class TokenGate:
             unused=os.urandom(1)[0] & 0x0F,
         )
 
-    def _open(self, token: bytes, retry_id: bytes, source: Address, now: float) -> bytes:
-        """Return the original destination id that a token of ours carries; `BadPacket("token")`."""
+    def _open(self, token: bytes, retry_id: bytes, source: Address, now: float) -> Admit:
+        """What a token of ours admits; `BadPacket("token")`."""
         body, mac = token[:-_MAC_SIZE], token[-_MAC_SIZE:]
         if not hmac.compare_digest(mac, self._mac(body, retry_id, source)):
             raise BadPacket("token")
         remaining = int.from_bytes(body[:8], "big") / 1000 - now
         if not 0 <= remaining <= TOKEN_LIFETIME + 1:  # a clock that was set back must not prolong a token
             raise BadPacket("token_expired")
-        return body[9:]
+        return Admit(body[9:], retry_id, min(now, now + remaining - TOKEN_LIFETIME))
 
     def _mac(self, body: bytes, retry_id: bytes, source: Address) -> bytes:
         # Every part but the last has a length of its own or a fixed one, so no two inputs coincide.

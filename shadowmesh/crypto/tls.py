@@ -53,6 +53,11 @@ class TlsPolicy:
         """Certificates are envelopes of ML-DSA-87 keys: exactly one, and nothing but the key counts."""
         return self.signature_schemes == (ML_DSA_87,)
 
+    @property
+    def hybrid_only(self) -> bool:
+        """Whether no classical key exchange is accepted."""
+        return all(group in hybrid.GROUPS for group in self.groups)
+
 
 NODE_POLICY = TlsPolicy(
     groups=(hybrid.X25519MLKEM1024.code,),
@@ -63,8 +68,12 @@ NODE_POLICY = TlsPolicy(
 """Between nodes, and between a node and its relay."""
 
 FOREIGN_POLICY = TlsPolicy(
-    groups=(hybrid.X25519MLKEM768.code,),
-    signature_schemes=(tls.SignatureAlgorithm.ECDSA_SECP256R1_SHA256,),
+    groups=(hybrid.X25519MLKEM768.code, tls.Group.X25519, tls.Group.SECP256R1),
+    signature_schemes=(
+        tls.SignatureAlgorithm.ECDSA_SECP256R1_SHA256,
+        tls.SignatureAlgorithm.ECDSA_SECP384R1_SHA384,
+        tls.SignatureAlgorithm.RSA_PSS_RSAE_SHA256,
+    ),
     alpn=("h3",),
     require_client_certificate=False,
     cipher_suites=(
@@ -73,7 +82,8 @@ FOREIGN_POLICY = TlsPolicy(
         tls.CipherSuite.AES_128_GCM_SHA256,
     ),
 )
-"""HTTP/3 with browsers and other stacks: post-quantum key exchange, classical certificate."""
+"""HTTP/3 with browsers and other stacks: a classical certificate, and post-quantum key exchange where they
+have it; nothing that has to stay secret goes over it."""
 
 
 class AlertCertificateRequired(tls.Alert):
@@ -125,12 +135,7 @@ class HybridContext(tls.Context):
     def __init__(self, stock: tls.Context, policy: TlsPolicy) -> None:
         """Take over the settings and callbacks of a fresh context that aioquic made."""
         self.__dict__.update(stock.__dict__)
-        self.policy = policy
-        self._alpn_protocols = list(policy.alpn)
-        self._cipher_suites = list(policy.cipher_suites)
-        self._signature_algorithms = list(policy.signature_schemes)
-        self._supported_groups: list[Any] = list(policy.groups)
-        self._request_client_certificate = policy.require_client_certificate
+        self._follow(policy)
         # No 0-RTT: what it carries can be replayed, and our first flight is the session handshake.
         self._max_early_data = None
         self._pending = bytearray()
@@ -145,6 +150,14 @@ class HybridContext(tls.Context):
             self.get_session_ticket_cb = self._fetch_peer_ticket
         if not isinstance(self.session_ticket, PeerTicket):
             self.session_ticket = None
+
+    def _follow(self, policy: TlsPolicy) -> None:
+        self.policy = policy
+        self._alpn_protocols = list(policy.alpn)
+        self._cipher_suites = list(policy.cipher_suites)
+        self._signature_algorithms = list(policy.signature_schemes)
+        self._supported_groups: list[Any] = list(policy.groups)
+        self._request_client_certificate = policy.require_client_certificate
 
     # --- results ---
 
@@ -238,7 +251,8 @@ class HybridContext(tls.Context):
     def _server_handle_hello(self, input_buf: Buffer, initial_buf: Buffer, handshake_buf: Buffer) -> None:
         self._check_client_hello(rebound.pull_client_hello(input_buf))
         input_buf.seek(0)
-        rebound.server_handle_hello(self, input_buf, initial_buf, handshake_buf)
+        answer = rebound.server_handle_hello if self.policy.hybrid_only else rebound.server_handle_any_hello
+        answer(self, input_buf, initial_buf, handshake_buf)
         if self._session_resumed:
             assert self._resumed_ticket is not None
             self._peer_mldsa_public = self._resumed_ticket.peer_mldsa_public
@@ -278,8 +292,10 @@ class HybridContext(tls.Context):
     def _finish_key_exchange(self) -> None:
         """Note the group that was used and drop all private keys, the unused ones too."""
         keys: list[Any] = self._ec_private_keys
-        self._group = next(key.curve.group for key in keys if key.used)
+        hybrid_keys = (key for key in keys if isinstance(key, rebound.HybridKey))
+        self._group = next((key.curve.group for key in hybrid_keys if key.used), None)
         self._ec_private_keys = []
+        self._x25519_private_key = None
 
     # --- certificates ---
 

@@ -27,9 +27,12 @@ def token_proof(token: bytes, nonce: bytes, client: NodeId, relay: NodeId) -> by
     return hmac.digest(token, _LABEL + nonce + client + relay, hashlib.sha256)
 
 
-def proves_token(tokens: Iterable[bytes], proof: bytes, nonce: bytes, client: NodeId, relay: NodeId) -> bool:
-    """Whether `proof` was made with one of `tokens`; takes as long whichever it is, and if none is."""
-    found = False
+def proven_token(
+    tokens: Iterable[bytes], proof: bytes, nonce: bytes, client: NodeId, relay: NodeId
+) -> bytes | None:
+    """The one of `tokens` that `proof` was made with; takes as long whichever it is, and if none is."""
+    found = None
     for token in tokens:
-        found |= hmac.compare_digest(token_proof(token, nonce, client, relay), proof)
+        if hmac.compare_digest(token_proof(token, nonce, client, relay), proof):
+            found = token
     return found

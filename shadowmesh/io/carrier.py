@@ -42,6 +42,8 @@ PING_INTERVAL = 20.0
 """Seconds between pings of the WebSocket: below the 30 to 60 s after which proxies close what is silent."""
 PING_TIMEOUT = 20.0
 CLOSE_TIMEOUT = 1.0
+MAX_FAULTS = 16
+"""Different faults that are told; each once."""
 MAX_WORDS = 100
 """Characters of what a relay or a proxy said that are shown."""
 WRITE_LIMIT = 64 << 10
@@ -112,6 +114,10 @@ class Carrier:
             return
         except (OSError, EOFError, ValueError, ImportError, websockets.WebSocketException) as error:
             problem = _words(error)
+        except Exception as error:
+            # A fault of ours or of a library. Whoever waits for this connection must hear of its end all the
+            # same, and tries again, later each time.
+            problem = _fault(error)
         finally:
             if self.tunnel is not None:
                 self.tunnel.close()
@@ -195,6 +201,18 @@ def _check_pin(wanted: str, tls: ssl.SSLObject) -> None:
     found = f"sha256//{base64.b64encode(digest).decode()}"
     if found != wanted:
         raise ValueError(f"its key is {found}, not that of the configuration")
+
+
+_faults: set[tuple[str, str]] = set()
+
+
+def _fault(error: Exception) -> str:
+    """What nobody expected, in one line; the log has all of it, once."""
+    problem = f"{type(error).__name__}: {_printable(str(error))}"
+    if len(_faults) < MAX_FAULTS and (type(error).__name__, str(error)) not in _faults:
+        _faults.add((type(error).__name__, str(error)))
+        log.error("a connection to a relay over TCP failed, and is tried again: %s", problem, exc_info=error)
+    return f"an error of the program, see its log: {type(error).__name__}"
 
 
 def _words(error: BaseException) -> str:

@@ -34,12 +34,12 @@ from shadowmesh.membership.certificate import Certificate
 from shadowmesh.membership.clock import SteadyClock
 from shadowmesh.membership.delegation import Credentials
 from shadowmesh.membership.guard import Guard, Membership
-from shadowmesh.membership.network import Network
+from shadowmesh.membership.network import Network, NetworkRelay
 from shadowmesh.membership.renewal import Delegate
 from shadowmesh.membership.revocation import Revocations
 from shadowmesh.membership.signed import Kind, to_text
 from shadowmesh.units import RIGHT_BRIDGE, NodeId
-from shadowmesh.values import parse_host_port
+from shadowmesh.values import parse_host_port, parse_tcp
 
 log = logging.getLogger("shadowmesh")
 
@@ -195,11 +195,15 @@ def with_network(config: ClientConfig, membership: Membership | None) -> ClientC
         addresses = tuple(membership.certificate.body.addresses)
         config = replace(config, interface=replace(config.interface, addresses=addresses))
     if not config.relays:
-        named = [(parse_host_port(relay.address), relay.id) for relay in membership.network.relays]
-        config = replace(config, relays=tuple(RelayPeer(host, port, node) for (host, port), node in named))
+        config = replace(config, relays=tuple(map(_relay_of, membership.network.relays)))
     if not config.relays:
         raise ConfigError(f"{config.file}: relays: is missing, and the network names none")
     return config
+
+
+def _relay_of(named: NetworkRelay) -> RelayPeer:
+    host, port = parse_host_port(named.address)
+    return RelayPeer(host, port, named.id, tcp=parse_tcp(named.tcp) if named.tcp else None)
 
 
 def _require_own(credentials: Credentials, guard: Guard, identity: Identity, file: Path) -> None:

@@ -67,7 +67,7 @@ class Tap:
         self.offloads = _set_offloads(fd) if self._vnet else ()
         """What the kernel leaves to the engine: of "checksum", "tso", "uso"."""
         self._bridge: LinuxBridge | None = None
-        self._lent: list[str] = []
+        self.lent: list[str] = []
         """Addresses that we put on the bridge."""
 
     @classmethod
@@ -85,7 +85,7 @@ class Tap:
         try:
             _set_ipv6(name, _IPV6_SETTINGS if bridge is None else _IPV6_OFF)
             tap._bridge = bridge
-            tap._lent = in_thread(lambda: _configure(name, mac, mtu, addresses, bridge))
+            tap.lent = in_thread(lambda: _configure(name, mac, mtu, addresses, bridge))
         except BaseException:
             tap.close()
             raise
@@ -117,7 +117,7 @@ class Tap:
             os.close(self._fd)
             self._fd = -1
         if self._bridge is not None:
-            remove_addresses(self._bridge.index, self._lent)
+            remove_addresses(self._bridge.index, self.lent)
             self._bridge = None
 
     def __enter__(self) -> Self:

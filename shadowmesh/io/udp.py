@@ -26,10 +26,12 @@ ALWAYS_FITS = 1000
 """Bytes of UDP payload that are sent without a thought to the MTU: nearly all of our control datagrams."""
 
 
-def open_udp(host: str, port: int) -> socket.socket:
+def open_udp(host: str, port: int, beside: bool = False, receive_buffer: int = BUFFER) -> socket.socket:
     """A bound, non-blocking socket that does not fragment (but see `send`). Raises DeviceError.
 
     :param host: a local address; "::" and "0.0.0.0" mean all of that family, "::" IPv4 too.
+    :param beside: other sockets of ours may have this port, with SO_REUSEPORT.
+    :param receive_buffer: bytes, as far as we may.
     """
     try:
         ipv6 = ipaddress.ip_address(host.partition("%")[0]).version == 6
@@ -40,11 +42,13 @@ def open_udp(host: str, port: int) -> socket.socket:
     udp = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     try:
         udp.setblocking(False)
+        if beside:
+            udp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if ipv6:
             udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         _discover_mtu(udp, _PMTUDISC_DO)
-        _enlarge(udp, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
-        _enlarge(udp, _SO_SNDBUFFORCE, socket.SO_SNDBUF)
+        _enlarge(udp, _SO_RCVBUFFORCE, socket.SO_RCVBUF, receive_buffer)
+        _enlarge(udp, _SO_SNDBUFFORCE, socket.SO_SNDBUF, BUFFER)
         udp.bind((host, port))
     except OSError as error:
         udp.close()
@@ -54,12 +58,12 @@ def open_udp(host: str, port: int) -> socket.socket:
     return udp
 
 
-def _enlarge(udp: socket.socket, forced: int, polite: int) -> None:
+def _enlarge(udp: socket.socket, forced: int, polite: int, size: int) -> None:
     """Past net.core.?mem_max where we may, else as far as we may."""
     try:
-        udp.setsockopt(socket.SOL_SOCKET, forced, BUFFER)
+        udp.setsockopt(socket.SOL_SOCKET, forced, size)
     except PermissionError:
-        udp.setsockopt(socket.SOL_SOCKET, polite, BUFFER)
+        udp.setsockopt(socket.SOL_SOCKET, polite, size)
 
 
 def local_address(udp: socket.socket) -> Address:

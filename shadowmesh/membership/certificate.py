@@ -25,11 +25,12 @@ from shadowmesh.membership.signed import (
     Signed,
     Signer,
     Text,
+    check_names,
     decode_body,
     refuse_critical,
+    sign_and_read,
 )
 from shadowmesh.units import NodeId
-from shadowmesh.values import parse_name
 
 MAX_ADDRESSES = 8
 MAX_ROUTES = 32
@@ -67,11 +68,8 @@ class Certificate:
     @classmethod
     def make(cls, body: CertificateBody, key: Signer) -> Certificate:
         """Sign. Raises ValueError if it is too large, or not to be read back."""
-        signed = Signed.make(Kind.CERTIFICATE, body, key)
-        try:
-            return cls.parse_untrusted(signed.encode())
-        except BadPacket:
-            raise ValueError("a name, address, route or date of the certificate is not one") from None
+        problem = "a name, address, route or date of the certificate is not one"
+        return sign_and_read(Kind.CERTIFICATE, body, key, cls.parse_untrusted, problem)
 
     @classmethod
     def parse_untrusted(cls, data: bytes) -> Certificate:
@@ -83,10 +81,9 @@ class Certificate:
                 ipaddress.ip_interface(text)
             for text in body.routes:
                 ipaddress.ip_network(text)
-            for text in (body.name, *body.groups, *body.rights):
-                parse_name(text)
         except ValueError:
             raise BadPacket("malformed_document") from None
+        check_names(body.name, *body.groups, *body.rights)
         if body.not_before > body.not_after:
             raise BadPacket("malformed_document")
         return cls(body, signed)

@@ -35,11 +35,12 @@ from shadowmesh.membership.signed import (
     Seconds,
     Signed,
     Text,
+    check_names,
     decode_body,
     refuse_critical,
+    sign_and_read,
 )
 from shadowmesh.units import NodeId
-from shadowmesh.values import parse_name
 
 MAX_GRANTS = 32
 BASIS_GRACE = 30 * 86_400
@@ -89,23 +90,16 @@ class Delegation:
     @classmethod
     def make(cls, body: DelegationBody, key: AuthorityKey) -> Delegation:
         """Sign. Raises ValueError if it is too large, or not to be read back."""
-        signed = Signed.make(Kind.DELEGATION, body, key)
-        try:
-            return cls.parse_untrusted(signed.encode())
-        except BadPacket:
-            raise ValueError("a name, grant or date of the delegation is not one") from None
+        problem = "a name, grant or date of the delegation is not one"
+        return sign_and_read(Kind.DELEGATION, body, key, cls.parse_untrusted, problem)
 
     @classmethod
     def parse_untrusted(cls, data: bytes) -> Delegation:
         """Take apart, and see that every value is one. Raises BadPacket("malformed_document")."""
         signed = Signed.parse_untrusted(data, Kind.DELEGATION)
         body = decode_body(signed, DelegationBody)
-        try:
-            for grant in body.grants:
-                for text in (grant.name, *grant.groups, *grant.rights):
-                    parse_name(text)
-        except ValueError:
-            raise BadPacket("malformed_document") from None
+        for grant in body.grants:
+            check_names(grant.name, *grant.groups, *grant.rights)
         if bool(body.grants) != (body.scope is Scope.JOIN) or body.not_before > body.not_after:
             raise BadPacket("malformed_document")
         return cls(body, signed)

@@ -28,19 +28,21 @@ from shadowmesh.membership.signed import (
     decode_body,
     refuse_critical,
 )
-from shadowmesh.values import parse_host_port, parse_name
+from shadowmesh.values import parse_host_port, parse_name, parse_tcp
 
 Subnet = ipaddress.IPv4Network | ipaddress.IPv6Network
 MAX_SUBNETS = 8
 MAX_RELAYS = 8
 
 
-class NetworkRelay(msgspec.Struct, frozen=True):
+class NetworkRelay(msgspec.Struct, frozen=True, omit_defaults=True):
     """A relay that serves the network."""
 
     address: Text
     """`host:port`."""
     id: Bytes32
+    tcp: Text = ""
+    """`host:port` where it takes WebSockets over TLS; empty if it does not."""
 
 
 class _Body(msgspec.Struct, kw_only=True, frozen=True):
@@ -128,6 +130,8 @@ class Network:
             parse_name(body.name)
             for relay in body.relays:
                 parse_host_port(relay.address)
+                if relay.tcp:
+                    parse_tcp(relay.tcp)
         except ValueError:
             raise BadPacket("malformed_document") from None
         former = tuple(link.former for link in links)

@@ -18,6 +18,7 @@ import binascii
 import enum
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Protocol, TypeVar
 
@@ -25,6 +26,7 @@ import msgspec
 
 from shadowmesh.crypto.identity import CompositePublic
 from shadowmesh.errors import BadPacket, NotMember
+from shadowmesh.values import parse_name
 
 VERSION = 1
 HEADER_SIZE = 4
@@ -69,6 +71,8 @@ Text = Annotated[str, msgspec.Meta(max_length=100)]
 Critical = Annotated[list[Text], msgspec.Meta(max_length=16)]
 """Names of extensions without which a body must not be used."""
 T = TypeVar("T", bound=msgspec.Struct)
+D = TypeVar("D")
+"""A document taken apart."""
 
 
 def max_size(kind: Kind) -> int:
@@ -133,6 +137,26 @@ def decode_body(signed: Signed, struct: type[T]) -> T:
     try:
         return msgspec.msgpack.decode(signed.body, type=struct)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise BadPacket("malformed_document") from None
+
+
+def sign_and_read(
+    kind: Kind, body: msgspec.Struct, key: Signer, read: Callable[[bytes], D], problem: str
+) -> D:
+    """A new document as `read` takes it apart. Raises ValueError if it is too large, or with `problem`."""
+    data = Signed.make(kind, body, key).encode()
+    try:
+        return read(data)
+    except BadPacket:
+        raise ValueError(problem) from None
+
+
+def check_names(*names: str) -> None:
+    """Of nodes, groups and rights. Raises BadPacket("malformed_document")."""
+    try:
+        for name in names:
+            parse_name(name)
+    except ValueError:
         raise BadPacket("malformed_document") from None
 
 

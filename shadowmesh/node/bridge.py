@@ -13,6 +13,7 @@ from shadowmesh.api.schema import BridgeStatus
 from shadowmesh.config import ClientConfig, refuse_bridge
 from shadowmesh.errors import DeviceError
 from shadowmesh.io.bridge import LinuxBridge
+from shadowmesh.io.lent import Lent
 from shadowmesh.io.tap import Tap
 from shadowmesh.overlay.bridge import BridgePort, PortState
 from shadowmesh.units import DEFAULT_MTU
@@ -57,13 +58,22 @@ def choose_mtu(config: ClientConfig, bridge: LinuxBridge | None) -> int:
 class BridgeService:
     """From `start` to `stop`, inside one event loop.
 
+    :param lent: where is written down what we put on the bridge.
     :param mac: ours.
     :param udp_port: of our socket, whose datagrams never go through the TAP.
     """
 
     def __init__(
-        self, config: ClientConfig, bridge: LinuxBridge, tap: Tap, engine: Engine, mac: bytes, udp_port: int
+        self,
+        config: ClientConfig,
+        bridge: LinuxBridge,
+        lent: Lent,
+        tap: Tap,
+        engine: Engine,
+        mac: bytes,
+        udp_port: int,
     ) -> None:
+        self.lent = lent
         self._name = bridge.name
         self._tap = tap
         self._engine = engine

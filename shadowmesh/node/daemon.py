@@ -47,6 +47,7 @@ from shadowmesh.errors import ConfigError, RemoteProtocolError
 from shadowmesh.io import notify
 from shadowmesh.io.documents import find_network, load_list
 from shadowmesh.io.shield import PAUSE, survives
+from shadowmesh.io.tracing import Tracing
 from shadowmesh.io.udp import from_sockaddr, local_address, send
 from shadowmesh.membership.roster import Member
 from shadowmesh.node import acquainted, tickets
@@ -80,6 +81,7 @@ class Daemon:
 
     :param udp: the socket that the engine reads; control datagrams are sent on it too.
     :param bridge: what our interface is a port of.
+    :param tracing: where the stages of the core go.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Daemon:
         mtu: int,
         identity: Identity,
         bridge: BridgeService | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.fatal: str | None = None
         self._config = config
@@ -103,6 +106,7 @@ class Daemon:
         self._udp = udp
         self._mtu = mtu
         self._bridge = bridge
+        self._tracing = tracing or Tracing()
         self._largest = max(LARGEST, mtu + FRAME_OVERHEAD)
         self._inviting = Inviting(core, identity)
         self._started_at = time.monotonic()
@@ -110,7 +114,8 @@ class Daemon:
         self._surroundings = Surroundings(
             config, local_address(udp), self._handle_network, self._handle_mapped
         )
-        self._subnets = Subnets(config, core, self._drive)
+        keep = (bridge.lent.note_routes,) if bridge is not None else ()
+        self._subnets = Subnets(config, core, self._drive, *keep)
         self._carriers = Carriers(config.relays, local_address(udp), self._handle_carrier)
         self._pings: dict[bytes, asyncio.Future[float]] = {}
         self._lookups: set[asyncio.Task[None]] = set()
@@ -125,6 +130,7 @@ class Daemon:
         self._drive()
         uptime = time.monotonic() - self._started_at
         unsent = self._unsent + self._surroundings.mapper.drops + self._carriers.drops
+        unsent["spans_lost"] += self._tracing.lost
         ports = self._surroundings.mapper
         made = report(
             self._config,
@@ -388,6 +394,7 @@ class Daemon:
                 self._keep_members(event)
             elif isinstance(event, Changed):
                 self._tell(event)
+        self._tracing.flush()
         if self._timer is not None:
             self._timer.cancel()
         delay = max(at_least, self._core.deadline - time.monotonic())

@@ -32,12 +32,15 @@ from shadowmesh.crypto import identity as identities
 from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.errors import ConfigError, DeviceError
 from shadowmesh.io import notify
+from shadowmesh.io.bridge import LinuxBridge
 from shadowmesh.io.dataplane import EngineTables
 from shadowmesh.io.invitations import open_invitations
+from shadowmesh.io.lent import Lent, take_back
 from shadowmesh.io.logs import OWN, log_to
 from shadowmesh.io.membership import open_delegate, open_membership, with_network
 from shadowmesh.io.tap import Tap
 from shadowmesh.io.tokens import load_tokens
+from shadowmesh.io.tracing import trace_to
 from shadowmesh.io.udp import local_address, open_udp
 from shadowmesh.membership.guard import Membership
 from shadowmesh.membership.invitations import Invitations
@@ -48,6 +51,7 @@ from shadowmesh.node.subnets import not_forwarded
 from shadowmesh.node.wall import Wall
 from shadowmesh.overlay.firewall import firewall_of
 from shadowmesh.overlay.mac import mac_of
+from shadowmesh.stages import Stages
 from shadowmesh.web.server import SocketInUse
 
 log = logging.getLogger("shadowmesh")
@@ -133,25 +137,21 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
     invitations = open_invitations(membership, identity, config.node.state_dir) if membership else None
     for doubt in doubts(config, identity.name):
         log.warning("%s", doubt)
-    if config.aead_library is not None:
-        try:
-            aead.use_library(str(config.aead_library))
-        except ValueError as error:
-            raise ConfigError(f"{config.file}: aead_library: {error}; leave it out to use OpenSSL") from error
+    _choose_aead(config)
     linux = find_bridge(config)
     mtu = choose_mtu(config, linux)
     mac = mac_of(identity.node_id)
     with contextlib.ExitStack() as stack:
+        tracing = stack.enter_context(trace_to(config.tracing, "shadowmesh-client", config.log.addresses))
         udp = stack.enter_context(open_udp(config.listen.address, config.listen.port))
         interface = config.interface
-        tap = stack.enter_context(Tap.open(interface.name, mac, mtu, interface.addresses, linux))
+        tap, lent = _open_tap(config, mac, mtu, linux, stack)
         event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         stack.callback(os.close, event_fd)
         broadcast = (interface.broadcast.rate, interface.broadcast.burst)
         engine = Engine(udp.fileno(), tap.fileno(), event_fd, mac, broadcast=broadcast)
-        core = new_core(
-            config, identity, EngineTables(engine, udp.family), membership, invitations=invitations
-        )
+        tables = EngineTables(engine, udp.family)
+        core = new_core(config, identity, tables, membership, MAX_PEERS, invitations, tracing.stages)
         unready = not_forwarded(membership, interface.bridge or interface.name)
         if unready:
             log.warning("%s; turn it on with sysctl", unready)
@@ -161,11 +161,11 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
         firewall = Wall(engine, core)
         firewall.install(config)
         port = local_address(udp).port
-        bridge = BridgeService(config, linux, tap, engine, mac, port) if linux is not None else None
+        bridge = BridgeService(config, linux, lent, tap, engine, mac, port) if linux and lent else None
         engine.start()
         stack.callback(engine.stop)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            daemon = Daemon(config, core, engine, firewall, udp, mtu, identity, bridge)
+            daemon = Daemon(config, core, engine, firewall, udp, mtu, identity, bridge, tracing)
             up = (
                 f"{config.node.name} ({node_id_text(identity.node_id)}) is up on {interface.name}, "
                 f"{', '.join(interface.addresses) or 'no address'}, UDP {local_address(udp)}, "
@@ -177,6 +177,29 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
     return ExitCode.OK
 
 
+def _open_tap(
+    config: ClientConfig, mac: bytes, mtu: int, bridge: LinuxBridge | None, stack: contextlib.ExitStack
+) -> tuple[Tap, Lent | None]:
+    interface = config.interface
+    take_back(config.node.state_dir)
+    lent = Lent(config.node.state_dir, bridge) if bridge is not None else None
+    if lent is not None:
+        stack.callback(lent.forget)
+    tap = stack.enter_context(Tap.open(interface.name, mac, mtu, interface.addresses, bridge))
+    if lent is not None:
+        lent.note_addresses(tap.lent)
+    return tap, lent
+
+
+def _choose_aead(config: ClientConfig) -> None:
+    if config.aead_library is None:
+        return
+    try:
+        aead.use_library(str(config.aead_library))
+    except ValueError as error:
+        raise ConfigError(f"{config.file}: aead_library: {error}; leave it out to use OpenSSL") from error
+
+
 def new_core(
     config: ClientConfig,
     identity: Identity,
@@ -184,6 +207,7 @@ def new_core(
     membership: Membership | None,
     most_peers: int = MAX_PEERS,
     invitations: Invitations | None = None,
+    stages: Stages | None = None,
 ) -> Core:
     """The protocol side of a node, with the tickets and members that it kept; see `Core`."""
     kept = tickets.load(
@@ -208,6 +232,7 @@ def new_core(
         known,
         invitations,
         tokens=shown,
+        stages=stages,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 from shadowmesh.api.schema import Netcheck, RelayCheck
 from shadowmesh.core.node import Core
 from shadowmesh.core.relays import RelayClient, RelayState
-from shadowmesh.node.report import nat_status, transport_of
+from shadowmesh.node.report import home_reason, load_of, nat_status, transport_of
 from shadowmesh.node.standing import clock_text, clock_warning, skew_of
 from shadowmesh.node.surroundings import Surroundings
 from shadowmesh.units import MAX_QUIC_DATAGRAM
@@ -51,6 +51,7 @@ def _relay_settled(relay: RelayClient) -> bool:
 
 
 def _report(core: Core, surroundings: Surroundings) -> Netcheck:
+    core.homing.look(core.relays, time.monotonic())
     gateways = surroundings.monitor.snapshot.gateways
     connected = [relay for relay in core.relays if relay.state is RelayState.CONNECTED]
     routed = {":" in gateway.source for gateway in gateways}
@@ -68,7 +69,7 @@ def _report(core: Core, surroundings: Surroundings) -> Netcheck:
         datagram=_largest_datagram(by_udp),
         clock=clock_warning(core) or clock_text(core.relays),
         tcp=_tcp(core.relays),
-        relays=[_relay(relay) for relay in core.relays],
+        relays=[_relay(relay, home_reason(relay, core)) for relay in core.relays],
     )
 
 
@@ -83,7 +84,7 @@ def _largest_datagram(connected: list[RelayClient]) -> int | None:
     return MAX_QUIC_DATAGRAM if connected else None
 
 
-def _relay(relay: RelayClient) -> RelayCheck:
+def _relay(relay: RelayClient, home: str | None) -> RelayCheck:
     binding, test = relay.binding, relay.second_port
     rtt = binding.round_trip.smoothed if binding is not None else None
     skew, error = skew_of(relay)
@@ -94,8 +95,12 @@ def _relay(relay: RelayClient) -> RelayCheck:
         address=relay.name,
         state=relay.state.value,
         rtt_ms=None if rtt is None else round(rtt * 1000, 3),
+        loss=None if relay.loss is None else round(relay.loss, 4),
+        load=load_of(relay),
         observed_address=str(relay.observed) if relay.observed else None,
         second_port=second,
+        home=home is not None,
+        home_reason=home,
         last_error=relay.last_error,
         clock_skew=skew,
         clock_error=error,

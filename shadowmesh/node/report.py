@@ -70,7 +70,7 @@ def report(
             nat=nat_status(core, ports),
             network=network_status(core, config.interface.name),
         ),
-        relays=[_relay(relay, relay is core.home, carriers.of(relay.index)) for relay in core.relays],
+        relays=[_relay(relay, home_reason(relay, core), carriers.of(relay.index)) for relay in core.relays],
         peers=[_peer(peer, core, engine, config.peers, time.monotonic()) for peer in core.peers.values()],
         counters=engine.counters(),
         drops=dict(drops),
@@ -117,7 +117,17 @@ def _is_live(peer: PeerClient) -> bool:
     return peer.path is not None
 
 
-def _relay(relay: RelayClient, home: bool, carrier: Carrier | None) -> RelayStatus:
+def home_reason(relay: RelayClient, core: Core) -> str | None:
+    """Why this is the home relay; None if it is not."""
+    return core.homing.reason if relay is core.home else None
+
+
+def load_of(relay: RelayClient) -> int | None:
+    """What it says of its load; None while it is not connected."""
+    return relay.load if relay.state is RelayState.CONNECTED else None
+
+
+def _relay(relay: RelayClient, home: str | None, carrier: Carrier | None) -> RelayStatus:
     binding, observed = relay.binding, relay.observed
     skew, error = skew_of(relay)
     return RelayStatus(
@@ -125,9 +135,12 @@ def _relay(relay: RelayClient, home: bool, carrier: Carrier | None) -> RelayStat
         node_id=node_id_text(relay.config.id),
         state=relay.state.value,
         rtt_ms=_milliseconds(binding.round_trip.smoothed if binding else None),
+        loss=None if relay.loss is None else round(relay.loss, 4),
+        load=load_of(relay),
         observed_address=str(observed) if observed else None,
         last_error=relay.last_error,
-        home=home,
+        home=home is not None,
+        home_reason=home,
         clock_skew=skew,
         clock_error=error,
         transport=transport_of(relay),

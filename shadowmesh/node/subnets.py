@@ -11,7 +11,7 @@ import contextlib
 import ipaddress
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from shadowmesh.api.schema import RouteStatus
 from shadowmesh.config import ClientConfig
@@ -33,9 +33,16 @@ class Subnets:
     """Runs inside one event loop, from `start` to `stop`.
 
     :param on_change: called when gateways should be connected, or candidates have changed.
+    :param keep: called with what is in the kernel, whenever that has changed.
     """
 
-    def __init__(self, config: ClientConfig, core: Core, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: ClientConfig,
+        core: Core,
+        on_change: Callable[[], None],
+        keep: Callable[[Mapping[Key, str]], None] = lambda _: None,
+    ) -> None:
         self._interface = config.interface.bridge or config.interface.name
         self._own = [ipaddress.ip_interface(text).network for text in config.interface.addresses]
         if core.members.membership is not None:
@@ -43,6 +50,7 @@ class Subnets:
         self._allowed = {peer.id: peer.routes for peer in config.peers}
         self._core = core
         self._on_change = on_change
+        self._keep = keep
         self._routes = Routes(config.routes)
         self._installed: dict[Key, str] = {}
         self._failed: dict[Key, str] = {}
@@ -131,6 +139,7 @@ class Subnets:
         # What could not be changed is as it was.
         left = {key: via for key, via in self._installed.items() if key in failed}
         self._installed = left | {key: via for key, via in wanted.items() if key not in failed}
+        self._keep(self._installed)
 
     def _gateway(self, via: str) -> Gateway | None:
         member = self._core.roster.find(via)

@@ -18,7 +18,19 @@ from shadowmesh.overlay.firewall import as_configured, firewall_of, words
 from shadowmesh.rules import FirewallSection
 from shadowmesh.units import NodeId
 
-_SECTIONS = ("node", "listen", "interface", "relays", "paths", "session", "network", "aead_library")
+_SECTIONS = (
+    "node",
+    "listen",
+    "interface",
+    "relays",
+    "paths",
+    "session",
+    "network",
+    "aead_library",
+    "metrics",
+    "log",
+    "tracing",
+)
 """What needs a restart to be changed, besides the peers."""
 
 

@@ -17,6 +17,8 @@ from shadowmesh.wire.payload import NO_CHALLENGE, NONCE_SIZE, encode_bind, parse
 BUSY_INTERVAL = 1.0
 IDLE_INTERVAL = 25.0
 """Below the 30 s after which impatient NATs drop a UDP mapping (RFC 4787 section 4.3 asks for 120 s)."""
+LOSS_WEIGHT = 1 / 16
+"""Of the newest exchange in the mean loss: about the last 16 count."""
 BUSY_FOR = 60.0
 """Seconds after the last frame during which a leg counts as busy."""
 UNANSWERED_LIMIT = 3
@@ -54,6 +56,8 @@ class Binding:
         self.bound = False
         """Whether the relay's last answer said that it forwards to where these BINDs come from."""
         self.round_trip = RoundTrip()
+        self.loss = 0.0
+        """Share of BINDs that stayed unanswered lately, 0 to 1."""
 
     @property
     def failed(self) -> bool:
@@ -96,6 +100,7 @@ class Binding:
             return None
         if self._unanswered:
             self.round_trip.measure(now - self._sent_at)
+            self.loss -= LOSS_WEIGHT * self.loss
         self._unanswered = 0
         self.observed = bound.observed
         self.bound = bound.challenge == NO_CHALLENGE
@@ -112,6 +117,8 @@ class Binding:
 
     def _bind(self, now: float, challenge: bytes) -> bytes:
         self._hurried = False
+        if self._unanswered:
+            self.loss += LOSS_WEIGHT * (1 - self.loss)
         self._unanswered += 1
         self._nonce = self._random(NONCE_SIZE)
         self._sent_at = now

@@ -98,6 +98,11 @@ class PathSet:
         return self.current if self.current is not None and not self.current.relayed else None
 
     @property
+    def searching(self) -> bool:
+        """Whether addresses are being asked, or one has answered, and no direct path is in use."""
+        return self.running and self.direct is None and (self.finder.rounds.running or self.finder.works)
+
+    @property
     def route(self) -> Route | None:
         """Where frames go now; None without a session or a path."""
         if not self.running or self.current is None:

@@ -27,7 +27,8 @@ from shadowmesh.errors import BadPacket, RemoteProtocolError
 from shadowmesh.session.machine import Admit, Agreement, Machine, Opening, Refused, Secrets, State, admit_all
 from shadowmesh.units import NodeId
 from shadowmesh.wire import messages
-from shadowmesh.wire.messages import Established, Message, MessageType, Reassembler
+from shadowmesh.wire.messages import Established, Message, MessageType
+from shadowmesh.wire.reassembly import Reassembler
 
 HANDSHAKE_TIMEOUT = 10.0
 """Seconds from the first datagram to ESTABLISHED; at 20 % loss the median handshake took 0.8 s."""
@@ -60,6 +61,13 @@ class CloseCode(enum.IntEnum):
 _CLOCK = re.compile(r" \[([0-9]{1,12})\]$")
 """End of a reason: the clock of who refuses, in seconds since 1970."""
 _HARMLESS = (CloseCode.REFUSED, CloseCode.COLLISION)
+
+
+@dataclass(frozen=True)
+class Secured:
+    """TLS is complete on this side; the proofs follow."""
+
+    resumed: bool
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ class Ended:
     """The time, in seconds since 1970, by which a certificate was refused: a hint, told by whoever did."""
 
 
-LinkEvent = Resumed | Ready | Confirmed | Received | Ended
+LinkEvent = Secured | Resumed | Ready | Confirmed | Received | Ended
 
 
 class Link:
@@ -315,6 +323,7 @@ class Link:
         self._connection.wipe_exporter()
         resumed = self._connection.resumed
         self._secrets = Secrets(proof, confirm, root, self._connection.peer_mldsa_public, resumed)
+        self._events.append(Secured(resumed))
         if self._machine.role is Direction.INITIATOR:
             self._write(self._machine.begin(self._secrets))
             if resumed:
@@ -373,12 +382,15 @@ def accept(
     retry_source_id: bytes | None = None,
     admit: Admit = admit_all,
     fetch_ticket: Callable[[bytes], PeerTicket | None] | None = None,
+    connect: Callable[..., SessionConnection] = SessionConnection,
+    make: Callable[[SessionConnection, Machine, float], Link] = Link,
 ) -> Link:
     """The link of a callee or a relay, for an Initial whose sender's address or channel is proved.
 
     :param fetch_ticket: gives the ticket of this name, once.
+    :param connect, make: the classes, where they are others (`shadowmesh.session.port`).
     """
-    connection = SessionConnection(
+    connection = connect(
         is_client=False,
         certificate=identity.certificate,
         private_key=identity.mldsa,
@@ -389,4 +401,4 @@ def accept(
         path_validated=retry_source_id is not None or fetch_ticket is None,
         fetch_ticket=fetch_ticket,
     )
-    return Link(connection, Machine(Direction.RESPONDER, identity, expected, opening, admit), now)
+    return make(connection, Machine(Direction.RESPONDER, identity, expected, opening, admit), now)

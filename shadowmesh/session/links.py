@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from shadowmesh.session.link import Ended, Link, LinkEvent
+from shadowmesh.session.phases import Phases
+from shadowmesh.stages import QUIET, Stage
 
 
 class Driver:
     """A link in a `LinkSet`, with what its owner wants done."""
+
+    phases: Phases | None = None
+    """Of a handshake under way, if somebody wants traces."""
 
     def __init__(
         self,
@@ -66,9 +71,16 @@ class LinkSet:
         handle: Callable[[Driver, LinkEvent, float], None],
         now: float,
         first_id: bytes | None = None,
+        stage: Stage = QUIET,
     ) -> Driver:
-        """Take over a new link and send its first datagrams."""
+        """Take over a new link and send its first datagrams.
+
+        :param first_id: what the initiator made up; None if that is this side.
+        :param stage: the handshake, for traces; ends by itself.
+        """
         driver = Driver(link, send, handle, first_id)
+        if stage.under_way:
+            driver.phases = Phases(stage, first_id is not None, now)
         if first_id is not None:
             self._by_id[first_id] = driver
         self.pump(driver, now)
@@ -76,7 +88,12 @@ class LinkSet:
 
     def handle_datagram(self, driver: Driver, data: bytes, now: float) -> None:
         """Give a datagram to its link."""
-        driver.link.handle_datagram(data, now)
+        self.handle_datagrams(driver, (data,), now)
+
+    def handle_datagrams(self, driver: Driver, datagrams: Iterable[bytes], now: float) -> None:
+        """The same for several that came together; they are acknowledged together."""
+        for data in datagrams:
+            driver.link.handle_datagram(data, now)
         self.pump(driver, now)
 
     def handle_timers(self, now: float) -> None:
@@ -111,6 +128,8 @@ class LinkSet:
             while (event := driver.link.next_event()) is not None:
                 if isinstance(event, Ended):
                     self._forget(driver)
+                if driver.phases is not None:
+                    driver.phases = driver.phases.handle(event, now)
                 driver.handle(driver, event, now)
                 self._transmit(driver, now)
         finally:

@@ -217,10 +217,18 @@ class SecondPort(msgspec.Struct, frozen=True):
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
-class Ticket(msgspec.Struct, frozen=True):
-    """Relay -> client: by this name you may resume our session, once. The key to it is not sent."""
+NO_TICKET = bytes(32)
+
+
+class Ticket(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Relay -> client: by this name you may resume our session, once. The key to it is not sent.
+
+    Later ones have the name `NO_TICKET`, and tell the load only.
+    """
 
     ticket: Bytes32
+    load: Annotated[int, msgspec.Meta(ge=0, le=100)] = 0
+    """Percent of what the relay can do that it does now."""
 
 
 class Registration(msgspec.Struct, frozen=True):
@@ -486,32 +494,3 @@ def decode(message_type: MessageType, body: bytes) -> tuple[Message, bytes]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BadPacket("malformed_message") from None
     return message, body[split:]
-
-
-class Reassembler:
-    """Cuts the bytes of a stream into messages; holds at most one incomplete message."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-        self.limit = MAX_HANDSHAKE_MESSAGE
-
-    def feed_untrusted(self, data: bytes) -> list[tuple[MessageType, bytes]]:
-        """Types and bodies of the messages that `data` completes.
-
-        Raises BadPacket("oversized_message" | "unknown_message") as soon as a header shows it.
-        """
-        self._buffer += data
-        complete = []
-        while len(self._buffer) >= HEADER_SIZE:
-            size = int.from_bytes(self._buffer[1:HEADER_SIZE], "big")
-            if size > self.limit:
-                raise BadPacket("oversized_message")
-            try:
-                message_type = MessageType(self._buffer[0])
-            except ValueError:
-                raise BadPacket("unknown_message") from None
-            if len(self._buffer) < HEADER_SIZE + size:
-                break
-            complete.append((message_type, bytes(self._buffer[HEADER_SIZE : HEADER_SIZE + size])))
-            del self._buffer[: HEADER_SIZE + size]
-        return complete

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 from typing import TYPE_CHECKING
@@ -201,9 +202,20 @@ def test_what_was_taken_is_given_back_and_a_missing_bridge_is_told(lab: Lab) -> 
         return {one["local"] for one in link["addr_info"]}
 
     assert lent() == {alice.ipv4, alice.ipv6}
+    alice.kill9()
+    assert lent() == {alice.ipv4, alice.ipv6}
+    route = ["192.168.5.0/24", "via", "10.77.0.77", "metric", "1024", "dev", LAN_BRIDGE]
+    host.run(["ip", "route", "add", *route])
+    file = alice.state_dir / "lent"
+    left = json.loads(file.read_text())
+    file.write_text(json.dumps({**left, "routes": [["192.168.5.0/24", 1024, "10.77.0.77"]]}))
+    alice.start()
+    assert "addresses: 2, routes: 1" in alice.output()
+    assert lent() == {alice.ipv4, alice.ipv6}
+    assert host.run(["ip", "route", "show", "192.168.5.0/24"]).stdout == ""
     assert alice.stop() == 0
     assert not alice.remains()
-    assert lent() == set()
+    assert (lent(), file.exists()) == (set(), False)
 
     # A start that fails late: the control socket can't be made.
     alice.config["node"]["socket"] = "/proc/shadowmesh.sock"

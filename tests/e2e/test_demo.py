@@ -58,7 +58,7 @@ def test_demo_passes(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("name", ["throughput", "setup_time", "storm"])
+@pytest.mark.parametrize("name", ["throughput", "storm"])
 def test_benchmark_runs(tmp_path: Path, name: str) -> None:
     output = run(tmp_path, str(ROOT / "bench" / f"{name}.py"), "--smoke", "--json", limit=60.0)
     document = json.loads(output[output.index("{") :])
@@ -66,22 +66,22 @@ def test_benchmark_runs(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.timeout(90)
-@pytest.mark.parametrize("system", ["raw", "shadowmesh-relayed", "shadowmesh-boringssl"])
-def test_comparison_runs(tmp_path: Path, system: str) -> None:
-    if system == "shadowmesh-boringssl" and find_aead_library() is None:
-        pytest.skip("android-libboringssl is not installed")
-    arguments = ("--smoke", "--json", "--systems", system)
-    output = run(tmp_path, str(ROOT / "bench" / "compare.py"), *arguments, limit=60.0)
+@pytest.mark.timeout(150)
+def test_comparison_runs(tmp_path: Path) -> None:
+    systems = ["raw", "shadowmesh-relayed", "shadowmesh-boringssl"]
+    if find_aead_library() is None:
+        systems.pop()
+    arguments = ("--smoke", "--json", "--systems", ",".join(systems))
+    output = run(tmp_path, str(ROOT / "bench" / "compare.py"), *arguments)
     document = json.loads(output[output.index("{\n") :])
     assert document["schema"] == "shadowmesh.bench.compare/1"
-    median = document["systems"][system]["median"]
+    medians = [document["systems"][system]["median"] for system in systems]
     assert document["skipped"] == document["failures"] == {}
     assert document["flood_ceiling_kpps"] > 0
     for key in ("tcp1_gbit", "tcp4_gbit", "reverse_gbit", "udp64_peak_kpps", "rtt_idle_p50_us"):
-        assert median[key] > 0
-    if system != "raw":
-        assert document["ours"] == system
+        assert min(median[key] for median in medians) > 0
+    assert document["ours"] in systems[1:]
+    for median in medians[1:]:
         assert median["cpu_s_per_gb"] > 0
         assert median["rss_mb"] > 1
 
@@ -143,6 +143,7 @@ def test_first_frame_soon_after_the_start(tmp_path: Path) -> None:
     """From `up` to the first frame between two clients through the relay, on one machine."""
     output = run(tmp_path, str(ROOT / "bench" / "setup_time.py"), "--rounds", "3", "--json", limit=80.0)
     found = json.loads(output[output.index("{") :])
+    assert found["schema"] == "shadowmesh.bench.setup_time/1"
     # The best of three, against what a start costs that does nothing: a busy machine delays both.
     best = min(entry["first_frame"] for entry in found["rounds"] if entry["case"] == "join")
     assert best < 8 * found["check_seconds"]

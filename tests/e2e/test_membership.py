@@ -12,6 +12,7 @@ import pytest
 
 from shadowmesh.testing.mesh import Mesh, command_path
 from shadowmesh.testing.process import wait_until
+from shadowmesh.testing.web import HTTPS_PORT, block_udp, serve_tcp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,19 +30,22 @@ CUT_OFF = 3.0
 class Domain:
     """An authority on its own host, and the mesh whose members it signs."""
 
-    def __init__(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, lab: Lab, monkeypatch: pytest.MonkeyPatch, tcp: bool = False) -> None:
         monkeypatch.setenv("SHADOWMESH_PASSPHRASE", PASSPHRASE)
         self.mesh = Mesh(lab)
         self.relay = self.mesh.relay()
         self.folder = lab.directory / "authority"
         self.public = lab.directory / "home.pem"
         relay = f"{self.relay.endpoint},{self.relay.node_id}"
+        relay += f",{self.relay.host.address}:{HTTPS_PORT}" if tcp else ""
         self.run("create", "home", "--subnet", "10.77.0.0/16", "--subnet6", "fd77::/64", "--relay", relay)
         self.export()
         self.relay.config = {
             "relay": {"name": "relay", "state_dir": str(self.relay.state_dir), "listen": "[::]:4433"},
             "admission": {"networks": [str(self.public)]},
         }
+        if tcp:
+            serve_tcp(self.relay)
 
     def run(self, *arguments: str) -> str:
         command = [command_path("shadowmesh-client"), "network", *arguments, "--state-dir", str(self.folder)]
@@ -172,3 +176,17 @@ def test_what_does_not_count_is_told_before_anything_is_touched(home: Domain) ->
         assert re.search(r"the certificate of bob is for another NodeID", done.stderr)
     assert not alice.remains()
     assert os.path.exists(bob.config["network"]["certificate"])
+
+
+def test_a_member_whose_udp_is_blocked_finds_the_relays_tcp_in_the_network(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own configuration names no relay at all."""
+    home = Domain(lab, monkeypatch, tcp=True)
+    alice = home.member("alice")
+    home.relay.start()
+    block_udp(alice.host)
+    alice.start()
+    alice.wait_relay()
+    assert alice.relay_status()["transport"] == "tcp"
+    assert "relays" not in alice.config

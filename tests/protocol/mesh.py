@@ -63,12 +63,21 @@ class Mesh:
         return self.second_relay
 
     def start_relay(
-        self, admission: Admission | None = None, wall: Callable[[], float] | None = None
+        self,
+        admission: Admission | None = None,
+        wall: Callable[[], float] | None = None,
+        threads: int = 1,
     ) -> MemoryRelay:
         self._seed += 1
         admitted = admission or Admission(True, frozenset())
         self.relay = MemoryRelay(
-            RELAY_IDENTITY, admitted, self.relay_address, self.network.now, self._seed, wall=wall
+            RELAY_IDENTITY,
+            admitted,
+            self.relay_address,
+            self.network.now,
+            self._seed,
+            wall=wall,
+            threads=threads,
         )
         self.network.attach(self.relay)
         return self.relay

@@ -129,7 +129,7 @@ def test_a_no_and_no_answer_refuse(verdict: Verdict, reason: str, told: str) -> 
     mesh.network.run_for(1)
     assert not admitted(mesh, 0)
     assert core.drops[reason] == 1
-    assert len(core._door._refused) == (not verdict.failed)
+    assert len(core._reception.door._refused) == (not verdict.failed)
     assert told in (mesh.clients[0].core.relays[0].last_error or "")
     assert core._half_open == {}
     assert len(core._questions) == 0
@@ -140,7 +140,7 @@ def test_who_leaves_before_the_answer_leaves_nothing_but_a_refusal() -> None:
     client = mesh.start_client(0, ())
     mesh.network.run_for(1)
     core = relay_of(mesh).core
-    assert len(core._door._refused) == 0
+    assert len(core._reception.door._refused) == 0
     (question,) = core.poll_questions()
     client.core.close(mesh.network.now)
     mesh.network.flush(client)
@@ -148,7 +148,7 @@ def test_who_leaves_before_the_answer_leaves_nothing_but_a_refusal() -> None:
     assert (core._half_open, len(core._questions)) == ({}, 0)
     core.handle_verdict(question.number, Verdict(True), mesh.network.now)
     assert core.clients == {}
-    assert len(core._door._refused) == 1
+    assert len(core._reception.door._refused) == 1
 
 
 def test_who_says_too_much_before_the_answer_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,3 +158,79 @@ def test_who_says_too_much_before_the_answer_is_let_go(monkeypatch: pytest.Monke
     relay = mesh.clients[0].core.relays[0]
     mesh.network.run_until(lambda: "too much" in (relay.last_error or ""), 2)
     assert len(relay_of(mesh).core._questions) == 0
+
+
+# ---- read again ------------------------------------------------------------------------------
+
+
+def readmit(mesh: Mesh, admission: Admission) -> int:
+    relay = relay_of(mesh)
+    ended = relay.core.readmit(admission, mesh.network.now)
+    mesh.network.flush(relay)
+    return ended
+
+
+def listed(*numbers: int) -> frozenset[bytes]:
+    return frozenset(IDENTITIES[number].node_id for number in numbers)
+
+
+def test_a_token_that_was_removed_ends_the_sessions_that_it_admitted() -> None:
+    mesh = start(tokens=(TOKEN, OTHER), nodes=(2, 3))
+    mesh.start_client(0, (1,), tokens={RELAY: TOKEN})
+    mesh.start_client(1, (0,), tokens={RELAY: OTHER})
+    mesh.start_client(2, ())
+    mesh.start_client(3, (), tokens={RELAY: TOKEN})
+    mesh.pair_up()
+    relay = relay_of(mesh)
+    assert readmit(mesh, Admission(False, listed(2, 3), (), (OTHER,))) == 1
+    assert IDENTITIES[0].node_id not in relay.core.clients, "at once"
+    assert len(relay.tables.legs) == 3
+    assert relay.tables.channels == {}, "its channels carry nothing any more"
+    mesh.network.run_for(20)
+    assert not admitted(mesh, 0)
+    assert [admitted(mesh, number) for number in (1, 2, 3)] == [True] * 3
+    assert "does not admit" in (mesh.clients[0].core.relays[0].last_error or "")
+    readmit(mesh, Admission(False, listed(), (), (OTHER, TOKEN)))
+    mesh.network.run_until(lambda: admitted(mesh, 0), 20)
+    assert admitted(mesh, 3), "its token alone is enough"
+    assert not admitted(mesh, 2)
+
+
+def test_a_node_that_was_removed_has_to_go() -> None:
+    mesh = start(nodes=(0, 1))
+    mesh.start_client(0, (1,))
+    mesh.start_client(1, (0,))
+    mesh.pair_up()
+    assert readmit(mesh, Admission(False, listed(1), ())) == 1
+    mesh.network.run_for(20)
+    assert [admitted(mesh, number) for number in (0, 1)] == [False, True]
+    assert readmit(mesh, Admission(True, frozenset(), ())) == 0
+    mesh.network.run_until(lambda: admitted(mesh, 0), 20)
+    assert readmit(mesh, Admission(False, listed(0, 1), ())) == 0, "open before, listed now"
+    mesh.pair_up(within=20)
+
+
+def test_whom_the_program_let_in_stays_while_there_is_one() -> None:
+    mesh = start(asks=True)
+    mesh.start_client(0, ())
+    mesh.network.run_for(2)
+    (question,) = relay_of(mesh).core.poll_questions()
+    relay_of(mesh).core.handle_verdict(question.number, Verdict(True), mesh.network.now)
+    mesh.network.flush(relay_of(mesh))
+    mesh.network.run_for(1)
+    assert readmit(mesh, Admission(False, listed(1), (), (), True)) == 0
+    assert admitted(mesh, 0)
+
+
+def test_who_is_on_its_way_in_when_its_token_is_removed_stays_out() -> None:
+    mesh = start(tokens=(TOKEN,))
+    mesh.start_client(0, (), tokens={RELAY: TOKEN})
+    core = relay_of(mesh).core
+    mesh.network.run_until(lambda: any(knock.greeting for knock in core._half_open.values()), 2)
+    assert core.sources == {mesh.clients[0].address}, "no tunnel gets it"
+    assert readmit(mesh, Admission(False, listed(1), (), (OTHER,))) == 0, "nobody is in yet"
+    mesh.network.run_for(1)
+    assert core.sources == set()
+    assert not admitted(mesh, 0)
+    assert "any more" in (mesh.clients[0].core.relays[0].last_error or "")
+    assert relay_of(mesh).tables.legs == {}

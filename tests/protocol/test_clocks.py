@@ -63,7 +63,7 @@ def test_the_skew_is_known_within_half_a_round_trip(
     assert error is not None
     assert 0 < error < 0.015, "half of one round trip, which takes 20 ms"
     assert abs(skew - offset) <= error + 0.002
-    assert _relay(relay).clock_skew == skew
+    assert _relay(relay, None).clock_skew == skew
     warned = standing.network_status(lab.mesh.clients[0].core, "smesh0")
     assert warned is not None
     assert any("clock" in line for line in warned.warnings) == (abs(offset) > standing.SKEW)

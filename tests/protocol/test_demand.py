@@ -260,7 +260,7 @@ def test_the_relay_shows_certificates_to_members_of_the_same_network_only_and_wi
     rendezvous = mesh.relay.core._rendezvous
     clients, now = mesh.relay.core.clients, mesh.network.now + 1000.0
     sent: list[object] = []
-    rendezvous._send = lambda client, message, now: sent.append(message)
+    rendezvous._send_all = lambda client, messages, now: sent.extend(messages)
     asker = clients[IDENTITIES[0].node_id]
     wanted = CertificateAsked([IDENTITIES[1].node_id, IDENTITIES[2].node_id, bytes(32)])
     rendezvous.handle_asked(asker, wanted, now)

@@ -12,7 +12,7 @@ from shadowmesh.session.link import CloseCode
 from shadowmesh.session.links import Driver
 from shadowmesh.session.machine import Refused
 from shadowmesh.units import Address
-from shadowmesh.wire.messages import Call, Introduction, Opened, Present
+from shadowmesh.wire.messages import Answer, Call, Introduction, Open, Opened, Present
 from shadowmesh_relay.admission import Admission
 from shadowmesh_relay.testing import MemoryRelay
 from tests.protocol.mesh import IDENTITIES, Mesh
@@ -49,7 +49,7 @@ def test_impostor_at_the_relays_address_can_not_stop_a_client() -> None:
     def refuse(*arguments: Any, **more: Any) -> None:
         raise Refused(CloseCode.DUPLICATE, "stop\n2026-01-01 ERROR for ever")
 
-    impostor.core._admit = refuse  # type: ignore[method-assign]
+    impostor.core._reception.admit = refuse  # type: ignore[method-assign]
     mesh.network.attach(impostor)
     client = mesh.start_client(0, (1,), relay_id=IDENTITIES[5].node_id)
     mesh.network.run_for(5)
@@ -69,6 +69,21 @@ def test_member_that_stops_the_control_stream_harms_only_itself(mesh: Mesh) -> N
         mesh.start_client(number, tuple({0, 1, 2} - {number}))
     mesh.pair_up()
     mesh.exchange(0, 1)
+
+
+def test_whose_session_ends_by_what_it_is_told_harms_nobody_else(pair: Mesh) -> None:
+    """It has two more channels to somebody who leaves; to be told of the first ends its session."""
+    assert pair.relay is not None
+    core, now = pair.relay.core, pair.network.now
+    hostile, other = (core.clients[identity.node_id] for identity in IDENTITIES[:2])
+    rendezvous = core._rendezvous
+    for number in range(2):
+        rendezvous.handle_open(hostile, Open(other.node, bytes([number]) * 8), now)
+        rendezvous.handle_answer(other, Answer(next(iter(rendezvous._calls)), bytes([number]) * 8), now)
+    hostile.driver.link._connection._streams[0].sender.reset(0)
+    core._close(other.driver, CloseCode.SHUTDOWN, "it leaves", now)
+    assert (core.clients, rendezvous._calls, rendezvous._channels) == ({}, {}, {})
+    assert pair.relay.tables.legs == {}
 
 
 def test_relay_that_stops_the_control_stream_is_left(pair: Mesh) -> None:
@@ -195,7 +210,7 @@ def test_relay_that_passes_another_node_off_as_the_pinned_one(mesh: Mesh) -> Non
     impostor = clients[IDENTITIES[1].node_id]
     clients[IDENTITIES[2].node_id] = impostor
     rendezvous = mesh.relay.core._rendezvous
-    rendezvous._send(
+    rendezvous._tell(
         clients[IDENTITIES[0].node_id], Present(IDENTITIES[2].node_id, b"impostor"), mesh.network.now
     )
     mesh.network.flush(mesh.relay)
@@ -244,7 +259,7 @@ def test_relay_that_refuses_every_channel_does_not_keep_us_from_the_other() -> N
     rendezvous = first.core._rendezvous
 
     def refuse(client: Any, message: Any, now: float) -> None:
-        rendezvous._send(client, Opened(message.receive, refused="the node is busy"), now)
+        rendezvous._tell(client, Opened(message.receive, refused="the node is busy"), now)
 
     rendezvous.handle_open = refuse  # type: ignore[method-assign]
     for number in (0, 1):

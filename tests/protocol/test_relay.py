@@ -157,3 +157,19 @@ def test_channel_that_nobody_waits_for_any_more_is_closed(mesh: Mesh) -> None:
     assert mesh.relay is not None
     assert len(mesh.relay.tables.channels) == 2, "one channel, two ends"
     mesh.exchange(0, 1)
+
+
+def test_all_ids_of_a_client_lead_to_its_thread(mesh: Mesh) -> None:
+    """Those of its lanes and those by which it sends in channels; clients come to the threads in turns."""
+    relay = mesh.start_relay(threads=4)
+    for number in range(3):
+        mesh.start_client(number, tuple({0, 1, 2} - {number}))
+    for pair in ((0, 1), (0, 2), (1, 2)):
+        mesh.pair_up(*pair)
+    threads = relay.tables.threads
+    assert sorted(threads.values()) == [0, 1, 2]
+    assert len(relay.tables.channels) == 6
+    for channel, (source, _, _) in relay.tables.channels.items():
+        assert channel[0] % 4 == threads[source]
+    for lane, (client, _, _) in relay.tables.lanes.items():
+        assert lane[0] % 4 == threads[client]

@@ -34,9 +34,9 @@ def test_a_full_relay_takes_no_more_and_says_so() -> None:
     assert relay.core.drops["too_many_clients"] >= 1
     late = next(n for n in range(3) if IDENTITIES[n].node_id not in relay.core.clients)
     assert "full" in error_of(mesh, late)
-    handshakes = relay.core._greetings
+    handshakes = relay.core._reception.greetings
     mesh.network.run_for(30)
-    assert relay.core._greetings == handshakes, "a full relay spends nothing on handshakes"
+    assert relay.core._reception.greetings == handshakes, "a full relay spends nothing on handshakes"
     staying = next(n for n in range(3) if n != late)
     mesh.clients[staying].core.close(mesh.network.now)
     mesh.network.flush(mesh.clients[staying])
@@ -69,7 +69,7 @@ def test_channels_of_a_client_are_limited_at_both_ends(channels: int) -> None:
 def test_handshakes_of_a_network_wait_their_turn() -> None:
     mesh, relay = mesh_with(Limits(handshakes_per_second=1))
     for _ in range(1000):
-        relay.core._door._begun.take("198.51.100.0", mesh.network.now)
+        relay.core._reception.door._begun.take("198.51.100.0", mesh.network.now)
     mesh.start_client(0, ())
     mesh.start_client(1, (), address=Address("203.0.113.1", 5000))
     mesh.network.run_for(0.9)
@@ -88,7 +88,7 @@ def test_a_stranger_that_is_refused_again_and_again_costs_less_and_less() -> Non
     for number in range(1, 6):
         mesh.start_client(number, ())
     refusals = 0
-    door = relay.core._door
+    door = relay.core._reception.door
     refuse = door.refuse
 
     def count(host: str, now: float) -> None:

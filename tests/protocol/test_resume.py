@@ -176,7 +176,7 @@ def test_ticket_is_not_shown_again_once_the_relay_was_heard(paired: Mesh) -> Non
     tickets = end(paired, 0)
     paired.network.run_for(1)
     assert paired.relay is not None
-    paired.relay.core._admission = Admission(False, frozenset())
+    paired.relay.core._reception.admission = Admission(False, frozenset())
     client = paired.start_client(0, (1,), tickets=tickets)
     relay = client.core.relays[0]
     paired.network.run_until(lambda: relay.last_error is not None, 5)
@@ -371,7 +371,7 @@ def test_ticket_of_another_relay(mesh: Mesh) -> None:
 def test_admission_is_asked_again(paired: Mesh) -> None:
     tickets = end(paired, 0)
     assert paired.relay is not None
-    paired.relay.core._admission = Admission(False, frozenset({IDENTITIES[1].node_id}))
+    paired.relay.core._reception.admission = Admission(False, frozenset({IDENTITIES[1].node_id}))
     client = paired.start_client(0, (1,), tickets=tickets)
     relay = client.core.relays[0]
     paired.network.run_until(lambda: relay.last_error is not None, 5)
@@ -422,6 +422,7 @@ def test_first_flight_that_is_replayed_before_it_arrives_costs_the_ticket_and_no
     assert len(first) == 2
     for data in first:
         paired.relay.receive(data, Address("198.51.100.1", 666), paired.network.now)
+    paired.relay.expire(paired.network.now)
     assert len(paired.relay.core._half_open) == 1
     paired.network.filter = lambda *_: True
     assert not resumed(paired, client)

@@ -91,8 +91,8 @@ class Plane:
 
     plane: Engine | Forwarder
 
-    def __init__(self, family: socket.AddressFamily) -> None:
-        self.udp = udp_socket(family)
+    def __init__(self, family: socket.AddressFamily, udp: socket.socket | None = None) -> None:
+        self.udp = udp or udp_socket(family)
         self.sockaddr = raw_sockaddr(self.udp)
         self.event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.seen: list[Event] = []

@@ -78,7 +78,16 @@ def make_status() -> Status:
             uptime=3725.0,
         ),
         relays=[
-            RelayStatus(address="192.0.2.1:4433", node_id="r" * 52, state="connected", rtt_ms=0.4),
+            RelayStatus(
+                address="192.0.2.1:4433",
+                node_id="r" * 52,
+                state="connected",
+                rtt_ms=0.4,
+                loss=0.03,
+                load=12,
+                home=True,
+                home_reason="the only one that answers",
+            ),
             RelayStatus(
                 address="relay.example.net:1", node_id="s" * 52, state="resolving", last_error="no name"
             ),

@@ -66,7 +66,7 @@ VERBS: dict[Command, list[str]] = {
         "id",
         "version",
     ],
-    relay: ["init", "serve", "status", "drain", "id", "version"],
+    relay: ["init", "serve", "status", "drain", "reload", "id", "version"],
 }
 
 
@@ -265,10 +265,11 @@ carol  cccccccccc  10.77.0.3           absent     -                          -  
 PEER  PATH                  STATE      RTT  JITTER  LOSS  BUDGET
 bob   relay 192.0.2.1:4433  in use  1.9 ms  0.2 ms    4%    1452
 
-RELAY                NODEID      STATE         RTT  SEES US AT
-192.0.2.1:4433       rrrrrrrrrr  connected  0.4 ms  -
-relay.example.net:1  ssssssssss  resolving       -  -
+RELAY                NODEID      STATE         RTT  LOSS  LOAD  SEES US AT
+192.0.2.1:4433       rrrrrrrrrr  connected  0.4 ms    3%   12%  -
+relay.example.net:1  ssssssssss  resolving       -     -     -  -
   relay.example.net:1: no name
+  192.0.2.1:4433 is home: the only one that answers
 
 DROPPED   PACKETS
 replayed        3

@@ -72,8 +72,16 @@ def test_the_relay_example_loads() -> None:
     config = load_relay_config(CONFIGS / "relay.yaml")
     assert (config.relay.name, config.relay.host, config.relay.port) == ("relay1", "::", 4433)
     assert config.relay.second_port == 4434
+    assert config.relay.threads == 1
     assert not config.admission.open
     assert parse_node_id(example_id("bob")) in config.admission.nodes
+
+
+@pytest.mark.parametrize(("text", "threads"), [("", 1), (", threads: auto", 0), (", threads: 8", 8)])
+def test_threads_of_a_relay(tmp_path: Path, text: str, threads: int) -> None:
+    path = tmp_path / "relay.yaml"
+    path.write_text(f"relay: {{name: r{text}}}\nadmission: {{open: true}}\n")
+    assert load_relay_config(path).relay.threads == threads
 
 
 def test_structs_are_frozen(tmp_path: Path) -> None:
@@ -314,6 +322,9 @@ def test_host_and_port(text: str, expected: tuple[str, int]) -> None:
             "relay.second_port: is the port of listen",
         ),
         ("relay: {name: r, second_port: 0}\nadmission: {open: true}\n", "for example: second_port: 4434"),
+        ("relay: {name: r, threads: 0}\nadmission: {open: true}\n", "for example: threads: 4"),
+        ("relay: {name: r, threads: 9}\nadmission: {open: true}\n", "relay.threads: "),
+        ("relay: {name: r, threads: many}\nadmission: {open: true}\n", "relay.threads: "),
         ("relay: {name: r, second_port: 65536}\nadmission: {open: true}\n", "relay.second_port: "),
     ],
 )
@@ -371,7 +382,9 @@ def test_documented_keys_are_the_keys_there_are(tmp_path: Path) -> None:
         ("admission", load_relay_config),
         ("limits", load_relay_config),
         ("log", load_client_config),
+        ("tracing", load_client_config),
         ("websocket", load_relay_config),
+        ("cluster", load_relay_config),
         ("relays[]", load_client_config),
         ("peers[]", load_client_config),
         ("routes[]", load_client_config),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shadowmesh.errors import ConfigError
-from shadowmesh_relay.config import WebSocketSection, load_relay_config
+from shadowmesh_relay.config import Http3Section, WebSocketSection, load_relay_config
 
 from .test_config import MINIMAL, example_id, load, refusal
 
@@ -96,3 +96,35 @@ def test_the_websocket_of_a_relay(tmp_path: Path) -> None:
 def test_mistakes_in_the_websocket_of_a_relay(tmp_path: Path, section: str, problem: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(problem)):
         load_websocket(tmp_path, section)
+
+
+def load_http3(tmp_path: Path, text: str) -> Http3Section | None:
+    path = tmp_path / "relay.yaml"
+    path.write_text(f"{RELAY}{text}\n")
+    return load_relay_config(path).http3
+
+
+def test_http3_of_a_relay_has_the_certificate_of_websocket_or_its_own(tmp_path: Path) -> None:
+    assert load_http3(tmp_path, "websocket: {certificate: /c, key: /k}") is None
+    shared = "websocket: {certificate: /c, key: /k}\nhttp3: {show_clients: true}"
+    assert load_http3(tmp_path, shared) == Http3Section(Path("/c"), Path("/k"), True)
+    assert load_http3(tmp_path, "http3: {certificate: /c, key: /k}") == Http3Section(Path("/c"), Path("/k"))
+    both = "websocket: {certificate: /c, key: /k}\nhttp3: {certificate: /d, key: /l}"
+    assert load_http3(tmp_path, both) == Http3Section(Path("/d"), Path("/l"))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("http3: {}", "http3.certificate: HTTP/3 needs a certificate, here or in websocket"),
+        ("websocket: {listen: '127.0.0.1:80'}\nhttp3: {}", "http3.certificate: HTTP/3 needs a certificate"),
+        ("http3: {certificate: /c}", "http3.key: certificate and key go together"),
+        ("http3: {key: /k}", "http3.certificate: certificate and key go together"),
+        ("http3: {certificate: c, key: /k}", "is not an absolute path"),
+        ("http3: {certificate: /c, key: /k, show_clients: 1}", "http3.show_clients"),
+        ("http3: {certificate: /c, key: /k, listen: /x}", "unknown key"),
+    ],
+)
+def test_mistakes_in_http3_of_a_relay(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(problem)):
+        load_http3(tmp_path, text)

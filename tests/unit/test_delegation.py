@@ -32,6 +32,7 @@ from shadowmesh.membership.network import Network
 from shadowmesh.membership.revocation import RevocationList, Revocations
 from shadowmesh.membership.signed import MAX_BODY, Kind, Signed
 from shadowmesh.wire import messages
+from shadowmesh.wire.reassembly import Reassembler
 
 NOW = RELEASED + 1000
 DAY = 86_400
@@ -228,7 +229,7 @@ def test_the_largest_credentials_fit_a_hello_whole() -> None:
         )
         encoded = messages.encode(messages.Hello(versions=[1], node=node), bytes(64))
         assert len(encoded) <= messages.MAX_HANDSHAKE_MESSAGE
-        messages.Reassembler().feed_untrusted(encoded)
+        Reassembler().feed_untrusted(encoded)
 
 
 @pytest.mark.parametrize("make", [joined, renewed, lambda: Credentials(Certificate.make(BODY, KEY))])

@@ -91,6 +91,21 @@ def test_shares_end_with_the_shortage() -> None:
     assert shares.share() is None
 
 
+@pytest.mark.parametrize("silence", [WINDOW, 10**9, 5 * 3600 * 10**9, 400 * 86400 * 10**9])
+def test_a_flood_after_a_silence_locks_nobody_out(silence: int) -> None:
+    """The queue may be full when the thread wakes up; how long it slept must not count as time to send in."""
+    shares, passed = Shares(2), Counter[int]()
+    shares.offer(0, 1400, WINDOW)
+    shares.look(False, 2 * WINDOW)
+    for window in range(100):
+        for step in range(1000):
+            now = silence + 2 * WINDOW + window * WINDOW + step * WINDOW // 1000
+            for client in (0, 1):
+                passed[client] += shares.offer(client, 1400, now) == "passes" and window >= 50
+        shares.look(window < 10, silence + 3 * WINDOW + window * WINDOW)
+    assert min(passed.values()) > 0.5 * 50 * 1000
+
+
 def test_packets_of_a_client_are_limited() -> None:
     shares = Shares(2, packet_rate=1000)
     passed = Counter(shares.offer(0, 100, now) for now in range(0, 10 * 10**9, 10**9 // 5000))

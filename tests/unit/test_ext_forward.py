@@ -6,7 +6,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -43,10 +43,18 @@ FAMILIES = [socket.AF_INET, socket.AF_INET6]
 
 class Relay(Plane):
     def __init__(
-        self, family: socket.AddressFamily = socket.AF_INET6, features: Iterable[str] | None = None
+        self,
+        family: socket.AddressFamily = socket.AF_INET6,
+        features: Iterable[str] | None = None,
+        more: Sequence[socket.socket] = (),
+        udp: socket.socket | None = None,
     ) -> None:
-        super().__init__(family)
-        self.forwarder = self.plane = Forwarder(self.udp.fileno(), self.event_fd, features=features)
+        """`more`: sockets of further threads, which are not closed here; `udp`: that of the first."""
+        super().__init__(family, udp)
+        descriptors = [one.fileno() for one in more]
+        self.forwarder = self.plane = Forwarder(
+            self.udp.fileno(), self.event_fd, *descriptors, features=features
+        )
         self.forwarder.start()
 
     def mark(self, client: Client) -> None:
@@ -67,7 +75,7 @@ class Client:
     NUMBER = 4
     LANES = (wire_id(0x400), wire_id(0x401))
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, thread: int = 0) -> None:
         self.relay = relay
         self.home = udp_socket(relay.udp.family)
         self.away = udp_socket(relay.udp.family)
@@ -76,7 +84,7 @@ class Client:
         self.answers = 0
         for sock in (self.home, self.away):
             sock.settimeout(DEADLINE)
-        relay.forwarder.add_client(self.NUMBER, raw_sockaddr(self.home))
+        relay.forwarder.add_client(self.NUMBER, raw_sockaddr(self.home), thread=thread)
         relay.forwarder.install_receive(self.NUMBER, self.LANES, material(40))
         relay.forwarder.set_lane(self.NUMBER, SendKeys(material(41)), 0, wire_id(0x44))
 
@@ -344,6 +352,18 @@ def test_long_headers_and_control_go_to_asyncio() -> None:
         relay.mark(client)
         assert relay.event() == (EVENT_CONTROL, 0, b"", home, b"\x43control1quic")
         assert relay.event() == (EVENT_LONG_HEADER, 0, b"", home, b"\xc3\0\0\0\1initial")
+        for known in (b"\xe3\0\0\0\1\x08control1", b"\xe3\0\0\0\1\x08control1 handshake"):
+            client.send(known)
+            relay.mark(client)
+            assert relay.event() == (EVENT_CONTROL, 0, b"", home, known), "strangers don't crowd it out"
+        for stranger in (
+            b"\xe3\0\0\0\1\x08control",
+            b"\xe3\0\0\0\1\x09control1+",
+            b"\xe3\0\0\0\1\x08" + client.LANES[0],
+        ):
+            client.send(stranger)
+            relay.mark(client)
+            assert relay.event() == (EVENT_LONG_HEADER, 0, b"", home, stranger)
         for _ in range(500):
             client.send(b"\x43control1quic")
         relay.mark(client)

@@ -13,7 +13,7 @@ from shadowmesh._ext.origin import Origins
 from shadowmesh.node.why import REFUSED
 from shadowmesh.overlay.ownership import link_local, packed_prefix
 from tests.reference import origin as reference
-from tests.unit.ext_harness import Node, Peer, mac, node_and_peer
+from tests.unit.ext_harness import Node, Peer, mac, material, node_and_peer, wait_until
 from tests.unit.test_ext_firewall import icmp, ip_packet, tcp, udp
 
 BOB, CAROL = 1, 2
@@ -319,6 +319,27 @@ def test_a_segment_header_rewrites_nothing_after_the_frame_was_judged() -> None:
         assert node.drops() == {"spoofed_address": 1}
         found = node.engine.peer_refusals(7)["example"]
         assert found[2] == ipaddress.IPv6Address("::ffff:10.77.0.1").packed
+
+
+def test_the_end_of_a_peer_opens_its_guard_for_nothing_under_way() -> None:
+    with node_and_peer() as (node, peer):
+        engine = node.engine
+        bad = to(node, peer, ip("10.77.0.3", "10.77.0.1", 6, tcp(5, 22, 2)))
+        packets = [peer.packet(bad) for _ in range(128)]
+        engine.remove_peer(7)
+        for _ in range(60):
+            engine.add_peer(7, peer.mac)
+            engine.set_sources(7, [packed_prefix("10.77.0.2")])
+            engine.install_receive(peer.SESSION, 7, peer.LANES, material(70))
+            for packet in packets:
+                peer.send(packet)
+            wait_until(lambda: engine.peer_counters(7)["refused"] > 0)
+            engine.remove_peer(7)
+            assert not node.frames_waiting()
+        engine.add_peer(8, peer.mac)
+        engine.set_sources(8, [packed_prefix("10.77.0.2")])
+        engine.install_receive(8, 8, peer.LANES, material(70))
+        peer.mark()
 
 
 def test_refused_frames_are_counted_by_peer_with_an_example() -> None:

@@ -15,7 +15,7 @@ import socket
 import time
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Literal
 
 import pytest
@@ -25,6 +25,7 @@ from shadowmesh._ext.engine import SendKeys
 from shadowmesh.overlay.compilation import Party
 from shadowmesh.overlay.firewall import Firewall
 from shadowmesh.rules import FirewallSection, Ports, Rule, parse_protocol
+from shadowmesh_relay.steering import open_steered
 from tests.reference.offload import UDP, VNET
 from tests.unit.ext_harness import BROADCAST, Node, frame, mac, material, udp_socket, wire_id
 from tests.unit.test_ext_forward import Relay
@@ -40,7 +41,7 @@ EXPECTED_DROPS = {
     "unknown_id", "spoofed_source", "no_route", "unknown_destination", "unexpected_long_header", "short",
     "control_rate", "long_ring_full", "control_ring_full", "tap_full", "send_buffer_full", "send_failed",
     "firewall_in", "firewall_out", "looped", "claimed_station", "bridge_blocked", "not_for_us",
-    "foreign_source",
+    "foreign_source", "other_thread_busy",
 }  # fmt: skip
 """What removals and floods cause; above all no authentication, no duplicate and no malformed_segment."""
 
@@ -113,6 +114,7 @@ class Stress:
 
     def __init__(self, relay: Relay, sides: tuple[Side, Side], stranger: socket.socket) -> None:
         self.relay = relay
+        self.threads = len(relay.forwarder.thread_counters())
         self.sides = sides
         self.stranger = stranger
         self.draw = random.Random(1)
@@ -188,7 +190,7 @@ class Stress:
         forwarder = self.relay.forwarder
         index = self.sides.index(near)
         forwarder.remove_client(index)
-        forwarder.add_client(index, near.sockaddr)
+        forwarder.add_client(index, near.sockaddr, thread=self.draw.randrange(self.threads))
         forwarder.install_channel(b"from 0  ", 0, 1, b"to end 1")
         forwarder.install_channel(b"from 1  ", 1, 0, b"to end 0")
         forwarder.install_receive(index, [os.urandom(8) for _ in range(LANES)], material(index))
@@ -259,8 +261,14 @@ class Stress:
 
 
 @pytest.mark.timeout(60 + 10 * SECONDS)
-def test_tables_change_while_packets_flow() -> None:
-    with Relay() as relay, Side(1) as one, Side(2) as two, udp_socket() as stranger:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_tables_change_while_packets_flow(threads: int) -> None:
+    """With several threads, the ids lead to one of them, and clients are any one's: most is handed over."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(one) for one in open_steered("::1", 0, threads)]
+        relay = stack.enter_context(Relay(more=sockets[1:], udp=sockets[0]))
+        one, two = (stack.enter_context(Side(number)) for number in (1, 2))
+        stranger = stack.enter_context(udp_socket())
         stress = Stress(relay, (one, two), stranger)
         assert stress.run(SECONDS) > 20 * SECONDS
         stress.settle()
@@ -269,6 +277,8 @@ def test_tables_change_while_packets_flow() -> None:
             assert set(side.drops()) <= EXPECTED_DROPS
             assert side.engine.features() == dict.fromkeys(ALL, True)
         assert set(relay.drops()) <= EXPECTED_DROPS
+        handed_over = sum(counters["handed_over"] for counters in relay.forwarder.thread_counters())
+        assert (handed_over > 0) == (threads > 1)
 
 
 def allocated() -> int:

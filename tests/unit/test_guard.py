@@ -31,6 +31,7 @@ from shadowmesh.membership.network import Network, NetworkRelay
 from shadowmesh.membership.revocation import Revocations
 from shadowmesh.membership.signed import Kind, to_text
 from shadowmesh.node.standing import network_status
+from shadowmesh.units import Address
 
 NOW = max(RELEASED, time.time())
 KEY = AuthorityKey.generate()
@@ -163,6 +164,21 @@ def test_addresses_and_relays_come_from_the_network_where_the_file_has_none(conf
     )
     assert with_network(own, opened(own)).interface.addresses == ("10.77.9.9/16",)
     assert with_network(own, None) is own
+
+
+def test_where_a_relay_is_reached_by_tcp_comes_from_the_network(config: ClientConfig) -> None:
+    relays = [NetworkRelay("[2001:db8::1]:4433", b"r" * 32, "[2001:db8::1]:443")]
+    network = Network.make("home", NETWORK.subnets, relays, KEY, int(NOW))
+    member = opened(config)
+    known = Membership(network, member.revocations, member.clock, Credentials(CERTIFICATE))
+    assert with_network(config, member).relays[0].tcp is None
+    assert with_network(config, known).relays[0].tcp == Address("2001:db8::1", 443)
+    path = Path(config.file)
+    path.write_text(
+        path.read_text() + f'relays: [{{address: "[2001:db8::1]:4433", id: {node_id_text(b"r" * 32)}}}]\n'
+    )
+    own = load_client_config(path)
+    assert with_network(own, known).relays[0].tcp is None, "the file's relays are the file's alone"
 
 
 def test_a_bridge_needs_the_right_in_our_own_certificate(config: ClientConfig) -> None:

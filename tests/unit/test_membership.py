@@ -195,6 +195,19 @@ def test_a_network_is_read_back() -> None:
     assert [str(subnet) for subnet in again.subnets] == ["10.77.0.0/16", "fd77::/64"]
 
 
+def test_relays_of_a_network_may_be_reached_by_tcp_as_well() -> None:
+    relays = [
+        NetworkRelay("a.example.net:4433", b"a" * 32, "a.example.net:443"),
+        NetworkRelay("b.example.net:4433", b"b" * 32),
+    ]
+    made = Network.make("home", SUBNETS, relays, KEY, NOW)
+    assert list(Network.parse_untrusted(made.document).relays) == relays
+    body = msgspec.msgpack.decode(Signed.parse_untrusted(made.document, Kind.NETWORK).body)
+    assert [sorted(relay) for relay in body["relays"]] == [["address", "id", "tcp"], ["address", "id"]]
+    rotated = made.rotated(KEY, OTHER_KEY, NOW, NOW + 86_400, 0)
+    assert list(rotated.relays) == relays
+
+
 def test_a_network_that_its_own_key_has_not_signed_is_refused() -> None:
     with pytest.raises(NotMember) as caught:
         Network.parse_untrusted(NETWORK.document.replace(b"home", b"hole"))
@@ -208,6 +221,8 @@ def test_a_network_that_its_own_key_has_not_signed_is_refused() -> None:
         {"subnets": []},
         {"subnets": ["10.77.0.1/16"]},
         {"relays": [{"address": "nowhere", "id": b"r" * 32}]},
+        {"relays": [{"address": "relay.example.net:4433", "id": b"r" * 32, "tcp": "nowhere"}]},
+        {"relays": [{"address": "relay.example.net:4433", "id": b"r" * 32, "tcp": 443}]},
         {"mldsa": bytes(2591)},
     ],
 )

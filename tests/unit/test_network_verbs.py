@@ -47,6 +47,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     return made
 
 
+def test_relays_of_a_network_may_have_an_address_for_tcp(folder: Folder, tmp_path: Path) -> None:
+    made = Folder(tmp_path / "other", folder._capsys)
+    node = node_id_text(BOB)
+    create = ("create", "home", "--subnet", "10.77.0.0/16", "--relay")
+    wrong = made.run(*create, f"a.example.net:4433,{node},nowhere", code=ExitCode.USAGE)
+    assert "nowhere" in wrong
+    made.run(*create, f"a.example.net:4433,{node},b.example.net:443", "--relay", f"c.example.net:4433,{node}")
+    (tmp_path / "home.pem").write_text(made.run("export"))
+    relays = load_network(tmp_path / "home.pem")[0].relays
+    assert [(one.address, one.tcp) for one in relays] == [
+        ("a.example.net:4433", "b.example.net:443"),
+        ("c.example.net:4433", ""),
+    ]
+
+
 def test_a_network_from_creation_to_revocation(folder: Folder, tmp_path: Path) -> None:
     signed = folder.json("sign", node_id_text(BOB), "--name", "bob", "--group", "admin", "--days", "7")
     assert signed["addresses"] == ["10.77.0.1/16", "fd77::1/64"]

@@ -27,6 +27,9 @@ from shadowmesh.api.schema import (
 )
 from shadowmesh.node.metrics import metrics, not_ready
 from shadowmesh.web.metrics import Source
+from shadowmesh_relay.cluster import Cluster
+from shadowmesh_relay.cluster_wire import Beat
+from shadowmesh_relay.report import cluster_metrics
 from tests.unit.test_reference import counted_by_control
 from tests.unit.test_relay_service import Service, samples, service  # noqa: F401 - a fixture
 
@@ -94,6 +97,14 @@ def names_in(text: str) -> set[str]:
     return {family.name + "_total" * (family.type == "counter") for family in families}
 
 
+def of_cluster() -> set[str]:
+    """Metrics that only a relay in a cluster has."""
+    beat = Beat(bytes(16), bytes(32), "relay1", "192.0.2.1", 4433)
+    registry = CollectorRegistry()
+    registry.register(Source(lambda: cluster_metrics(Cluster("test", beat, 0.0, lambda: 0.0))))
+    return names_in(generate_latest(registry).decode())
+
+
 def test_a_client_tells_what_its_status_tells() -> None:
     found = samples(exposition(make_status()))
     expected = {
@@ -138,7 +149,7 @@ def panels() -> list[dict[str, Any]]:
 
 
 def test_every_metric_that_operators_are_given_is_there(service: Service) -> None:  # noqa: F811
-    known = names_in(service.get("/metrics")[1]) | names_in(exposition(make_status()))
+    known = names_in(service.get("/metrics")[1]) | names_in(exposition(make_status())) | of_cluster()
     used = " ".join(rule["expr"] for rule in rules())
     used += " ".join(target["expr"] for panel in panels() for target in panel["targets"])
     used += (ROOT / "docs/operations.md").read_text()

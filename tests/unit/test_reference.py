@@ -41,7 +41,7 @@ def documented(heading: str) -> list[str]:
 
 def counted_by_control() -> set[str]:
     texts = (path.read_text() for pattern in CONTROL_SOURCES for path in ROOT.glob(pattern))
-    names = re.compile(r'(?<!`)(?:BadPacket\(|drops\[|_unsent\[)"([a-z_]+)"')
+    names = re.compile(r'(?<!`)(?:BadPacket\(|drops\[|_unsent\[)"([a-z0-9_]+)"')
     return {name for text in texts for name in names.findall(text)}
 
 

@@ -24,7 +24,7 @@ from shadowmesh.crypto import identity
 from shadowmesh_relay.report import PREFIX
 from tests.unit.ext_harness import udp_socket
 
-DEADLINE = 15.0
+DEADLINE = 40.0
 COMMAND = [sys.executable, "-m", "shadowmesh_relay.cli"]
 
 
@@ -59,10 +59,16 @@ def free_port() -> int:
 
 
 def read_line(process: subprocess.Popen[str]) -> str:
+    """Byte by byte: what Python reads ahead, `select` would not tell of."""
     assert process.stderr is not None
-    ready, _, _ = select.select([process.stderr], [], [], DEADLINE)
-    assert ready, "the relay says nothing"
-    return process.stderr.readline()
+    line = b""
+    while not line.endswith(b"\n"):
+        ready, _, _ = select.select([process.stderr], [], [], DEADLINE)
+        assert ready, "the relay says nothing"
+        more = os.read(process.stderr.fileno(), 1)
+        assert more, "the relay has ended"
+        line += more
+    return line.decode()
 
 
 @pytest.fixture
@@ -134,3 +140,46 @@ def test_a_second_relay_does_not_take_the_socket_of_the_first(service: Service) 
     assert "answers on" in second.stderr
     assert service.get("/live")[0] == 200
     assert '"message": "stopped; clients 0' in service.end()
+
+
+TOKEN, OTHER = "n2yq8rWcDk5VtGm1Zs0xEu7b", "Q0j9aL4hTf6pXw3oRi8cYv2e"
+
+
+def test_reload_takes_what_may_change_and_a_mistake_changes_nothing(service: Service, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"{TOKEN}\n")
+    tokens.chmod(0o600)
+    text = service.config.read_text()
+    service.config.write_text(text.replace("open: true", f"token_file: {tokens}"))
+    assert json.loads(service.verb("reload", "--json").stdout) == {
+        "schema": "shadowmesh.relay-reload/1",
+        "applied": ["admission.open", "admission.token_file"],
+        "restart": [],
+        "ended": 0,
+    }
+    tokens.write_text(f"{OTHER}\n")
+    assert service.verb("reload").stdout == "changed: admission.token_file; 0 sessions ended\n"
+    assert service.verb("reload").stdout == "changed: nothing; 0 sessions ended\n"
+    service.config.write_text(service.config.read_text() + "limits: {clients: 7}\n")
+    done = service.verb("reload")
+    assert (done.returncode, done.stdout) == (0, "changed: nothing; 0 sessions ended\n")
+    assert "needs a restart: limits" in done.stderr
+    for broken in ("short\n", ""):
+        tokens.write_text(broken)
+        refused = service.verb("reload")
+        assert refused.returncode == 3
+        assert str(tokens) in refused.stderr
+    tokens.write_text(f"{OTHER}\n")
+    service.config.write_text("relay: 7\n")
+    refused = service.verb("reload", "--socket", str(tmp_path / "state" / "relay.sock"))
+    assert refused.returncode == 3
+    assert "relay.yaml:1" in refused.stderr
+    service.process.send_signal(signal.SIGHUP)
+    while "nothing was changed" not in (line := read_line(service.process)) or "relay.yaml:1" not in line:
+        assert line
+    service.config.write_text(text)
+    service.process.send_signal(signal.SIGHUP)
+    while "was read again; changed: admission.open, admission.token_file" not in read_line(service.process):
+        pass
+    assert service.process.poll() is None
+    assert "stopped" in service.end()

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from shadowmesh.command import ExitCode
-from shadowmesh.crypto.authority_key import AuthorityKey
+from shadowmesh.crypto.authority_key import AuthorityKey, AuthorityPublic
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.errors import BadPacket, ConfigError, NotMember
 from shadowmesh.io import authority as authority_io
@@ -144,6 +144,28 @@ def test_a_chain_that_is_too_long_or_cut_is_refused_before_any_signature_is_chec
     for bad in (b"", b"\x01\x01\xff", longest.document + b"\x05"):
         with pytest.raises(BadPacket):
             Network.parse_untrusted(bad)
+
+
+def test_what_is_refused_anyway_costs_no_signature_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = chain(2)
+    thief = first.rotated(KEYS[0], KEYS[3], NOW, NOW, 0)
+    longer = thief.rotated(KEYS[3], KEYS[4], NOW, NOW, 0)
+    other = chain(2, first=1)[2]
+    doors = [guard(one) for one in (first, second)]
+    checks = []
+    verifies = AuthorityPublic.verifies
+
+    def count(self: AuthorityPublic, signature: bytes, content: bytes) -> bool:
+        checks.append(content)
+        return verifies(self, signature, content)
+
+    monkeypatch.setattr(AuthorityPublic, "verifies", count)
+    assert [reason(door, other.document) for door in doors] == ["wrong_network"] * 2
+    assert reason(doors[1], longer.document) == "contradiction"
+    assert not doors[1].merge_network_untrusted(thief.document)
+    assert checks == []
+    assert doors[0].merge_network_untrusted(third.document)
+    assert len(checks) == 3
 
 
 def test_two_successors_of_one_key_contradict_each_other() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -49,7 +49,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     return made
 
 
-def opened() -> Subnets:
+def opened(*keep: Callable[[Mapping[Key, str]], None]) -> Subnets:
     config = SimpleNamespace(
         interface=SimpleNamespace(bridge="br0", name="smesh0", addresses=()), peers=(), routes=()
     )
@@ -57,18 +57,21 @@ def opened() -> Subnets:
     core = SimpleNamespace(
         members=members, handle_routed=lambda prefixes, now: None, relays=(), local=(), peers={}
     )
-    return Subnets(cast(Any, config), cast(Any, core), lambda: None)
+    return Subnets(cast(Any, config), cast(Any, core), lambda: None, *keep)
 
 
 def test_routes_on_a_bridge_are_taken_out_at_the_end(kernel: Kernel) -> None:
+    kept: list[Mapping[Key, str]] = []
+
     async def run() -> None:
-        made = opened()
+        made = opened(kept.append)
         await made._install(Routes([]), {LAN: BOB})
         assert kernel.table == {LAN: BOB}
         await made.stop()
 
     asyncio.run(run())
     assert kernel.table == {}
+    assert kept == [{LAN: BOB}], "the end is the file's own matter"
 
 
 def test_routes_that_a_thread_is_about_to_install_are_taken_out_too(kernel: Kernel) -> None:

@@ -198,7 +198,7 @@ def test_a_node_has_one_ticket() -> None:
 
 
 def test_tickets_are_bounded_and_the_oldest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay_tickets, "MAX_TICKETS", 3)
+    monkeypatch.setattr(relay_tickets, "LEAST", 3)
     store = Tickets()
     for number in range(5):
         store.give(bytes((number,)) * 32, given(number), HERE.host)

@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 from aioquic import tls
+from aioquic.h3.connection import H3Connection
 from aioquic.quic import connection, crypto, packet, stream
 
+from shadowmesh.crypto import port, rebound
 from shadowmesh.crypto import quic as our_quic
-from shadowmesh.crypto import rebound
 from shadowmesh.crypto import tls as ours
+from shadowmesh_relay import h3
 
 VERSION = "1.7.2"
 
@@ -63,6 +65,18 @@ CONNECTION = {
     "_confirm_handshake": "ffec907008d18273",
     "_discard_epoch": "124889133f0c2ef0",
     "_push_crypto_data": "9e47f41010324bf6",
+    "_alpn_handler": "11a969d2855d2446",
+    "_serialize_transport_parameters": "be651f3ddfcd3f39",
+}
+
+HTTP = {
+    "__init__": "dd6af01c0d7519db",
+    "handle_event": "244473969c5276f5",
+    "_init_connection": "5dbdb7d87fbc17f3",
+    "_get_local_settings": "6d1ff1ffc25833d2",
+    "_validate_settings": "18a774bb469834d0",
+    "_handle_control_frame": "2a362270311d8d7d",
+    "_decode_headers": "d2818e3da6cdd950",
 }
 
 OTHERS = {
@@ -118,6 +132,11 @@ def test_quic_connection(name: str) -> None:
     check(f"QuicConnection.{name}", getattr(connection.QuicConnection, name), CONNECTION[name])
 
 
+@pytest.mark.parametrize("name", HTTP)
+def test_http3_connection(name: str) -> None:
+    check(f"H3Connection.{name}", getattr(H3Connection, name), HTTP[name])
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_others(name: str) -> None:
     check(name, _OTHERS[name], OTHERS[name])
@@ -128,8 +147,10 @@ def test_everything_that_we_override_is_listed() -> None:
         return {name for name, value in vars(cls).items() if callable(value) and hasattr(base, name)}
 
     skip = {"__init_subclass__", "__class__"}
-    assert overridden(ours.HybridContext, tls.Context) - skip <= CONTEXT.keys()
-    for cls in (our_quic.HybridConnection, our_quic.SessionConnection):
+    for context in (ours.HybridContext, port.PortContext):
+        assert overridden(context, tls.Context) - skip <= CONTEXT.keys()
+    assert overridden(h3._Http, H3Connection) - skip <= HTTP.keys()
+    for cls in (our_quic.HybridConnection, our_quic.SessionConnection, port.PortConnection):
         assert overridden(cls, connection.QuicConnection) - skip <= CONNECTION.keys()
 
 

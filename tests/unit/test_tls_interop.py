@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -50,7 +51,8 @@ def our_server(odcid: bytes) -> HybridConnection:
 
 def our_client() -> HybridConnection:
     configuration = QuicConfiguration(is_client=True, server_name="localhost", verify_mode=0)
-    return HybridConnection(configuration=configuration, policy=FOREIGN_POLICY)
+    policy = dataclasses.replace(FOREIGN_POLICY, groups=(hybrid.X25519MLKEM768.code,))
+    return HybridConnection(configuration=configuration, policy=policy)
 
 
 def both_complete(pair: Pair) -> bool:

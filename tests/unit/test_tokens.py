@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shadowmesh.crypto.token import proves_token, token_proof
+from shadowmesh.crypto.token import proven_token, token_proof
 from shadowmesh.errors import ConfigError
 from shadowmesh.io.tokens import load_tokens
 
@@ -55,9 +55,9 @@ def test_the_proof_is_what_the_protocol_says() -> None:
 
 def test_a_proof_holds_for_one_token_nonce_client_and_relay() -> None:
     proof = token_proof(TWO, NONCE, CLIENT, RELAY)
-    assert proves_token((ONE, TWO), proof, NONCE, CLIENT, RELAY)
-    assert not proves_token((ONE,), proof, NONCE, CLIENT, RELAY)
-    assert not proves_token((), proof, NONCE, CLIENT, RELAY)
+    assert proven_token((ONE, TWO), proof, NONCE, CLIENT, RELAY) == TWO
+    assert not proven_token((ONE,), proof, NONCE, CLIENT, RELAY)
+    assert not proven_token((), proof, NONCE, CLIENT, RELAY)
     for altered in ((CLIENT, CLIENT, RELAY), (NONCE, RELAY, RELAY), (NONCE, CLIENT, CLIENT)):
-        assert not proves_token((ONE, TWO), proof, *altered)
-    assert not proves_token((ONE, TWO), bytes(32), NONCE, CLIENT, RELAY)
+        assert not proven_token((ONE, TWO), proof, *altered)
+    assert not proven_token((ONE, TWO), bytes(32), NONCE, CLIENT, RELAY)

@@ -9,91 +9,23 @@ import hashlib
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
-from ipaddress import ip_network
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus, ProxyError
 from websockets.frames import Close
 
 import shadowmesh_relay.websocket as service_module
-from shadowmesh._ext.bundle import MAX_BUNDLE, Bundler
-from shadowmesh.config import RelayPeer
+from shadowmesh._ext.bundle import MAX_BUNDLE
 from shadowmesh.io import carrier as carrier_module
-from shadowmesh.io.carrier import Carrier
-from shadowmesh.io.udp import local_address, open_udp
 from shadowmesh.testing.web import write_certificate
 from shadowmesh.units import Address
-from shadowmesh_relay.config import WebSocketSection
-from shadowmesh_relay.websocket import Origins, WebSocketService
 
-GREETING = b"hello, here is a client"
-HELLO = len(GREETING).to_bytes(2, "big") + GREETING
-
-
-class Lab:
-    """A service, the UDP socket that stands for the forwarder, and one for a client's engine."""
-
-    def __init__(self, section: WebSocketSection) -> None:
-        self.relay = open_udp("127.0.0.1", 0)
-        self.engine = open_udp("127.0.0.1", 0)
-        self.origins = Origins()
-        self.in_use: set[Address] = set()
-        self.service = WebSocketService(section, local_address(self.relay), self.origins, lambda: self.in_use)
-        self.service.open()
-        listener = self.service._listener
-        assert listener is not None
-        self.port = listener.getsockname()[1]
-        self.changes: asyncio.Queue[tuple[Address | None, str]] = asyncio.Queue()
-        self.carriers: list[Carrier] = []
-
-    @property
-    def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/shadowmesh"
-
-    def dial(self, proxy: str = "auto", tls: str = "any") -> Carrier:
-        where = Address("127.0.0.1", self.port)
-        peer = RelayPeer("127.0.0.1", 1, b"r" * 32, tcp=where, proxy=proxy, tls=tls)
-        made = Carrier(
-            peer,
-            Bundler(),
-            local_address(self.engine),
-            lambda carrier, address, problem: self.changes.put_nowait((address, problem)),
-        )
-        self.carriers.append(made)
-        return made
-
-    async def change(self) -> tuple[Address | None, str]:
-        return await asyncio.wait_for(self.changes.get(), 10.0)
-
-    async def at_relay(self) -> tuple[bytes, Address]:
-        """The next datagram that the forwarder would see."""
-        return await self._receive(self.relay)
-
-    async def at_engine(self) -> bytes:
-        return (await self._receive(self.engine))[0]
-
-    async def _receive(self, udp: socket.socket) -> tuple[bytes, Address]:
-        loop = asyncio.get_running_loop()
-        data, source = await asyncio.wait_for(loop.sock_recvfrom(udp, 65536), 10.0)
-        return data, Address(*source[:2])
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10.0):
-            while not condition():  # noqa: ASYNC110 - counters tell nobody that they change
-                await asyncio.sleep(0.005)
-
-    async def close(self) -> None:
-        for carrier in self.carriers:
-            await asyncio.gather(carrier.close(), return_exceptions=True)
-        await self.service.stop()
-        self.service.close()
-        self.relay.close()
-        self.engine.close()
+from .websocket_lab import GREETING, HELLO, plain, refused, running, secure, websocket
 
 
 @pytest.fixture
@@ -106,35 +38,6 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service_module, "OPEN_TIMEOUT", 0.1)
     monkeypatch.setattr(service_module, "IDLE_TIMEOUT", 0.2)
     monkeypatch.setattr(service_module, "SWEEP", 0.1)
-
-
-@contextlib.asynccontextmanager
-async def running(section: WebSocketSection) -> AsyncIterator[Lab]:
-    lab = Lab(section)
-    lab.service.start()
-    try:
-        yield lab
-    finally:
-        await lab.close()
-
-
-def plain(**more: object) -> WebSocketSection:
-    return WebSocketSection("127.0.0.1", 0, None, None, **more)  # type: ignore[arg-type]
-
-
-def secure(certificate: tuple[Path, Path], **more: object) -> WebSocketSection:
-    return WebSocketSection("127.0.0.1", 0, *certificate, **more)  # type: ignore[arg-type]
-
-
-@contextlib.asynccontextmanager
-async def websocket(lab: Lab, **options: object) -> AsyncIterator[ClientConnection]:
-    async with connect(lab.url, proxy=None, compression=None, close_timeout=0.5, **options) as made:  # type: ignore[arg-type]
-        yield made
-
-
-async def refused(lab: Lab, reason: str) -> None:
-    await lab.until(lambda: lab.service.dropped()[reason] > 0)
-    await lab.until(lambda: lab.service.connected == 0)
 
 
 async def test_datagrams_cross_both_ways_over_tls(certificate: tuple[Path, Path]) -> None:
@@ -506,62 +409,25 @@ async def test_a_message_may_come_in_pieces() -> None:
         assert [(await lab.at_relay())[0] for _ in range(2)] == [GREETING, GREETING]
 
 
-async def test_connections_of_one_address_are_limited() -> None:
-    async with running(plain(max_per_address=2)) as lab:
-        async with websocket(lab), websocket(lab):
-            with pytest.raises((OSError, EOFError, Exception)):
-                await connect(lab.url, proxy=None, open_timeout=2)
-            assert lab.service.dropped()["websocket_too_many_of_address"] == 1
-        await lab.until(lambda: lab.service.connected == 0)
-        async with websocket(lab):
-            pass
-
-
-async def test_connections_at_all_are_limited_before_they_cost_anything(
-    certificate: tuple[Path, Path],
+async def test_what_nobody_expected_is_told_once_and_ends_the_try(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running(secure(certificate, max_connections=2)) as lab:
-        pairs = [await asyncio.open_connection("127.0.0.1", lab.port) for _ in range(3)]
-        assert await asyncio.wait_for(pairs[2][0].read(), 5.0) == b""
-        assert lab.service.dropped()["websocket_too_many"] == 1
-        for _, writer in pairs:
-            writer.close()
+    def broken(*_arguments: object) -> None:
+        raise KeyError("a fault")
 
-
-PROXY = (ip_network("127.0.0.0/8"),)
-
-
-@pytest.mark.parametrize(
-    ("trusted", "header", "origin"),
-    [
-        (PROXY, "203.0.113.7", "203.0.113.7"),
-        (PROXY, "::ffff:203.0.113.7", "203.0.113.7"),
-        (PROXY, "198.51.100.1, 203.0.113.7", "203.0.113.7"),
-        (PROXY, "203.0.113.7, 127.0.0.9", "203.0.113.7"),
-        (PROXY, "2001:db8::7", "2001:db8::7"),
-        (PROXY, "203.0.113.7, unknown", "127.0.0.1"),
-        (PROXY, "", "127.0.0.1"),
-        ((), "203.0.113.7", "127.0.0.1"),
-    ],
-    ids=["one hop", "mapped", "forged before", "two of ours", "IPv6", "nonsense", "none", "not trusted"],
-)
-async def test_who_a_proxy_says_it_is(trusted: tuple[object, ...], header: str, origin: str) -> None:
-    headers = {"X-Forwarded-For": header} if header else {}
-    options = plain(trusted_proxies=trusted)
-    async with running(options) as lab, websocket(lab, additional_headers=headers) as made:
-        await made.send(HELLO)
-        _, source = await lab.at_relay()
-        assert lab.origins(source).host == origin
-
-
-async def test_limits_behind_a_proxy_count_whom_it_forwards_for() -> None:
-    async with running(plain(trusted_proxies=PROXY, max_per_address=1)) as lab:
-        one, other = ({"X-Forwarded-For": f"203.0.113.{number}"} for number in (1, 2))
-        async with websocket(lab, additional_headers=one), websocket(lab, additional_headers=other):
-            async with websocket(lab, additional_headers=one) as third:
-                with pytest.raises(ConnectionClosed):
-                    await asyncio.wait_for(third.recv(), 5.0)
-            assert lab.service.dropped()["websocket_too_many_of_address"] == 1
+    monkeypatch.setattr(carrier_module, "key_exchange_of", broken)
+    monkeypatch.setattr(carrier_module, "_faults", set())
+    async with running(secure(certificate)) as lab:
+        for _ in range(3):
+            lab.dial()
+            assert await lab.change() == (None, "an error of the program, see its log: KeyError")
+        assert [record.exc_info is not None for record in caplog.records if "failed" in record.message] == [
+            True
+        ]
+        monkeypatch.undo()
+        lab.dial()
+        address, _ = await lab.change()
+        assert address is not None
 
 
 async def test_everything_is_given_back() -> None:

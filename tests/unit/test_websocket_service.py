@@ -12,42 +12,43 @@ import pytest
 from shadowmesh.errors import ConfigError, DeviceError
 from shadowmesh.testing.web import write_certificate
 from shadowmesh.units import Address
+from shadowmesh_relay.certificate import Certificate, tls_context
 from shadowmesh_relay.config import WebSocketSection
-from shadowmesh_relay.websocket import Certificate, Origins, WebSocketService
+from shadowmesh_relay.websocket import Origins, WebSocketService
 
 
 def test_a_renewed_certificate_is_taken_and_a_bad_one_is_not(tmp_path: Path) -> None:
     paths = write_certificate(tmp_path, "relay.test")
-    made = Certificate(*paths)
+    made = Certificate(*paths, tls_context)
     write_certificate(tmp_path, "relay.test")
     os.utime(paths[0], (1, 1))
-    first = made.context
+    first = made.value
     made.renew()
     assert made._read_at[0] == 1_000_000_000
-    assert made.context is not first
-    good = made.context
+    assert made.value is not first
+    good = made.value
     write_certificate(tmp_path / "other", "relay.test")
     paths[0].write_bytes((tmp_path / "other" / "relay.test.crt").read_bytes())  # of another key
     made.renew()
-    assert made.context is good
+    assert made.value is good
     write_certificate(tmp_path, "relay.test")
     made.renew()
-    assert made.context is not good
+    assert made.value is not good
 
 
 def test_files_that_are_no_certificate_are_told(tmp_path: Path) -> None:
     certificate, key = write_certificate(tmp_path, "relay.test")
     with pytest.raises(ConfigError, match="No such file"):
-        Certificate(tmp_path / "missing", key)
+        Certificate(tmp_path / "missing", key, tls_context)
     key.write_text("this is none")
     with pytest.raises(ConfigError, match="can't be used for TLS"):
-        Certificate(certificate, key)
+        Certificate(certificate, key, tls_context)
 
 
 def test_a_port_that_is_taken_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         section = WebSocketSection("127.0.0.1", other.getsockname()[1], None, None)
-        service = WebSocketService(section, Address("127.0.0.1", 1), Origins(), set)
+        service = WebSocketService(section, Address("127.0.0.1", 1), Origins(), set, set)
         with pytest.raises(DeviceError, match="can't listen on TCP"):
             service.open()
 
@@ -61,6 +62,7 @@ def test_descriptors_are_allowed_for_all_connections(monkeypatch: pytest.MonkeyP
             WebSocketSection("127.0.0.1", 0, None, None, max_connections=connections),
             Address("127.0.0.1", 1),
             Origins(),
+            set,
             set,
         )
         service.open()

@@ -24,10 +24,10 @@ from shadowmesh.wire.messages import (
     Open,
     Opened,
     Present,
-    Reassembler,
     Response,
     RevocationNews,
 )
+from shadowmesh.wire.reassembly import Reassembler
 
 NODE, ID = b"n" * 32, b"i" * 8
 EXAMPLES: list[Message] = [
@@ -208,3 +208,17 @@ def test_more_than_eight_certificates_are_not_asked_for() -> None:
     wrong = messages.encode(messages.CertificateAsked([bytes(32)] * 9))
     with pytest.raises(BadPacket, match="malformed_message"):
         messages.decode(MessageType.CERTIFICATE_ASKED, wrong[4:])
+
+
+def test_a_ticket_without_load_is_what_it_was_before_there_was_one() -> None:
+    """Who knows no load reads both; who states one reads what is left out as none."""
+    name = bytes(range(32))
+    plain = msgspec.msgpack.encode({"ticket": name})
+    assert messages.encode_body(messages.Ticket(name)) == plain
+    assert messages.decode(messages.MessageType.TICKET, plain)[0] == messages.Ticket(name, 0)
+    stated = messages.Ticket(messages.NO_TICKET, 87)
+    assert messages.encode_body(stated) == msgspec.msgpack.encode({"ticket": bytes(32), "load": 87})
+    for wrong in (-1, 101, 2.5, "87"):
+        body = msgspec.msgpack.encode({"ticket": name, "load": wrong})
+        with pytest.raises(BadPacket, match="malformed_message"):
+            messages.decode(messages.MessageType.TICKET, body)
