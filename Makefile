@@ -24,7 +24,7 @@ PYTEST_FLAGS ?=
 # The quick tests share the cores. Those with real clocks have the machine to themselves, and as it may be shared
 # with others, one that fails is run once more: both are shown, and twice is a failure.
 QUICK_TESTS  = $(BIN)/pytest -n $(shell nproc) --dist worksteal -m "not root" $(PYTEST_FLAGS)
-REAL_TESTS   = $(BIN)/pytest -m root --reruns 1 -rR $(PYTEST_FLAGS)
+REAL_TESTS   = $(BIN)/pytest -m root --reruns 1 -raR $(PYTEST_FLAGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup ext demo test unit e2e lint format bench bench-micro transfer fuzz sanitize tsan build clean distclean
