@@ -15,6 +15,7 @@ from shadowmesh.units import Address
 from shadowmesh.wire.messages import Answer, Call, Introduction, Open, Opened, Present
 from shadowmesh_relay.admission import Admission
 from shadowmesh_relay.testing import MemoryRelay
+from shadowmesh_relay.waiting import MAX_FIRST
 from tests.protocol.mesh import IDENTITIES, Mesh
 
 
@@ -229,6 +230,19 @@ def test_garbage_behind_a_token_leaves_room_for_others(mesh: Mesh, monkeypatch: 
         garbage = (b"\xc3\0\0\0\1\x08" + body + b"\x08" + body + b"\0\x44\x00").ljust(1200, b"\7")
         mesh.relay.receive(garbage, Address(f"2001:db8::{number % 8:x}", 7), mesh.network.now)
     assert mesh.relay.core._half_open == {}
+
+
+def test_a_long_first_datagram_does_not_wait(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mesh.relay is not None
+    core = mesh.relay.core
+    monkeypatch.setattr(core._gate, "check", lambda *_: Admit(b"original", b"retry-id"))
+    waited = []
+    for size in (MAX_FIRST, MAX_FIRST + 1):
+        name = size.to_bytes(8, "big")
+        source = Address("203.0.113.7", size)
+        core.handle_datagram((b"\xc3\0\0\0\1\x08" + name).ljust(size, b"\0"), source, mesh.network.now)
+        waited.append(source in core.sources)
+    assert (waited, core.drops["long_initial"]) == ([True, False], 1)
 
 
 @pytest.mark.parametrize("goodbye", [True, False])
