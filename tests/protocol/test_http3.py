@@ -199,3 +199,11 @@ def test_a_relay_that_ends_says_goodbye() -> None:
     mesh.network.flush(relay)
     assert browser.refused() == 0x100, "H3_NO_ERROR"
     assert relay.tables.control == set()
+
+
+def test_the_stages_of_a_visitor_end_without_an_error() -> None:
+    mesh, relay = mesh_with()
+    relay.core._stages.on = True
+    assert Browser(mesh).get("/live").status == 200
+    ended = {stage.name: stage.error for stage in relay.core._stages.poll()}
+    assert ended == {"client.join": "", "session.handshake": "", "quic.handshake": ""}
