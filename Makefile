@@ -21,9 +21,9 @@ FUZZ_SECONDS ?= 30
 SANITIZE_SECONDS ?= 20
 GIGABYTES ?= 10
 PYTEST_FLAGS ?=
-# The quick tests share the cores. Those with real clocks have the machine to themselves, and as it may be shared
-# with others, one that fails is run once more: both are shown, and twice is a failure.
-QUICK_TESTS  = $(BIN)/pytest -n $(shell nproc) --dist worksteal -m "not root" $(PYTEST_FLAGS)
+# The quick tests share the cores; those with real clocks have the machine to themselves. As it may be shared with
+# others, one that fails is run once more: both are shown, and twice is a failure.
+QUICK_TESTS  = $(BIN)/pytest -n $(shell nproc) --dist worksteal --reruns 1 -raR -m "not root" $(PYTEST_FLAGS)
 REAL_TESTS   = $(BIN)/pytest -m root --reruns 1 -raR $(PYTEST_FLAGS)
 
 .DEFAULT_GOAL := help

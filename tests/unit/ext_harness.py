@@ -79,11 +79,14 @@ def wait_until(condition: Callable[[], bool], deadline: float = DEADLINE) -> Non
 
 def workers() -> int:
     """How many threads of engines and forwarders there are; a joined one may take a moment to go."""
-    names = []
+    return sum(name.startswith("sm-") for name, _ in tasks())
+
+
+def tasks() -> Iterator[tuple[str, str]]:
+    """Name and status of every thread of this process; one that ends meanwhile is left out."""
     for task in Path("/proc/self/task").iterdir():
         with suppress(OSError):
-            names.append((task / "comm").read_text())
-    return sum(name.startswith("sm-") for name in names)
+            yield (task / "comm").read_text().strip(), (task / "status").read_text()
 
 
 class Plane:

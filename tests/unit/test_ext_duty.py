@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from pathlib import Path
 
-from tests.unit.ext_harness import Node, connect, frame, wait_until
+from tests.unit.ext_harness import Node, connect, frame, tasks, wait_until
 
 
 def wakeups(name: str) -> int:
     """How often the threads of this name have slept, over all engines of the process."""
     total = 0
-    for task in Path("/proc/self/task").iterdir():
-        if (task / "comm").read_text().strip() == name:
-            lines = (task / "status").read_text().splitlines()
+    for task, status in tasks():
+        if task == name:
+            lines = status.splitlines()
             total += int(next(line for line in lines if line.startswith("voluntary")).split()[1])
     return total
 
