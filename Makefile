@@ -21,10 +21,11 @@ FUZZ_SECONDS ?= 30
 SANITIZE_SECONDS ?= 20
 GIGABYTES ?= 10
 PYTEST_FLAGS ?=
-# The quick tests share the cores; those with real clocks have the machine to themselves. As it may be shared with
-# others, one that fails is run once more: both are shown, and twice is a failure.
+# The quick tests share the cores. Those with real clocks mostly wait, so two of their files run at a time, however
+# many cores there are. As others may use the machine too, a test that fails is run once more: both are shown, and
+# twice is a failure.
 QUICK_TESTS  = $(BIN)/pytest -n $(shell nproc) --dist worksteal --reruns 1 -raR -m "not root" $(PYTEST_FLAGS)
-REAL_TESTS   = $(BIN)/pytest -m root --reruns 1 -raR $(PYTEST_FLAGS)
+REAL_TESTS   = $(BIN)/pytest -n 2 --dist loadfile --reruns 1 -raR -m root $(PYTEST_FLAGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup ext demo test unit e2e lint format bench bench-micro transfer fuzz sanitize tsan build clean distclean
