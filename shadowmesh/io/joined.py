@@ -63,7 +63,8 @@ def _lines(
     if interface is not None:
         lines += ["interface:", f'  name: "{interface}"']
     if not admitted.network.relays:
-        lines += ["relays:", f'  - {{address: "{token.address}", id: {node_id_text(token.relay)}}}']
+        tcp = f', tcp: "{token.tcp}"' if token.tcp else ""
+        lines += ["relays:", f'  - {{address: "{token.address}", id: {node_id_text(token.relay)}{tcp}}}']
     return lines
 
 

@@ -3,11 +3,12 @@
     smesh1 | base32, lower case (RFC 4648, no padding) of
 
      0          2             34            66           98          130
-     +----------+-------------+-------------+------------+-----------+---------------+-----------+
-     | size (2) | network (32)| inviter (32)| relay (32) | secret(32)| relay address | CRC-32 (4)|
-     +----------+-------------+-------------+------------+-----------+---------------+-----------+
+     +----------+-------------+-------------+------------+-----------+-----------------+-----------+
+     | size (2) | network (32)| inviter (32)| relay (32) | secret(32)| relay addresses | CRC-32 (4)|
+     +----------+-------------+-------------+------------+-----------+-----------------+-----------+
 
-Size counts all bytes, so that a paste that was cut is told from one that was changed.  The secret is
+Size counts all bytes, so that a paste that was cut is told from one that was changed.  The addresses are the
+relay's, and behind a space that where it takes TCP, if it does.  The secret is
 never sent: relays know the invitation by an id that is derived from it, and joiner and inviter prove it to
 each other by a MAC (`docs/protocol.md`, section 9.4).  A token is as secret as
 what it opens; it is never logged.
@@ -35,8 +36,6 @@ SECRET_SIZE = 32
 ID_SIZE = 32
 KEY_SIZE = 32
 PROOF_SIZE = 32
-MAX_ADDRESS = 261
-"""Characters: a DNS name (253), brackets and a port."""
 _FIXED = 2 + 4 * 32
 _CHECKSUM = 4
 _ID_LABEL = b"shadowmesh/1 invitation id"
@@ -58,6 +57,8 @@ class Token:
     address: str
     """`host:port` of the relay."""
     secret: bytes = field(repr=False)
+    tcp: str = ""
+    """`host:port` where it takes WebSockets over TLS; empty if the token names none."""
 
     @property
     def id(self) -> bytes:
@@ -71,9 +72,9 @@ class Token:
 
     def encode(self) -> str:
         """The line."""
-        address = self.address.encode("ascii")
-        size = _FIXED + len(address) + _CHECKSUM
-        body = size.to_bytes(2, "big") + self.network + self.inviter + self.relay + self.secret + address
+        addresses = f"{self.address} {self.tcp}".rstrip().encode("ascii")
+        size = _FIXED + len(addresses) + _CHECKSUM
+        body = size.to_bytes(2, "big") + self.network + self.inviter + self.relay + self.secret + addresses
         whole = body + zlib.crc32(body).to_bytes(_CHECKSUM, "big")
         return PREFIX + base64.b32encode(whole).decode().rstrip("=").lower()
 
@@ -94,11 +95,12 @@ class Token:
             raise BadToken("the token is damaged: its checksum does not fit; copy it again")
         network, inviter, relay, secret = (data[start : start + 32] for start in range(2, _FIXED, 32))
         try:
-            address = data[_FIXED:-_CHECKSUM].decode("ascii")
-            parse_host_port(address)
+            address, *tcp = data[_FIXED:-_CHECKSUM].decode("ascii").split(" ", 1)
+            for one in (address, *tcp):
+                parse_host_port(one)
         except ValueError:
             raise BadToken("the token names no address of a relay; ask for another") from None
-        return cls(network, inviter, relay, address, secret)
+        return cls(network, inviter, relay, address, secret, *tcp)
 
 
 def proof(key: bytes, role: bytes, binding: bytes) -> bytes:

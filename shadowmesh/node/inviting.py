@@ -60,7 +60,8 @@ class Inviting:
         """Open one, and tell the relays. Raises ConfigError."""
         relay, network = self._relay(), self._membership.network
         secret = secrets.token_bytes(SECRET_SIZE)
-        token = Token(network.id, self._core.node_id, relay.config.id, relay.name, secret)
+        tcp = str(relay.config.tcp or "")
+        token = Token(network.id, self._core.node_id, relay.config.id, relay.name, secret, tcp)
         try:
             made = self._book.add(
                 token.id, token.key, wanted.name, wanted.delegation, wanted.ttl, wanted.by_hand

@@ -24,7 +24,7 @@ from shadowmesh.io.membership import open_clock
 from shadowmesh.membership.invitations import Admitted
 from shadowmesh.membership.token import Token
 from shadowmesh.node.alone import run_alone
-from shadowmesh.values import parse_host_port, parse_name
+from shadowmesh.values import parse_host_port, parse_name, parse_tcp
 
 POLL = 0.02
 
@@ -39,11 +39,12 @@ def join(
     """
     identity = identities.create(state_dir, _machine_name())
     host, port = parse_host_port(token.address)
+    tcp = parse_tcp(token.tcp) if token.tcp else None
     config = ClientConfig(
         node=NodeSection(identity.name, state_dir, socket_path),
         listen=Listen("::", 0),
         interface=Interface("none", (), "auto"),
-        relays=(RelayPeer(host, port, token.relay),),
+        relays=(RelayPeer(host, port, token.relay, tcp=tcp),),
         peers=(),
         paths=Paths("never", "off"),
     )

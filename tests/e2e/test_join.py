@@ -13,6 +13,7 @@ import pytest
 
 from shadowmesh.testing.mesh import ClientNode, command_path
 from shadowmesh.testing.process import wait_until
+from shadowmesh.testing.web import block_udp
 from tests.e2e.test_membership import Domain, home, pings
 
 if TYPE_CHECKING:
@@ -97,6 +98,18 @@ def test_one_pasted_line_makes_a_member_that_pings(home: Domain, alice: ClientNo
     alice.verb("invite", "list", "--state-dir", str(home.folder))
     members = {one["name"]: one for one in json.loads(home.run("list", "--json"))["members"]}
     assert members["bob"]["node"] is not None, "the ledger learned who came"
+
+
+def test_a_machine_whose_udp_is_blocked_joins_over_tcp(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = Domain(lab, monkeypatch, tcp=True)
+    alice = home.member("alice")
+    home.relay.start()
+    alice.start()
+    alice.wait_relay()
+    bob = Fresh(lab, "bob")
+    block_udp(bob.host)
+    joined = bob.join(invite(home, alice)["token"], "--no-up")
+    assert joined.returncode == 0, joined.stderr
 
 
 def test_a_used_token_is_refused_after_a_restart_of_the_inviter_too(home: Domain, alice: ClientNode) -> None:

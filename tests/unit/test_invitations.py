@@ -6,6 +6,7 @@ import base64
 import ipaddress
 import stat
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ NETWORK = Network.make("home", [ipaddress.ip_network("10.77.0.0/16")], [], KEY, 
 ALICE, MALLORY = Identity.generate("alice"), Identity.generate("mallory")
 BOB, CAROL = b"b" * 32, b"c" * 32
 TOKEN = Token(NETWORK.id, ALICE.node_id, b"r" * 32, "[2001:db8::1]:4433", bytes(range(32)))
+TCP_TOKEN = replace(TOKEN, tcp="relay.example:443")
 
 
 # Tokens.
@@ -57,6 +59,7 @@ def test_a_token_survives_line_breaks_and_capitals() -> None:
     text = TOKEN.encode()
     assert text.startswith(PREFIX)
     assert text.isalnum()
+    assert Token.parse(TCP_TOKEN.encode()) == TCP_TOKEN
     for shown in (text, text.upper(), f"  {text[:50]}\n{text[50:]} "):
         assert Token.parse(shown) == TOKEN
     assert "secret" not in repr(TOKEN)
@@ -89,8 +92,9 @@ def test_what_is_no_token_is_told(text: str, problem: str) -> None:
         Token.parse(text)
 
 
-def test_a_token_without_an_address_is_refused() -> None:
-    body = (2 + 128 + 4 + 4).to_bytes(2, "big") + bytes(128) + b"\xffx:1"
+@pytest.mark.parametrize("addresses", [b"", b"\xffx:1", b"x:1 ", b"x:1 y", b"x:1 y:2 z:3", b" x:1"])
+def test_a_token_without_an_address_is_refused(addresses: bytes) -> None:
+    body = (2 + 128 + len(addresses) + 4).to_bytes(2, "big") + bytes(128) + addresses
     whole = body + zlib.crc32(body).to_bytes(4, "big")
     with pytest.raises(BadToken, match="no address"):
         Token.parse(PREFIX + base64.b32encode(whole).decode().rstrip("="))
@@ -459,15 +463,15 @@ def test_what_join_writes_is_what_up_reads(network: Network, tmp_path: Path) -> 
     """Also where the member is called as a word that YAML takes for a truth value."""
     config, given = tmp_path / "etc" / "client.yaml", admitted(network)
     require_room(config)
-    write_joined(config, given, TOKEN, tmp_path / "state dir", tmp_path / "c.sock", "mesh0")
+    write_joined(config, given, TCP_TOKEN, tmp_path / "state dir", tmp_path / "c.sock", "mesh0")
     read = load_client_config(config)
     assert (read.node.name, read.interface.name) == ("on", "mesh0")
     assert (read.node.state_dir, read.node.socket) == (tmp_path / "state dir", tmp_path / "c.sock")
     assert read.network is not None
     assert load_credentials(read.network.certificate) == given.credentials
     assert load_network(read.network.file)[0].id == NETWORK.id
-    named = [(relay.host, relay.port, relay.id) for relay in read.relays]
-    assert named == ([] if network.relays else [("2001:db8::1", 4433, b"r" * 32)])
+    named = [(relay.host, relay.port, relay.id, str(relay.tcp)) for relay in read.relays]
+    assert named == ([] if network.relays else [("2001:db8::1", 4433, b"r" * 32, "relay.example:443")])
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in config.parent.iterdir()}
     assert modes == {"client.yaml": 0o600, "home.pem": 0o644, "home-certificate.pem": 0o600}
     with pytest.raises(ConfigError, match="exists already"):
