@@ -55,6 +55,8 @@ CONNECTION = {
     "get_timer": "07184a05f894e968",
     "handle_timer": "8ebd76a179bf5e25",
     "_idle_timeout": "8549f45b09415b1a",
+    "_payload_received": "612b67759a96c701",
+    "_get_or_create_stream": "aee09c84cd0da114",
     "_handle_crypto_frame": "e77f8695d9acaf8e",
     "_find_network_path": "202fbdfdd5ed046b",
     "_find_preferred_address": "10231e42950a437b",
@@ -88,6 +90,7 @@ OTHERS = {
     "connection.QuicNetworkPath": "e099644f9dd5c21a",
     "connection.Limit": "ee53b257287777bb",
     "crypto.CryptoPair": "b15d4150ed1808c1",
+    "stream.QuicStreamReceiver.handle_frame": "c54bce9f11e6f2de",
     "stream.QuicStreamReceiver.starting_offset": "5499cbac72736571",
     "packet.encode_quic_retry": "1e48dc7c50497982",
 }
@@ -101,6 +104,7 @@ _OTHERS: dict[str, Any] = {
     "connection.QuicNetworkPath": connection.QuicNetworkPath,
     "connection.Limit": connection.Limit,
     "crypto.CryptoPair": crypto.CryptoPair,
+    "stream.QuicStreamReceiver.handle_frame": stream.QuicStreamReceiver.handle_frame,
     "stream.QuicStreamReceiver.starting_offset": stream.QuicStreamReceiver.starting_offset,
     "packet.encode_quic_retry": packet.encode_quic_retry,
 }
