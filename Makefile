@@ -28,7 +28,7 @@ QUICK_TESTS  = $(BIN)/pytest -n $(shell nproc) --dist worksteal --reruns 1 -raR 
 REAL_TESTS   = $(BIN)/pytest -n 2 --dist loadfile --reruns 1 -raR -m root $(PYTEST_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ext demo test unit e2e lint format bench bench-micro transfer fuzz sanitize tsan build clean distclean
+.PHONY: help setup ext demo test unit e2e stateful lint format bench bench-micro transfer fuzz sanitize tsan build clean distclean
 
 help: ## List the targets (this is what `make` alone does).
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ unit: setup ## Run the quick tests only: no root, no network.
 
 e2e: setup ## Run the end-to-end tests only, in network namespaces (root).
 	SHADOWMESH_REQUIRE_E2E=1 $(REAL_TESTS)
+
+stateful: setup ## Drive the state machines against their models for long, with new examples (STATEFUL= one of them).
+	HYPOTHESIS_PROFILE=long $(BIN)/pytest -n $(shell nproc) -o timeout=0 tests/stateful -k "$(STATEFUL)" $(PYTEST_FLAGS)
 
 lint: setup ## Check style, types, layers and the Cython sources.
 	$(BIN)/ruff check

@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# How long an example takes on a busy machine says nothing about the code.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
+# How long an example takes on a busy machine says nothing about the code.  No chance decides `make test`: it
+# has the same examples every time.  `make stateful` looks for new ones.
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile(
+    "long", deadline=None, max_examples=10_000, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 E2E = Path(__file__).parent / "e2e"
 E2E_TIMEOUT = 120

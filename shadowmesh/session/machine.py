@@ -216,9 +216,11 @@ class Machine:
         self._shown: Introduction | None = None
 
     def begin(self, secrets: Secrets) -> bytes:
-        """The HELLO of an initiator."""
+        """The HELLO of an initiator. Raises LocalProtocolError anywhere but at its start."""
         if self.role is not Direction.INITIATOR:
             raise LocalProtocolError("only an initiator begins")
+        if (self.state, Event.BEGIN) not in TRANSITIONS:
+            raise LocalProtocolError(f"a handshake can't begin when {self.state.value}")
         self._advance(Event.BEGIN)
         hello = Hello(versions=list(PROTOCOL_VERSIONS), node=self._introduction())
         return self._signed(MessageType.HELLO, messages.encode_body(hello), secrets)

@@ -1,50 +1,19 @@
-"""The forwarding database against its slow twin, and its bounds."""
+"""The forwarding database: where stations live, and its bounds. Against its slow twin: tests/stateful."""
 
 from __future__ import annotations
 
 import random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from shadowmesh._ext.fdb import StationTable
-from tests.reference.stations import FRESH, LIFE, STEP, Stations
+from tests.reference.stations import FRESH, LIFE, STEP
 
 ROOM = 8 * 1024
 
 
 def mac(number: int) -> bytes:
     return b"\x02\x77" + number.to_bytes(4, "big")
-
-
-PAUSES = st.one_of(
-    st.sampled_from([0, STEP - 1, STEP, FRESH - 1, FRESH, LIFE - 1, LIFE, LIFE + 1]), st.integers(0, 2 * LIFE)
-)
-STEPS = st.lists(
-    st.tuples(st.sampled_from(["learn", "find", "fresh"]), st.integers(0, 2), st.integers(0, 3),
-              st.integers(0, 3), PAUSES),
-    max_size=60,
-)  # fmt: skip
-
-
-@settings(max_examples=300, deadline=None)
-@given(STEPS)
-def test_it_equals_the_slow_twin(steps: list[tuple[str, int, int, int, int]]) -> None:
-    table, twin, now = StationTable(), Stations(), 10**9
-    for what, vlan, station, place, pause in steps:
-        now += pause
-        if what == "learn":
-            got = table.learn(vlan, mac(station), place, now)
-            wanted = twin.learn(vlan, mac(station), place, now)
-            # The fast one sweeps what is over at its leisure, so it may have forgotten that there was one.
-            assert got == wanted or (got, wanted) in {("new", "moved"), ("new", "known")}
-            if (got, wanted) == ("new", "known"):
-                assert twin.find(vlan, mac(station), now) == place
-        elif what == "find":
-            assert table.find(vlan, mac(station), now) == twin.find(vlan, mac(station), now)
-        else:
-            assert table.fresh(vlan, mac(station), now) == twin.fresh(vlan, mac(station), now)
 
 
 def test_a_station_lives_in_one_place_and_moves_when_it_is_silent() -> None:

@@ -238,8 +238,13 @@ def test_an_initiator_may_refuse_as_well_and_both_show_their_membership() -> Non
 def test_misuse_is_told_from_attack() -> None:
     with pytest.raises(LocalProtocolError):
         Machine(Direction.INITIATOR, ALICE, None, opening(1))
+    alice, bob = pair()
     with pytest.raises(LocalProtocolError):
-        pair()[1].begin(secrets_of(ALICE))
+        bob.begin(secrets_of(ALICE))
+    alice.begin(secrets_of(BOB))
+    with pytest.raises(LocalProtocolError, match="can't begin when hello sent"):
+        alice.begin(secrets_of(BOB))
+    assert alice.state is State.HELLO_SENT
 
 
 # --- on a resumed connection ---
