@@ -3,7 +3,7 @@
     station on a port of a host -- link -- network -- link -- router (nat.py) -- link -- network ...
 
 A network is flat: it delivers to the member or route that has the target address, else to its gateway.
-Every member hangs on it by a link of its own, whose two directions have delay, loss, MTU and so on.
+Every member hangs on it by a link of its own, whose two directions are as bad as they are told (impair.py).
 Carries UDP only and sends no ICMP: what does not pass is dropped and counted by reason.  Everything
 random comes from one seed.  Ready-made places (homes, carriers) are in `places.py`.
 """
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Protocol
 
+from shadowmesh.testing.impair import Impairment, Stage, flip
 from shadowmesh.testing.nat import Firewall, Nat
 from shadowmesh.testing.network import Station, VirtualTime
 from shadowmesh.units import Address
@@ -59,44 +60,16 @@ class Packet:
 
 
 @dataclass
-class Direction:
-    """One direction of a link; change it at any time.
-
-    :param delay: seconds.
-    :param jitter: seconds at most that a packet is late besides; more than its spacing reorders.
-    :param loss: probability that a packet, or each of its fragments, is lost.
-    :param duplicate: probability that a packet arrives twice.
-    :param reorder: probability that a packet is held back for `hold` seconds, so that others overtake it.
-    :param mtu: bytes of the largest IP packet.
-    :param fragments: whether IP fragments pass.
-    """
-
-    delay: float = 0.0
-    jitter: float = 0.0
-    loss: float = 0.0
-    duplicate: float = 0.0
-    reorder: float = 0.0
-    hold: float = 0.02
-    mtu: int = 1500
-    fragments: bool = True
-    cut: bool = False
-
-
-@dataclass
 class Link:
-    """Between a member and its network: `up` is away from the member."""
+    """Between a member and its network: `up` is away from the member.  `Internet.new_link` makes them."""
 
-    up: Direction
-    down: Direction
-
-    @classmethod
-    def symmetric(cls, direction: Direction) -> Link:
-        """Both directions alike, to be changed one by one later."""
-        return cls(replace(direction), replace(direction))
+    up: Stage
+    down: Stage
 
     def cut(self, cut: bool = True) -> None:
         """Let nothing pass, in both directions."""
-        self.up.cut = self.down.cut = cut
+        for direction in (self.up, self.down):
+            direction.change(cut=cut)
 
     def mend(self) -> None:
         """Undo `cut`, in both directions."""
@@ -211,7 +184,7 @@ class Host:
 
     def join(self, network: IpNetwork, *addresses: str, link: Link | None = None) -> Interface:
         """Connect to a network under these addresses; without `link`, by one like those of the internet."""
-        link = link or Link.symmetric(self.internet.link)
+        link = link or self.internet.new_link()
         interface = network.join(self, link, *addresses)
         self.interfaces.append(interface)
         return interface
@@ -246,7 +219,7 @@ class Host:
         self.internet.sent.append((self.internet.now, packet.source, target, data))
         if packet.is_ipv6:
             # Only the host that sends an IPv6 packet may cut it. Source: RFC 8200 section 4.5.
-            packet = replace(packet.cut(interface.link.up.mtu) or packet, dont_fragment=True)
+            packet = replace(packet.cut(interface.link.up.impairment.mtu) or packet, dont_fragment=True)
         if target.host in self.addresses:
             self.handle(packet, interface)
         else:
@@ -341,9 +314,9 @@ class Internet(VirtualTime):
     :param link: what a link is like where nothing else is said.
     """
 
-    def __init__(self, seed: int = 1, link: Direction | None = None) -> None:
+    def __init__(self, seed: int = 1, link: Impairment | None = None) -> None:
         super().__init__(seed)
-        self.link = link or Direction(delay=0.005)
+        self.link = link or Impairment(delay=0.005)
         self.drops: Counter[str] = Counter()
         """Packets that arrived nowhere, by reason."""
         self.sent: list[tuple[float, Address, Address, bytes]] = []
@@ -373,22 +346,20 @@ class Internet(VirtualTime):
         for data, target in station.transmit():
             host.send(data, port, target)
 
-    def carry(self, packet: Packet, direction: Direction, arrive: Callable[[Packet], None]) -> None:
+    def new_link(self, impairment: Impairment | None = None) -> Link:
+        """A link with both directions alike, to be changed one by one later; by default like all others."""
+        wanted = impairment or self.link
+        return Link(*(Stage(wanted, self.random, self.drops) for _ in range(2)))
+
+    def carry(self, packet: Packet, stage: Stage, arrive: Callable[[Packet], None]) -> None:
         """Move a packet over one direction of a link; `arrive` is called when, and as often as, it does."""
-        fitting = packet.cut(direction.mtu)
-        if fitting is None or direction.cut:
-            self.drops["cut" if direction.cut else "mtu"] += 1
-            return
-        if fitting.pieces > 1 and not direction.fragments:
-            self.drops["fragment"] += 1
-            return
-        if any(self.random.random() < direction.loss for _ in range(fitting.pieces)):
-            self.drops["loss"] += 1
-            return
-        for _ in range(2 if self.random.random() < direction.duplicate else 1):
-            late = direction.delay + self.random.random() * direction.jitter
-            late += direction.hold if self.random.random() < direction.reorder else 0.0
+        fitting = packet.cut(stage.impairment.mtu) or packet
+        fragments = fitting.pieces if fitting.pieces > 1 else 0
+        for late, damage in stage.judge(fitting.size, self.now, fragments):
+            arriving = fitting
+            if damage is not None and fitting.data:
+                arriving = replace(fitting, data=flip(fitting.data, damage))
             if late:
-                self.after(late, partial(arrive, fitting))
+                self.after(late, partial(arrive, arriving))
             else:
-                arrive(fitting)
+                arrive(arriving)

@@ -10,10 +10,16 @@ import heapq
 import itertools
 import random
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Protocol
 
+from shadowmesh.testing.impair import Impairment, Stage, flip
 from shadowmesh.units import Address
+
+LARGEST = 65_535
+"""Bytes of any datagram: this network knows no headers, and no MTU where none is asked for."""
 
 
 class Station(Protocol):
@@ -91,29 +97,26 @@ class VirtualTime(ABC):
 
 
 class Network(VirtualTime):
-    """Carries datagrams between stations.
+    """Carries datagrams between stations, all over one link.
 
-    :param latency: seconds one way.
-    :param loss: probability that a datagram is lost.
-    :param jitter: seconds at most that a datagram is late; more than its spacing reorders.
-    :param duplicate: probability that a datagram arrives twice.
+    :param latency: seconds one way, where no link is given.
     """
 
-    def __init__(
-        self,
-        latency: float = 0.01,
-        loss: float = 0.0,
-        jitter: float = 0.0,
-        duplicate: float = 0.0,
-        seed: int = 1,
-    ) -> None:
+    def __init__(self, latency: float = 0.01, seed: int = 1, link: Impairment | None = None) -> None:
         super().__init__(seed)
-        self.latency, self.loss, self.jitter, self.duplicate = latency, loss, jitter, duplicate
+        self.drops: Counter[str] = Counter()
+        """Datagrams that the link lost, by reason."""
+        self.link = Stage(link or Impairment(delay=latency, mtu=LARGEST), self.random, self.drops)
         self.sent: list[tuple[float, Address, Address, bytes]] = []
         """Every datagram that was sent: time, source, destination, bytes."""
         self.filter: Callable[[Address, Address, bytes], bool] = _pass_all
         """Decides whether a datagram passes."""
         self._stations: dict[Address, Station] = {}
+
+    @property
+    def latency(self) -> float:
+        """Seconds one way."""
+        return self.link.impairment.delay
 
     def stations(self) -> Iterable[Station]:
         return self._stations.values()
@@ -131,11 +134,11 @@ class Network(VirtualTime):
     def send(self, data: bytes, source: Address, target: Address) -> None:
         """Put a datagram on its way."""
         self.sent.append((self.now, source, target, data))
-        if self.random.random() < self.loss or not self.filter(source, target, data):
+        if not self.filter(source, target, data):
             return
-        for _ in range(2 if self.random.random() < self.duplicate else 1):
-            late = self.random.random() * self.jitter
-            self.after(self.latency + late, lambda: self._deliver(data, source, target))
+        for late, damage in self.link.judge(len(data), self.now):
+            arriving = data if damage is None else flip(data, damage)
+            self.after(late, partial(self._deliver, arriving, source, target))
 
     def flush(self, station: Station) -> None:
         for data, target in station.transmit():

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from shadowmesh.testing.internet import Direction, Host, Internet, IpNetwork, Link, Router
+from shadowmesh.testing.internet import Host, Internet, IpNetwork, Link, Router
 from shadowmesh.testing.nat import Firewall, Nat
 
 if TYPE_CHECKING:
+    from shadowmesh.testing.impair import Impairment
     from shadowmesh.testing.nat import Behaviour
 
 LAN_DELAY = 0.0003
@@ -54,14 +55,14 @@ class Places:
     :param link: what the links of servers and sites to the public network are like.
     """
 
-    def __init__(self, seed: int = 1, link: Direction | None = None) -> None:
+    def __init__(self, seed: int = 1, link: Impairment | None = None) -> None:
         self.internet = Internet(seed, link)
         self._public = 0
         self._sites = 0
 
     def cable(self) -> Link:
         """A link inside a site."""
-        return Link.symmetric(replace(self.internet.link, delay=LAN_DELAY, jitter=0.0, loss=0.0))
+        return self.internet.new_link(replace(self.internet.link, delay=LAN_DELAY, jitter=0.0, loss=0.0))
 
     def server(self, name: str, ipv4: bool = True, ipv6: bool = True) -> Host:
         """A machine in public, with addresses of these families."""
@@ -108,7 +109,7 @@ class Places:
         outer = behind.network if behind else self.internet.public
         addresses = behind.new_addresses() if behind else self._public_addresses(bool(base4), bool(base6))
         router = Router(Nat(behaviour, addresses[0], self.internet.random) if behaviour else None, firewall)
-        uplink = Link.symmetric(self.internet.link)
+        uplink = self.internet.new_link()
         router.connect(network.join(router, self.cable(), *ours), outer.join(router, uplink, *addresses))
         return Site(self, network, router, base4, base6)
 

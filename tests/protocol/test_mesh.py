@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.testing.impair import Impairment
 from shadowmesh.testing.network import Network
 from shadowmesh.units import Address
 from shadowmesh_relay.admission import Admission
@@ -96,7 +97,7 @@ def test_simultaneous_opening_ends_in_one_session(mesh: Mesh, delay: float) -> N
 @pytest.mark.parametrize("seed", range(8))
 def test_connects_on_a_bad_network(seed: int) -> None:
     mesh = Mesh()
-    mesh.network = Network(latency=0.02, loss=0.1, jitter=0.03, duplicate=0.05, seed=seed)
+    mesh.network = Network(seed=seed, link=Impairment(delay=0.02, loss=0.1, jitter=0.03, duplicate=0.05))
     mesh.start_relay()
     mesh.start_client(0, (1,))
     mesh.start_client(1, (0,))

@@ -7,7 +7,8 @@ import pytest
 from shadowmesh.core.node import Core
 from shadowmesh.path.nat import Filtering, Mapping
 from shadowmesh.session.link import CloseCode
-from shadowmesh.testing.internet import Direction, Host
+from shadowmesh.testing.impair import Impairment
+from shadowmesh.testing.internet import Host
 from shadowmesh.testing.memory import MemoryClient
 from shadowmesh.testing.nat import Behaviour, Depends, Firewall, Ports
 from shadowmesh.testing.places import Places
@@ -31,7 +32,7 @@ class World(Mesh):
 
     def __init__(self, relays: int = 1, second_port: int | None = SECOND, loss: float = 0.0) -> None:
         super().__init__()
-        self.places = Places(3, Direction(delay=0.02, loss=loss))
+        self.places = Places(3, Impairment(delay=0.02, loss=loss))
         self.internet = self.places.internet
         self.relays: list[MemoryRelay] = []
         names = ["relay.test", SECOND_RELAY][:relays]

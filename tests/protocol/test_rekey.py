@@ -9,6 +9,7 @@ import pytest
 
 from shadowmesh.core.session import FAILED_OPENS_REKEY, NUMBER_MARGIN, OLD_LANES, REKEY_PAUSE, Session
 from shadowmesh.crypto.keys import Direction
+from shadowmesh.testing.impair import Impairment
 from shadowmesh.testing.network import Network
 from shadowmesh.units import EPOCH_LIFETIME, NUMBER_LIMIT, REKEY_AFTER, Address
 from shadowmesh.wire import messages
@@ -112,7 +113,7 @@ def test_keys_are_fresh_every_two_minutes(pair: Mesh) -> None:
 
 @pytest.mark.timeout(120)
 def test_two_hundred_rekeys_lose_and_double_no_frame(mesh: Mesh) -> None:
-    mesh.network.jitter = 0.03
+    mesh.network.link.change(jitter=0.03)
     connect(mesh, (2, 2))
     for client in mesh.clients.values():
         client.drops.clear()  # while the session was set up, what overtook its channel was unknown
@@ -127,7 +128,7 @@ def test_two_hundred_rekeys_lose_and_double_no_frame(mesh: Mesh) -> None:
 
 def test_rekeys_under_loss_of_control_lose_no_frame(mesh: Mesh) -> None:
     """Between the two, every fifth datagram that is no frame is lost, and some come twice."""
-    mesh.network = Network(latency=0.02, jitter=0.05, duplicate=0.05, seed=3)
+    mesh.network = Network(seed=3, link=Impairment(delay=0.02, jitter=0.05, duplicate=0.05))
     mesh.start_relay()
     connect(mesh, (2, 2))
     first, control = session(mesh, 0), mesh.network.random

@@ -10,6 +10,7 @@ from aioquic.quic.packet import QuicPacketType, pull_quic_header
 from shadowmesh.crypto.quic import HybridConnection
 from shadowmesh.session import link
 from shadowmesh.session.tickets import RelayTicket
+from shadowmesh.testing.impair import Impairment
 from shadowmesh.testing.memory import MemoryClient
 from shadowmesh.testing.network import Network
 from shadowmesh.units import Address
@@ -149,7 +150,7 @@ def test_client_that_moved_before_it_ended_needs_no_retry(paired: Mesh) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_resumes_on_a_bad_network(seed: int) -> None:
     mesh = Mesh()
-    mesh.network = Network(latency=0.02, loss=0.1, jitter=0.03, duplicate=0.05, seed=seed)
+    mesh.network = Network(seed=seed, link=Impairment(delay=0.02, loss=0.1, jitter=0.03, duplicate=0.05))
     mesh.start_relay()
     for number in (0, 1):
         mesh.start_client(number, (1 - number,))

@@ -91,7 +91,7 @@ def test_a_set_up_beside_an_older_session_ends_with_its_own_handshake() -> None:
     mesh.pair_up()
     mesh.network.run_for(5)
     mesh.ended(0)
-    mesh.network.latency = 0.3  # so that the old session is looked at meanwhile
+    mesh.network.link.change(delay=0.3)  # so that the old session is looked at meanwhile
     mesh.start(1, 0)  # it was killed, and comes back as another process
     mesh.network.run_for(10)
     stages = mesh.ended(0)

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from shadowmesh.testing.internet import Direction, Host
+from shadowmesh.testing.impair import Impairment
+from shadowmesh.testing.internet import Host
 from shadowmesh.testing.nat import FULL_CONE, PORT_RESTRICTED, SYMMETRIC
 from tests.protocol.wide import WideMesh
 
@@ -62,7 +63,7 @@ def test_client_that_moves_to_another_network(pair: WideMesh) -> None:
 @pytest.mark.parametrize("family", ["IPv4", "IPv6"])
 def test_narrow_underlay(family: str) -> None:
     """1280 bytes, the least that IPv6 allows: the handshake passes without fragments."""
-    mesh = WideMesh(link=Direction(delay=0.005, mtu=1280))
+    mesh = WideMesh(link=Impairment(delay=0.005, mtu=1280))
     hosts = [mesh.places.server(f"n{number}", family == "IPv4", family == "IPv6") for number in (0, 1)]
     start(mesh, *hosts)
     mesh.exchange(0, 1)
@@ -72,7 +73,7 @@ def test_narrow_underlay(family: str) -> None:
 @pytest.mark.parametrize("fragments", [True, False])
 def test_underlay_narrower_than_the_handshake(fragments: bool) -> None:
     """Handshakes need IP fragments on 1124 bytes; without them there is no connection, and no harm."""
-    mesh = WideMesh(link=Direction(delay=0.005, mtu=1124, fragments=fragments))
+    mesh = WideMesh(link=Impairment(delay=0.005, mtu=1124, fragments=fragments))
     hosts = [mesh.places.server(f"n{number}") for number in (0, 1)]
     for host in (*hosts, mesh.relay_host):
         host.dont_fragment = False
@@ -86,7 +87,7 @@ def test_underlay_narrower_than_the_handshake(fragments: bool) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_bad_links_behind_nats(seed: int) -> None:
     """A tenth lost, reordering and doubling on every link of the way."""
-    bad = Direction(delay=0.005, jitter=0.01, loss=0.03, duplicate=0.03, reorder=0.1)
+    bad = Impairment(delay=0.005, jitter=0.01, loss=0.03, duplicate=0.03, reorder=0.1)
     mesh = WideMesh(seed, bad)
     for number, behaviour in enumerate((FULL_CONE, SYMMETRIC)):
         mesh.client_on(mesh.places.site(behaviour).host(f"node{number}"), number, (1 - number,))

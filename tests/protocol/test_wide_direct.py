@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from shadowmesh.testing.internet import Direction, Packet
+from shadowmesh.testing.impair import Impairment
+from shadowmesh.testing.internet import Packet
 from shadowmesh.testing.nat import FULL_CONE, PORT_RESTRICTED, RESTRICTED, SYMMETRIC, Behaviour, Ports
 from shadowmesh.testing.places import Site
 from tests.protocol.wide import WideMesh
@@ -22,7 +23,7 @@ def impatient(behaviour: Behaviour) -> Behaviour:
 class Homes(WideMesh):
     """Two clients, each behind a NAT of its own, on a direct path."""
 
-    def __init__(self, *behaviours: Behaviour, link: Direction | None = None, seed: int = 1) -> None:
+    def __init__(self, *behaviours: Behaviour, link: Impairment | None = None, seed: int = 1) -> None:
         super().__init__(seed, link)
         self.sites: list[Site] = [self.places.site(behaviour) for behaviour in behaviours]
         for number, site in enumerate(self.sites):
@@ -144,7 +145,7 @@ def test_client_that_comes_home_uses_the_local_network() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_direct_on_bad_links_too(seed: int) -> None:
     """A tenth of all packets lost on the way, jitter, doubles."""
-    bad = Direction(delay=0.01, jitter=0.005, loss=0.05, duplicate=0.05)
+    bad = Impairment(delay=0.01, jitter=0.005, loss=0.05, duplicate=0.05)
     homes = Homes(PORT_RESTRICTED, RESTRICTED, link=bad, seed=seed)
     assert homes.traffic(20) < 0.5
     assert homes.direct()

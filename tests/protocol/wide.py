@@ -12,7 +12,8 @@ from shadowmesh_relay.testing import MemoryRelay
 from tests.protocol.mesh import IDENTITIES, RELAY_IDENTITY, Mesh
 
 if TYPE_CHECKING:
-    from shadowmesh.testing.internet import Direction, Host
+    from shadowmesh.testing.impair import Impairment
+    from shadowmesh.testing.internet import Host
     from shadowmesh.testing.places import Site
 
 RELAY_PORT = 4433
@@ -22,7 +23,7 @@ CLIENT_PORT = 5000
 class WideMesh(Mesh):
     """`Mesh` on an `Internet`: the relay has addresses of both families."""
 
-    def __init__(self, seed: int = 1, link: Direction | None = None) -> None:
+    def __init__(self, seed: int = 1, link: Impairment | None = None) -> None:
         super().__init__()
         self.places = Places(seed, link)
         self.internet = self.places.internet

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from shadowmesh.testing.internet import Direction, Host, Internet
+from shadowmesh.testing.impair import Impairment
+from shadowmesh.testing.internet import Host, Internet
 from shadowmesh.testing.nat import (
     FULL_CONE,
     PORT_RESTRICTED,
@@ -298,10 +299,9 @@ def test_two_homes_may_use_the_same_addresses() -> None:
 
 def two(seed: int = 1, **direction: float | bool) -> tuple[Mailbox, Mailbox, Internet]:
     """Two servers, of which the first has a link like that."""
-    places = Places(seed, Direction(delay=0.01))
+    places = Places(seed, Impairment(delay=0.01))
     near, far = Mailbox(places.server("near")), Mailbox(places.server("far"))
-    for name, value in direction.items():
-        setattr(near.host.interfaces[0].link.up, name, value)
+    near.host.interfaces[0].link.up.change(**direction)
     return near, far, places.internet
 
 
@@ -364,7 +364,7 @@ def test_fragments(version: int) -> None:
     target = Address(far.host.addresses[version], PORT)
     near.send(target, bytes(4000))
     assert [len(data) for data in far.texts] == [4000]
-    far.host.interfaces[0].link.down.fragments = False
+    far.host.interfaces[0].link.down.change(fragments=False)
     near.send(target, bytes(4000))
     near.send(target, bytes(1200))
     assert [len(data) for data in far.texts] == [4000, 1200]
@@ -374,7 +374,7 @@ def test_fragments(version: int) -> None:
 def test_only_ipv4_is_cut_on_the_way() -> None:
     near, far, internet = two()
     near.host.dont_fragment = False
-    far.host.interfaces[0].link.down.mtu = 1280
+    far.host.interfaces[0].link.down.change(mtu=1280)
     for host in far.host.addresses:
         near.send(Address(host, PORT), bytes(1400))
     assert len(far.texts) == 1
@@ -392,7 +392,7 @@ def test_each_fragment_may_be_lost() -> None:
 def test_cut_and_mended_in_one_direction_and_in_both() -> None:
     near, far, _ = two()
     link = near.host.interfaces[0].link
-    link.up.cut = True
+    link.up.change(cut=True)
     near.send(far)
     far.send(near)
     assert (len(near.received), len(far.received)) == (1, 0)
