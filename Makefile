@@ -16,8 +16,10 @@ EXT_SOURCES = $(wildcard ext/*.pyx ext/*.h shadowmesh/_ext/*.pxd) setup.py
 # The systems that bench/compare.py measures ShadowMesh against; it skips what is not there.
 BENCH_PACKAGES = fastd n2n nebula openssl openvpn tinc wireguard-go wireguard-tools
 BENCHES      = throughput setup_time memory members clients relay migrate rekey roam fallback storm loop tcp
-FUZZ_TARGETS = $(filter-out fuzz/mutation.py fuzz/traffic.py,$(wildcard fuzz/[a-z]*.py))
-FUZZ_SECONDS ?= 30
+# clang and its runtime libraries: only fuzzing needs them.
+FUZZ_PACKAGES = clang-14 libclang-rt-14-dev
+FUZZ_SECONDS ?= 60
+FUZZ          = .ci/instrument fuzz $(BIN)/python >/dev/null && $(BIN)/python -m fuzz.run
 SANITIZE_SECONDS ?= 20
 GIGABYTES ?= 10
 PYTEST_FLAGS ?=
@@ -28,7 +30,8 @@ QUICK_TESTS  = $(BIN)/pytest -n $(shell nproc) --dist worksteal --reruns 1 -raR 
 REAL_TESTS   = $(BIN)/pytest -n 2 --dist loadfile --reruns 1 -raR -m root $(PYTEST_FLAGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ext demo test unit e2e stateful lint format bench bench-micro transfer fuzz sanitize tsan build clean distclean
+.PHONY: help setup ext demo test unit e2e stateful lint format bench bench-micro transfer fuzz fuzz-long fuzz-coverage
+.PHONY: sanitize tsan build clean distclean
 
 help: ## List the targets (this is what `make` alone does).
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,8 +77,14 @@ bench-micro: setup ## Measure packets, look-ups and handshakes against their pri
 transfer: setup ## Compare what GIGABYTES (10) of transfers over each path carry in and out (root).
 	$(BIN)/python bench/transfer.py --gigabytes $(GIGABYTES)
 
-fuzz: setup ## Fuzz every target for FUZZ_SECONDS (30) each.
-	@set -e; for target in $(FUZZ_TARGETS); do echo "== $$target"; $(BIN)/python "$$target" $(FUZZ_SECONDS); done
+fuzz: setup $(STAMPS)/fuzz ## Fuzz every target for FUZZ_SECONDS (60) each, where the last run ended.
+	$(FUZZ) --seconds $(FUZZ_SECONDS)
+
+fuzz-long: setup $(STAMPS)/fuzz ## Fuzz TARGET for SECONDS, then merge what it found into its committed corpus.
+	$(FUZZ) --seconds $(or $(SECONDS),3600) --merge $(TARGET)
+
+fuzz-coverage: setup $(STAMPS)/fuzz ## Show what the committed corpora cover of the modules that each target names.
+	@$(BIN)/python -m fuzz.lines $(TARGET)
 
 sanitize: setup ## Run tests and fuzz targets of the extensions under AddressSanitizer and UBSan.
 	.ci/sanitize address $(BIN)/python $(SANITIZE_SECONDS)
@@ -132,6 +141,16 @@ $(STAMPS)/bench: Makefile pyproject.toml constraints.txt | $(STAMPS)/venv
 	    || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$$package" >/dev/null \
 	    || echo "Not to be had, will be skipped: $$package" >&2; done; \
 	else echo "Not root or no Debian: what is missing of '$(BENCH_PACKAGES)' will be skipped" >&2; fi
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/fuzz: Makefile pyproject.toml constraints.txt | $(STAMPS)/venv
+	@$(BIN)/pip install --quiet -c constraints.txt atheris coverage
+	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  for package in $(FUZZ_PACKAGES); do \
+	    dpkg-query -W -f '$${Status}' "$$package" 2>/dev/null | grep -q 'ok installed' \
+	    || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$$package" >/dev/null \
+	    || exit 1; done; \
+	elif ! command -v clang-14 >/dev/null; then echo "Fuzzing needs: $(FUZZ_PACKAGES)" >&2; exit 1; fi
 	@mkdir -p $(@D) && touch $@
 
 $(STAMPS)/ext: $(EXT_SOURCES) $(STAMPS)/venv

@@ -2,8 +2,9 @@
 
 Everything else about the distribution is in pyproject.toml.  Switches (environment):
 SHADOWMESH_DEBUG=1: bounds checks, line tracing for coverage, no optimisation.
-SHADOWMESH_SANITIZE=address: AddressSanitizer and UndefinedBehaviorSanitizer, =thread: ThreadSanitizer;
-.ci/sanitize builds and runs such extensions in a tree of their own.
+SHADOWMESH_SANITIZE=address: AddressSanitizer and UndefinedBehaviorSanitizer, =thread: ThreadSanitizer,
+=fuzz: the first two and libFuzzer's counters, by clang; .ci/instrument builds such extensions in a tree
+of their own.
 """
 
 from __future__ import annotations
@@ -32,12 +33,20 @@ DIRECTIVES = {
 COMPILE = ["-O0" if DEBUG else "-O2", "-Wall", "-Wextra", "-Wsign-compare", "-fno-strict-aliasing"]
 COMPILE += ["-Wno-unused-parameter", "-Wno-cast-function-type", "-Wno-missing-field-initializers"]
 LINK: list[str] = []
+CHOICES = {
+    "address": "-fsanitize=address,undefined",
+    "thread": "-fsanitize=thread",
+    "fuzz": "-fsanitize=address,undefined,fuzzer-no-link",
+}
 if SANITIZE:
-    CHOSEN = {"address": "-fsanitize=address,undefined", "thread": "-fsanitize=thread"}[SANITIZE]
+    CHOSEN = CHOICES[SANITIZE]
     COMPILE += [CHOSEN, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1"]
     # ThreadSanitizer knows no fences. Where one matters, an atomic store beside it carries the order.
     COMPILE += ["-Wno-tsan"] if SANITIZE == "thread" else []
-    LINK += [CHOSEN]
+    # The library that atheris brings holds libFuzzer and both sanitizers: none is linked here.
+    LINK += [CHOSEN] if SANITIZE != "fuzz" else []
+if SANITIZE == "fuzz":
+    os.environ |= {"CC": "clang-14", "LDSHARED": "clang-14 -shared"}
 
 
 ROOT = Path(__file__).resolve().parent

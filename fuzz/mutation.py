@@ -1,4 +1,4 @@
-"""Mutates seeds and runs a target on the results; no target itself.
+"""Mutates seeds blindly and runs a target on the results, for the tests; no target itself.
 
 The generator is seeded, so that a run can be repeated.
 """
@@ -9,9 +9,24 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 Target = Callable[[bytes], None]
 """Takes one input; any exception is a finding."""
+
+
+class Module(Protocol):
+    """A module of fuzz/targets; what it holds open, an optional `close` lets go."""
+
+    SEEDS: Sequence[bytes]
+    """Inputs from real traffic."""
+
+    COVERS: Sequence[str]
+    """Python modules that the target is about; none, if it is about compiled code."""
+
+    def target(self, data: bytes) -> None:
+        """A `Target`."""
+
 
 INTERESTING = (0, 1, 0x3F, 0x40, 0x43, 0x7F, 0x80, 0xC0, 0xFF)
 MAX_SIZE = 70_000
@@ -52,12 +67,3 @@ def fuzz(target: Target, seeds: Sequence[bytes], runs: int | None, seconds: floa
             raise
         done += 1
     return done
-
-
-def main(target: Target, seeds: Sequence[bytes]) -> int:
-    """`NAME.py [SECONDS [SEED]]`."""
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else time.time_ns() & 0xFFFFFFFF
-    runs = fuzz(target, seeds, None, seconds, seed)
-    print(f"{runs} inputs in {seconds:g} s, {runs / seconds:.0f} per second, seed {seed}: nothing found")
-    return 0

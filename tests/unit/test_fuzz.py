@@ -1,4 +1,4 @@
-"""Every fuzz target runs, for a few hundred inputs; `make fuzz` is the real thing."""
+"""Every fuzz target takes its whole corpus and a few hundred blind mutations; `make fuzz` is the real thing."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from fuzz import log, places
 from fuzz.mutation import fuzz
 
-HELPERS = {"__init__", "mutation", "traffic"}
-TARGETS = sorted(
-    path.stem for path in (Path(__file__).parents[2] / "fuzz").glob("*.py") if path.stem not in HELPERS
-)
 
-
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", places.names())
 def test_target(name: str) -> None:
-    module = importlib.import_module(f"fuzz.{name}")
+    module = importlib.import_module(f"fuzz.targets.{name}")
+    corpus = places.inputs(places.committed(name))
+    assert corpus, "python -m fuzz.seeds writes the first one"
+    assert len(corpus) <= places.MOST_FILES + 20
+    assert sum(path.stat().st_size for path in corpus) <= 2 * places.MOST_BYTES
+    assert module.__doc__
     try:
+        for path in corpus:
+            module.target(path.read_bytes())
         assert fuzz(module.target, module.SEEDS, runs=300, seconds=60, seed=1) == 300
     finally:
         getattr(module, "close", lambda: None)()
@@ -30,3 +33,12 @@ def test_a_finding_is_a_failure() -> None:
 
     with pytest.raises(AssertionError):
         fuzz(broken, [b"seed" * 10], runs=1000, seconds=60, seed=1)
+
+
+def test_the_log_has_no_open_finding_and_keeps_what_it_says(tmp_path: Path) -> None:
+    rows = log.read()
+    assert not [row.target for row in rows.values() if row.open]
+    log.write(rows, tmp_path / "LOG.md")
+    assert log.read(tmp_path / "LOG.md") == {
+        name: row for name, row in rows.items() if name in places.names()
+    }
