@@ -10,7 +10,7 @@ from tests.reference.stations import FRESH, LIFE, STEP, Stations
 from tests.stateful import case_of
 
 VLANS, PLACES = st.integers(0, 1), st.integers(0, 3)
-MACS = st.integers(1, 12).map(lambda number: b"\x02\x77" + number.to_bytes(4, "big"))
+MACS = st.integers(1, 4).map(lambda number: b"\x02\x77" + number.to_bytes(4, "big"))
 EDGES = (STEP, FRESH, LIFE)
 PAUSES = st.one_of(
     st.just(0),
