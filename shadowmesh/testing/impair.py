@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -27,8 +28,7 @@ class Impairment:
     :param delay: seconds.
     :param jitter: seconds at most that a packet is late besides; more than its spacing reorders.
     :param loss: share of the packets that is lost.
-    :param burst: packets that a loss takes in a row, on average; 1 or less: each is lost by itself.  The
-        share can't be larger than `burst` / (`burst` + 1) then.
+    :param burst: seconds that a period of loss lasts on average; 0: each packet is lost by itself.
     :param duplicate: probability that a packet arrives twice.
     :param reorder: probability that a packet is held back for `hold` seconds, so that others overtake it.
     :param corrupt: probability that a packet arrives with one bit changed.
@@ -72,6 +72,7 @@ class Stage:
         self.drops = drops
         self._random = random
         self._bad = False
+        self._looked_at = 0.0
         self._busy_until = 0.0
 
     def change(self, **changes: Any) -> None:
@@ -93,7 +94,7 @@ class Stage:
                 reason = "queue"
             else:
                 self._busy_until = now + waits
-        if not reason and sum(self._loses() for _ in range(max(fragments, 1))):
+        if not reason and sum(self._loses(now) for _ in range(max(fragments, 1))):
             reason = "loss"
         if reason:
             self.drops[reason] += 1
@@ -111,20 +112,20 @@ class Stage:
     def _happens(self, probability: float) -> bool:
         return probability > 0.0 and self._random.random() < probability
 
-    def _loses(self) -> bool:
-        """Gilbert's model of bursts: in the bad state everything is lost.
+    def _loses(self, now: float) -> bool:
+        """By itself, or in periods: the two-state Markov chain in continuous time, all lost in the bad state.
 
-        Leaving it with 1 / `burst` and entering it so that `loss` is the share of packets in it.
+        It is in the bad state for `burst` on average, and for a share of `loss` of the time.
         Source: E. N. Gilbert, Capacity of a burst-noise channel, Bell System Technical Journal 39 (1960).
         """
         wanted = self.impairment
-        if wanted.burst <= 1.0:
-            return self._happens(wanted.loss)
-        if self._bad:
-            self._bad = not self._happens(1.0 / wanted.burst)
-        else:
-            self._bad = self._happens(wanted.loss / (wanted.burst * (1.0 - wanted.loss)))
-        return self._bad
+        if wanted.burst and 0.0 < wanted.loss < 1.0:
+            # How much the state at the packet before still tells.
+            memory = math.exp((self._looked_at - now) / (wanted.burst * (1.0 - wanted.loss)))
+            self._bad = self._happens(wanted.loss + memory * (self._bad - wanted.loss))
+            self._looked_at = now
+            return self._bad
+        return self._happens(wanted.loss)
 
     def _fate(self, waits: float) -> Fate:
         wanted = self.impairment

@@ -6,13 +6,17 @@ Runs over any addresses of lab hosts, overlay or underlay; knows nothing of Shad
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import secrets
+import select
 import socket
 import struct
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shadowmesh.testing.process import LabError, wait_until
+from shadowmesh.testing.process import LabError, LabTimeout, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +31,7 @@ IPERF_BETWEEN = ("Connection refused", "server is busy")
 
 MARKER_PORT = 7007
 MARKER_TIMEOUT = 10.0
+PIECE = 65_536
 MARKER_REPEATS = 64
 """The TCP payload repeats its marker, so that at least one copy is never split over two packets."""
 
@@ -144,6 +149,75 @@ def send_tcp(source: Host, target: Host, address: str, payload: bytes) -> None:
             far.sendall(echo)
             if _receive(near.recv, len(payload)) != payload:
                 raise LabError(f"TCP from {source.name} to {target.name}: the payload came back changed")
+
+
+def transfer_tcp(source: Host, target: Host, address: str, size: int, timeout: float) -> float:
+    """`size` random bytes over one TCP connection to `address` of `target`, and other ones back meanwhile.
+
+    Returns the seconds that it took.  `LabError` if the SHA-256 of what arrived is another than that of what
+    was sent, `LabTimeout` after `timeout` s.
+    """
+    family = _family(address)
+    begun = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        near, listener = (
+            stack.enter_context(host.socket(family, socket.SOCK_STREAM)) for host in (source, target)
+        )
+        listener.bind((address, 0))
+        listener.listen(1)
+        for side in (near, listener):
+            side.settimeout(timeout)
+        try:
+            near.connect(listener.getsockname())
+            far = stack.enter_context(listener.accept()[0])
+        except OSError as error:
+            raise LabTimeout(f"TCP from {source.name} to {address} of {target.name}: {error}") from None
+        ends = [_End(near, size), _End(far, size)]
+        while not all(end.done for end in ends):
+            if time.monotonic() - begun > timeout:
+                raise LabTimeout(f"TCP from {source.name} to {target.name}, after {timeout:g} s: {ends}")
+            _pump(ends)
+        taken = time.monotonic() - begun
+        if any(one.sent_hash != other.got.digest() for one, other in (ends, reversed(ends))):
+            raise LabError(f"TCP between {source.name} and {target.name}: what arrived is not what was sent")
+    return taken
+
+
+class _End:
+    """One end of a transfer: sends `size` random bytes, and hashes as many that come."""
+
+    def __init__(self, link: socket.socket, size: int) -> None:
+        self.link = link
+        link.setblocking(False)
+        data = secrets.token_bytes(size)
+        self.sent_hash = hashlib.sha256(data).digest()
+        self.left = memoryview(data)
+        self.got = hashlib.sha256()
+        self.missing = size
+
+    def __repr__(self) -> str:
+        return f"{len(self.left)} bytes not sent, {self.missing} not received"
+
+    @property
+    def done(self) -> bool:
+        return not self.left and not self.missing
+
+
+def _pump(ends: list[_End]) -> None:
+    """Move what can be moved now, or wait a little for that."""
+    by_link = {end.link.fileno(): end for end in ends}
+    sending = [number for number, end in by_link.items() if end.left]
+    readable, writable, _ = select.select(list(by_link), sending, [], 0.1)
+    for number in writable:
+        end = by_link[number]
+        end.left = end.left[end.link.send(end.left[:PIECE]) :]
+    for number in readable:
+        end = by_link[number]
+        piece = end.link.recv(PIECE)
+        if not piece:
+            raise LabError(f"TCP: the stream ended with {end}")
+        end.missing -= len(piece)
+        end.got.update(piece)
 
 
 def _receive(receive: Callable[[int], bytes], size: int) -> bytes:

@@ -32,14 +32,22 @@ def test_plain_link_delivers_once_at_once_and_unchanged() -> None:
     assert stage().judge(1500, 0.0) == [(0.0, None)]
 
 
-@pytest.mark.parametrize("burst", [0.0, 5.0])
-def test_loss_is_the_share_that_was_asked_for(burst: float) -> None:
+@pytest.mark.parametrize(("burst", "run"), [(0.0, 1 / 0.9), (5.0, 5.5)])
+def test_loss_is_the_share_that_was_asked_for(burst: float, run: float) -> None:
+    """One packet a second: a period that a packet has met goes on for `burst`, half a second of it before."""
     judge = stage(loss=0.1, burst=burst)
     found = lost(judge)
     assert sum(found) == pytest.approx(0.1 * COUNT, rel=0.15)
     assert judge.drops == {"loss": sum(found)}
-    runs = [len(run) for run in "".join("x" if one else " " for one in found).split()]
-    assert sum(runs) / len(runs) == pytest.approx(burst or 1 / 0.9, rel=0.15)
+    runs = [len(one) for one in "".join("x" if one else " " for one in found).split()]
+    assert sum(runs) / len(runs) == pytest.approx(run, rel=0.15)
+
+
+def test_periods_of_loss_last_as_long_however_many_packets_they_meet() -> None:
+    judge = stage(loss=0.2, burst=0.1)
+    found = [not judge.judge(100, number / 1000) for number in range(COUNT)]
+    runs = [len(one) / 1000 for one in "".join("x" if one else " " for one in found).split()]
+    assert sum(runs) / len(runs) == pytest.approx(0.1, rel=0.3)
 
 
 def test_delay_jitter_and_reordering() -> None:
