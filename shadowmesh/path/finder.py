@@ -122,7 +122,7 @@ class Finder:
         if not self.rounds.volley(now):
             return False
         for path in list(self.found.values()):
-            if path.state in (PathState.TRYING, PathState.FAILED):
+            if path.state in (PathState.TRYING, PathState.FAILED) and not path.unproved_stranger:
                 path.state = PathState.TRYING
                 self.request(path.way, now)
         if MOVING_NAT in self.peer_nat and MOVING_NAT not in self.own_nat and self.rounds.guessing:

@@ -165,6 +165,19 @@ class Path:
         """Whether the last probe was answered, as far as we know."""
         return self.usable and not self._missed
 
+    @property
+    def unproved_stranger(self) -> bool:
+        """Whether only a source address names it, which anybody who copies packets can choose.
+
+        It is asked when something authentic comes from there, never by the clock: it gets no more than that.
+        """
+        return self.kind is CandidateKind.PEER and self.observed is None
+
+    def works(self, now: float) -> bool:
+        """Whether it is not known to be silent: a probe that is still on its way says nothing."""
+        waited = 0.0 if self.silent_since is None else now - self.silent_since
+        return self.usable and (not self._missed or waited < self.patience)
+
     def fresh(self, now: float) -> bool:
         """Whether it showed life lately."""
         return self.relayed or now - self.heard_at < FRESH_FOR

@@ -258,8 +258,8 @@ def test_mtu_that_shrinks_under_traffic(pair: PathPair) -> None:
 
 
 def test_spoofed_copy_of_a_request_gains_nothing() -> None:
-    """Somebody on the path sends our REQUEST on from a victim's address: a single small RESPONSE, small
-    probes at the candidates' rate, and no path."""
+    """Somebody on the path sends our REQUESTs on from a victim's address: five small answers and challenges a
+    second, less than came from there, nothing when no more comes, and no path."""
     pair = PathPair()
     pair.start(candidates=False)
     victim = Way(Address("203.0.113.66", 53))
@@ -267,13 +267,28 @@ def test_spoofed_copy_of_a_request_gains_nothing() -> None:
     for number in range(50):
         pair.inject(b, encode_path_request(number.to_bytes(8, "big")), victim)
         pair.run(0.02)
-    pair.run(30)
+    last = pair.now
+    for _ in range(30):
+        pair.stream(a, 1)
     to_victim = [(at, size) for at, _, way, size in pair.wire if way == victim]
     assert max(size for _, size in to_victim) <= 64
-    received = 50 * 64
-    assert sum(size for _, size in to_victim) <= received + 5 * 64 * 31
+    assert 64 <= sum(size for _, size in to_victim) <= 50 * 64
+    assert to_victim[-1][0] <= last
     assert b.kind == "relay"
     assert a.errors == []
+
+
+def test_one_frame_from_a_spoofed_address_brings_it_one_challenge() -> None:
+    """No direct path works, so rounds go on as long as frames flow: a mere source address is not in them."""
+    pair = PathPair()
+    pair.start(candidates=False)
+    b = pair.ends[1]
+    victim = Way(Address("203.0.113.66", 53))
+    b.paths.handle_source(victim, pair.now)
+    for _ in range(60):
+        pair.stream(pair.ends[0], 1, gap=0.1)
+    assert [size for _, _, way, size in pair.wire if way == victim] == [64]
+    assert b.kind == "relay"
 
 
 def test_wrong_echo_is_refused(pair: PathPair) -> None:
