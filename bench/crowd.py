@@ -105,7 +105,7 @@ class Station:
         """Connect, and stay connected for ever."""
         self.began_at = now
         config = RelayPeer(self._crowd.relay.host, self._crowd.relay.port, self._crowd.relay_id)
-        self.relay = RelayClient(0, config, self._shared, _ignore, _ignore, self._lost, _ignore, now)
+        self.relay = RelayClient(0, config, self._shared, _ignore, _ignore, self._lost, _ignore, _ignore, now)
 
     @property
     def deadline(self) -> float | None:

@@ -1,7 +1,8 @@
 """The handshakes under way with one peer: the one that we dialled, and those that the peer did.
 
-If both sides dial, the connection of the smaller NodeID survives.  What becomes of a handshake is for the
-owner of the peer, who gets the events of every link from the first to the last.
+If both sides dial, the connection of the smaller NodeID survives.  Each handshake stays in the channel in
+which it began, so a relay that offers another channel meanwhile takes nothing of it.  What becomes of a
+handshake is for the owner of the peer, who gets the events of every link from the first to the last.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from shadowmesh.core.relays import RelayClient
+from shadowmesh.core.rendezvous import Channel, Rendezvous
 from shadowmesh.core.session import Session
 from shadowmesh.core.setup import SetUp
 from shadowmesh.core.shared import Shared
 from shadowmesh.errors import BadPacket
-from shadowmesh.session.link import CloseCode, Link, LinkEvent, accept
+from shadowmesh.session.link import CloseCode, Ended, Link, LinkEvent, accept
 from shadowmesh.session.links import Driver
 from shadowmesh.session.machine import Refused
 from shadowmesh.units import NodeId
@@ -22,7 +25,10 @@ from shadowmesh.wire.headers import destination_id, is_initial
 from shadowmesh.wire.messages import Introduction
 
 MAX_HALF_OPEN = 4
-"""Handshakes that one peer may have under way with us."""
+"""Handshakes that one peer may have under way with us through one relay: who makes them up takes no other
+relay's places."""
+MAX_COLLISIONS = 2
+"""In a row that are believed: each side dials once, and the second time nobody does at the same moment."""
 REMEMBERED_INITIALS = 16
 """Latest Initials of a peer of which a late duplicate starts nothing."""
 
@@ -32,7 +38,8 @@ class Handshakes:
 
     :param node: the pinned NodeID of the peer.
     :param caller: whether our NodeID is the smaller one.
-    :param transmit: sends a datagram of a link to the peer.
+    :param rendezvous: has the channel in which to dial.
+    :param transmit: sends a datagram of a link to the peer, through the channel in which that began.
     :param handle_link: takes the events of the links, those after the handshake too.
     :param setup: what traces tell of the peer.
     """
@@ -42,7 +49,8 @@ class Handshakes:
         node: NodeId,
         caller: bool,
         shared: Shared,
-        transmit: Callable[[Link, bytes], None],
+        rendezvous: Rendezvous,
+        transmit: Callable[[Link, Channel | None, bytes], None],
         handle_link: Callable[[Driver, LinkEvent, float], None],
         setup: SetUp,
     ) -> None:
@@ -51,11 +59,16 @@ class Handshakes:
         self._node = node
         self._caller = caller
         self._shared = shared
+        self._rendezvous = rendezvous
         self._transmit = transmit
         self._handle_link = handle_link
         self._setup = setup
         self._initiated: Driver | None = None
         self._accepted: list[Driver] = []
+        self._channels: dict[Driver, Channel | None] = {}
+        """Where each link began, until it ends."""
+        self._collisions = 0
+        """In a row, without a session."""
         self._first_ids: deque[bytes] = deque(maxlen=REMEMBERED_INITIALS)
 
     # Getters.
@@ -70,13 +83,22 @@ class Handshakes:
         """Whether any handshake is."""
         return self.dialling or bool(self._accepted)
 
+    def under_way_at(self, relay: RelayClient) -> bool:
+        """Whether any is through this relay, or one that we began through another."""
+        return self.dialling or any(self._relay_of(driver) is relay for driver in self._accepted)
+
+    def channel_of(self, driver: Driver) -> Channel | None:
+        """Where this link began; None once it has ended."""
+        return self._channels.get(driver)
+
     # What the peer sends, and what becomes of it.
 
-    def handle_initial_untrusted(self, datagram: bytes, now: float) -> None:
+    def handle_initial_untrusted(self, datagram: bytes, channel: Channel | None, now: float) -> None:
         """A datagram of no known connection that came from the peer's place. Raises BadPacket."""
         if not is_initial(datagram):
             raise BadPacket("unknown_connection")
-        if len(self._accepted) >= MAX_HALF_OPEN:
+        relay = channel.relay if channel is not None else None
+        if sum(self._relay_of(driver) is relay for driver in self._accepted) >= MAX_HALF_OPEN:
             raise BadPacket("too_many_handshakes")
         first_id = destination_id(datagram)
         if first_id in self._first_ids:
@@ -84,10 +106,11 @@ class Handshakes:
         self._first_ids.append(first_id)
         opening = self._shared.new_opening()
         link = accept(self._shared.identity, self._node, opening, now, first_id, admit=self._admit)
-        transmit = partial(self._transmit, link)
+        transmit = partial(self._transmit, link, channel)
         stage = self._setup.part("session.handshake", now, role="responder")
         driver = self._shared.links.add(link, transmit, self._handle_link, now, first_id, stage)
         self._accepted.append(driver)
+        self._channels[driver] = channel
         self._shared.links.handle_datagram(driver, datagram, now)
 
     def must_wait(self, session: Session, replaces: bool) -> bool:
@@ -105,12 +128,14 @@ class Handshakes:
 
     def handle_confirmed(self, driver: Driver) -> Session | None:
         """The responder has its keys too; returns the session that waited for it, if one did."""
+        self._collisions = 0
         if driver is self._initiated:
             self._initiated = None
         return self._take_unconfirmed(driver)
 
     def handle_ended(self, driver: Driver) -> tuple[bool, Session | None]:
         """This link is over: whether it was the one that we dialled, and its unconfirmed session."""
+        self._channels.pop(driver, None)
         if driver in self._accepted:
             self._accepted.remove(driver)
         dialled = driver is self._initiated
@@ -118,24 +143,39 @@ class Handshakes:
             self._initiated = None
         return dialled, self._take_unconfirmed(driver)
 
+    def in_vain(self, ended: Ended) -> bool:
+        """A handshake has ended without a session: whether the way that it took may be why.
+
+        A collision is nobody's fault; the third in a row may be a relay's invention.
+        """
+        collision = ended.code == CloseCode.COLLISION
+        self._collisions = self._collisions + 1 if collision else 0
+        return not collision or (ended.by_peer and self._collisions > MAX_COLLISIONS)
+
     # Commands.
 
     def dial(self, now: float) -> None:
         """Begin a handshake; only while not `dialling`."""
+        channel = self._rendezvous.channel
         opening, admit = self._shared.new_opening(), self._shared.members.admit
         link = Link.initiate(self._shared.identity, self._node, opening, now, admit=admit)
-        transmit = partial(self._transmit, link)
+        transmit = partial(self._transmit, link, channel)
         stage = self._setup.part("session.handshake", now, role="initiator")
-        self._initiated = self._shared.links.add(link, transmit, self._handle_link, now, stage=stage)
+        self._initiated = driver = self._shared.links.add(link, transmit, self._handle_link, now, stage=stage)
+        self._channels[driver] = channel
 
-    def end_all(self, code: CloseCode, reason: str, now: float) -> None:
-        """Close everything that is under way."""
+    def end_all(self, code: CloseCode, reason: str, now: float, at: RelayClient | None = None) -> None:
+        """Close everything that is under way; `at`: only what is through this relay."""
         for driver in [*self._accepted, self._initiated]:
-            if driver is not None:
+            if driver is not None and (at is None or self._relay_of(driver) is at):
                 driver.link.close(code, reason)
                 self._shared.links.pump(driver, now)
 
     # Inside.
+
+    def _relay_of(self, driver: Driver) -> RelayClient | None:
+        channel = self._channels.get(driver)
+        return channel.relay if channel is not None else None
 
     def _admit(self, node: NodeId, shown: Introduction) -> None:
         """Members only; and if both sides dialled, the connection of the smaller NodeID survives."""

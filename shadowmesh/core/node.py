@@ -21,7 +21,7 @@ from shadowmesh.core.news import News
 from shadowmesh.core.owners import Owners
 from shadowmesh.core.peers import PeerClient
 from shadowmesh.core.relays import RelayClient, RelayState
-from shadowmesh.core.shared import LEG, CoreEvent, MembersChanged, ProbeAnswered, Shared, Tables
+from shadowmesh.core.shared import LEG, CoreEvent, Fatal, MembersChanged, ProbeAnswered, Shared, Tables
 from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.errors import BadPacket
 from shadowmesh.membership.clock import SteadyClock
@@ -131,7 +131,7 @@ class Core:
         self.joiner = Joiner(token, self._shared, clock) if token is not None and clock is not None else None
         self._by_handle: dict[int, PeerClient] = {}
         self._add_listed(config.peers, now)
-        handlers = (self._relay_up, self._relay_message, self._relay_down, self._relay_moved)
+        handlers = (self._relay_up, self._relay_message, self._relay_down, self._relay_moved, self._duplicate)
         for index, relay in enumerate(config.relays):
             self.relays.append(RelayClient(index, relay, self._shared, *handlers, now))
         self.local: tuple[Address, ...] = ()  # where this machine is reached, as far as it knows itself
@@ -359,8 +359,9 @@ class Core:
             self.guests.handle_initial_untrusted(guest, data, now)
             return
         for peer in self.peers.values():
-            if peer.rendezvous.owns_channel(channel, source):
-                peer.handshakes.handle_initial_untrusted(data, now)
+            found = peer.rendezvous.find_channel(channel, source)
+            if found is not None:
+                peer.handshakes.handle_initial_untrusted(data, found, now)
                 return
         raise BadPacket("unknown_channel")
 
@@ -453,6 +454,13 @@ class Core:
     def _relay_moved(self, relay: RelayClient, now: float) -> None:
         for peer in self.peers.values():
             peer.handle_relay_moved(relay, now)
+
+    def _duplicate(self, relay: RelayClient, reason: str) -> None:
+        """One relay's word stops no node: if there are two machines, the other relays find that too."""
+        if all(one.duplicate for one in self.relays):
+            self._shared.events.append(Fatal(reason))
+        else:
+            self._tell(f"relay {relay.name}", "is left for an hour; if all relays say so, the node stops")
 
     def _relay_message(self, relay: RelayClient, message: Message, now: float) -> None:
         if isinstance(message, Opened):

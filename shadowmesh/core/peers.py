@@ -84,7 +84,7 @@ class PeerClient:
         self.rendezvous = Rendezvous(member.node_id, self._caller, self, shared, setup)
         self.routing = Routing(self, member, mode, network, shared, setup, now)
         self.handshakes = Handshakes(
-            member.node_id, self._caller, shared, self._transmit, self._handle_link, setup
+            member.node_id, self._caller, shared, self.rendezvous, self._transmit, self._handle_link, setup
         )
         self.refusals = Refusals()
         self._retired: list[tuple[float, Session]] = []
@@ -146,7 +146,7 @@ class PeerClient:
         ):
             self.tell(f"unreachable: {why}" if channel is None else "reachable again")
         if channel is None:
-            self.handle_restart(now)
+            self.handshakes.end_all(CloseCode.COLLISION, "the way to the peer changed", now)
         elif self.session is None:
             self._setup.begin("call", now)
         self.routing.handle_channel(now)
@@ -160,8 +160,12 @@ class PeerClient:
             self._note_path(now)
             self._update_deadline()
 
-    def handle_restart(self, now: float) -> None:
-        self.handshakes.end_all(CloseCode.COLLISION, "the way to the peer changed", now)
+    def handle_restart(self, relay: RelayClient, now: float) -> None:
+        self.handshakes.end_all(CloseCode.COLLISION, "the way to the peer changed", now, at=relay)
+
+    @property
+    def met(self) -> bool:
+        return self.session is not None
 
     def handle_refusal(self, reason: str, now: float) -> None:
         self.last_error = reason
@@ -173,7 +177,7 @@ class PeerClient:
         relay = self.routing.paths.relay
         if self.session is None or relay is None:
             return False
-        works = relay.answers
+        works = relay.works(now)
         relay.hurry(now)
         self._update_deadline()
         return works
@@ -195,7 +199,7 @@ class PeerClient:
             return
         if self.channel is None:
             self.rendezvous.open(now)
-        elif not self._session_is_current() and not self.handshakes.under_way:
+        elif not self._session_is_current() and not self.handshakes.under_way_at(self.channel.relay):
             self.handshakes.dial(now)
         self._update_deadline()
 
@@ -441,6 +445,7 @@ class PeerClient:
         if session.standing is not None:
             self._shared.acquaintances.handle_session(self.member.node_id, session.shown, session.standing)
         self._setup.handle_keys(now)
+        self.rendezvous.handle_session(self.handshakes.channel_of(session.driver), now)
         self.routing.start(old is None or old.instance != session.instance, now)
         self._note_path(now)
         self._backoff.reset()
@@ -453,6 +458,7 @@ class PeerClient:
         self.tell("connected" if old is None else "session renewed")
 
     def _handle_ended(self, driver: Driver, ended: Ended, now: float) -> None:
+        channel = self.handshakes.channel_of(driver)
         failed, unconfirmed = self.handshakes.handle_ended(driver)
         orphaned = False
         if unconfirmed is not None:
@@ -470,6 +476,8 @@ class PeerClient:
             self.demand.sleep()
             self.rendezvous.hang_up(now)
             return
+        if self.session is None and not lost and self.handshakes.in_vain(ended):
+            self.rendezvous.handle_failure(channel, now)
         if ended.code in (CloseCode.COLLISION, CloseCode.REPLACED) and not orphaned:
             if self.session is None:
                 self.schedule(now + 2 * self.rendezvous.patience)
@@ -560,13 +568,15 @@ class PeerClient:
             self._send_held(now)
         self.rendezvous.handle_path(self.routing.paths.relay if self.session is not None else None, now)
 
-    def _transmit(self, link: Link, datagram: bytes) -> None:
-        """Send a datagram of a link: the way that frames go, but a handshake through the channel.
+    def _transmit(self, link: Link, channel: Channel | None, datagram: bytes) -> None:
+        """Send a datagram of a link: the way that frames go, but a handshake where it began.
 
         Whoever restarted knows nothing of our direct paths.
         """
         established = self.session is not None and self.session.driver.link is link
-        if established or self.channel is None:
+        if not established and channel is not None and self.rendezvous.holds(channel):
+            channel.relay.transmit_through(channel.send, datagram)
+        elif established or self.channel is None:
             self.routing.transmit(datagram)
         else:
             self.routing.transmit_relayed(datagram)

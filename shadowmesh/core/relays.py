@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from shadowmesh.config import RelayPeer
 from shadowmesh.core.leg import Leg
 from shadowmesh.core.legtrace import LegTrace
-from shadowmesh.core.shared import LEG, Fatal, ResolveRelay, Shared
+from shadowmesh.core.shared import LEG, ResolveRelay, Shared
 from shadowmesh.crypto.keys import resumption_secret, wipe
 from shadowmesh.errors import BadPacket
 from shadowmesh.membership.clock import Reading
@@ -41,6 +41,8 @@ SILENCE_TIMEOUT = 3.0
 """Seconds after which a try that nothing answered is given up; QUIC's own retransmissions grow too rare."""
 LEAVE_DELAY = 30.0
 """Seconds before a relay that had us leave is tried again: one that comes back takes that long to restart."""
+DUPLICATE_DELAY = 3600.0
+"""Seconds before a relay is asked again that found two holders of our identity, while others found none."""
 REFUSED_DELAY = 5.0
 """Seconds at least before a relay that refused us is asked again."""
 HOPE = 0.5
@@ -61,10 +63,14 @@ class RelayState(enum.Enum):
 class RelayClient:
     """One relay of the configuration.
 
+    `handle` is that of its session in the data plane; `duplicate` says whether its last word was that two
+    machines hold our identity.
+
     :param handle_up: called when messages can be sent to the relay.
     :param handle_message: called with each rendezvous message.
     :param handle_down: called when they no longer can.
     :param handle_moved: called when datagrams for the relay go elsewhere than before.
+    :param handle_duplicate: called when the relay says that two machines hold our identity, with its reason.
     """
 
     def __init__(
@@ -76,8 +82,10 @@ class RelayClient:
         handle_message: Callable[[RelayClient, Message, float], None],
         handle_down: Callable[[RelayClient, float], None],
         handle_moved: Callable[[RelayClient, float], None],
+        handle_duplicate: Callable[[RelayClient, str], None],
         now: float,
     ) -> None:
+        self.handle, self.duplicate = 0, False
         self.index = index
         self.config = config
         self.state = RelayState.WAITING
@@ -87,7 +95,6 @@ class RelayClient:
         """What the relay said that the time is, when it last did."""
         self.dated = False
         """Whether it refused us because of a date in our certificate."""
-        self.handle = 0
         self.leaving = False
         """It is about to go: peers are met elsewhere, and the session ends when none needs it any more."""
         self.load = 0
@@ -97,6 +104,7 @@ class RelayClient:
         self._handle_message = handle_message
         self._handle_down = handle_down
         self._handle_moved = handle_moved
+        self._handle_duplicate = handle_duplicate
         self._backoff = Backoff(shared.random)
         self._tries = 0
         self._act_at: float | None = now
@@ -419,7 +427,7 @@ class RelayClient:
             if isinstance(event.established.clock_ms, int):
                 told = event.established.clock_ms / 1000
                 self.reading = Reading.between(told, self._asked_at, now)
-            self.dated = False
+            self.dated = self.duplicate = False
             self.state = RelayState.CONNECTED
             self._act_at = None
             self.leg.handle_connected(now)
@@ -472,12 +480,14 @@ class RelayClient:
             observe_lane.wipe()
             self._shared.tables.retire_receive(self.handle)
         if ended.by_peer and ended.code == CloseCode.DUPLICATE:
-            self._shared.events.append(Fatal(ended.reason))
+            self.duplicate = True
+            self._handle_duplicate(self, ended.reason)
         self._trace.end(now, name_of(ended.code), ended.reason)
         says = f"the relay says: {ended.reason}" if ended.by_peer and ended.reason else ended.reason
         refused = ended.by_peer and ended.code == CloseCode.REFUSED
         left, self.leaving = self.leaving, False
         at_least = LEAVE_DELAY if left else REFUSED_DELAY if refused else 0.0
+        at_least = DUPLICATE_DELAY if self.duplicate else at_least
         self._fail(says or "the connection was lost", now, at_least)
         if was_usable:
             self._handle_down(self, now)

@@ -6,13 +6,15 @@ the smaller NodeID calls, and later the other.  Dialling, sessions and paths are
 
 A channel is left for one at another relay when its relay is going down, when its path falls silent, or when
 another relay is better.  While the old one works, the new one is on trial: it is taken when the peer has
-answered a sealed probe that went through it, so no relay gets traffic by its own word only.
+answered a sealed probe that went through it, so no relay gets traffic by its own word only.  Before there is
+a session nothing can be proved: then channels at several relays stand side by side, one at each, and that in
+which a handshake succeeds is the one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -73,8 +75,12 @@ class Owner(Protocol):
     def handle_channel(self, old: Channel | None, why: str, now: float) -> None:
         """`channel` is another one now, or None for the reason `why`; it was `old`."""
 
-    def handle_restart(self, now: float) -> None:
-        """The process at the other end is a new one, or its way to us is."""
+    def handle_restart(self, relay: RelayClient, now: float) -> None:
+        """The process at the other end is a new one, or its way to us is, says this relay."""
+
+    @property
+    def met(self) -> bool:
+        """Whether there is a session."""
 
     def handle_refusal(self, reason: str, now: float) -> None:
         """An opening was refused; try again when it seems right."""
@@ -120,6 +126,8 @@ class Rendezvous:
         self._trial: _Trial | None = None
         self._left: tuple[Channel, float] | None = None
         """The channel before this one, and until when what is on its way there is taken."""
+        self._spare: dict[RelayClient, Channel] = {}
+        """Channels at other relays, while there is no session."""
         self._silent_since: float | None = None
         self._next_move = -math.inf
 
@@ -135,17 +143,14 @@ class Rendezvous:
         """The processes as which relays have seen the peer."""
         return self._instances.values()
 
-    def owns_channel(self, receive: bytes, source: Address) -> bool:
-        """Whether datagrams of this channel id, sent by the relay at `source`, come from this peer."""
-        return any(
-            way is not None and way.receive == receive and way.relay.leg.knows(source)
-            for way in (
-                self.channel,
-                self._opening,
-                self._trial.channel if self._trial else None,
-                self._left[0] if self._left else None,
-            )
-        )
+    def find_channel(self, receive: bytes, source: Address) -> Channel | None:
+        """The channel whose datagrams have this id, if the relay at `source` is that of the channel."""
+        known = (one for one in self._held() if one.receive == receive and one.relay.leg.knows(source))
+        return next(known, None)
+
+    def holds(self, channel: Channel) -> bool:
+        """Whether something can be sent through this channel."""
+        return bool(channel.send) and any(one is channel for one in self._held())
 
     @property
     def deadline(self) -> float | None:
@@ -169,7 +174,7 @@ class Rendezvous:
         """The peer is at this relay, as this instance."""
         elsewhere = self.channel is not None and self.channel.relay is not relay
         if instance not in self._instances.values() and not elsewhere:
-            self._owner.handle_restart(now)
+            self._owner.handle_restart(relay, now)
         self._instances[relay] = instance
         if self._opening is None:
             self._owner.schedule(now + self.patience)
@@ -183,6 +188,7 @@ class Rendezvous:
             self._drop_trial(now)
         if self._opening is not None and self._opening.relay is relay:
             self._drop_opening("absent", now)
+        self._drop_spare(relay, now)
         if self.channel is not None and self.channel.relay is relay:
             self._lose_channel(f"relay {relay.name} lost it, or is lost itself", bool(self._instances), now)
 
@@ -194,6 +200,7 @@ class Rendezvous:
         self._instances.pop(relay, None)
         if self._opening is not None and self._opening.relay is relay:
             self._drop_opening("leaving", now)
+        self._drop_spare(relay, now)
         if self.channel is None or self.channel.relay is not relay:
             return False
         if not self._instances or not self._caller or self._opening is not None:
@@ -221,6 +228,10 @@ class Rendezvous:
 
     def _take(self, channel: Channel, now: float, longest: float = math.inf) -> None:
         """Use a channel that stands: at once, or after a trial if the present one works."""
+        if self._waits_beside(channel.relay):
+            self._drop_spare(channel.relay, now)
+            self._spare[channel.relay] = channel
+            return
         if not self._works_without(channel.relay, now):
             if self.channel is not None and self._silent_since is not None:
                 self._blame.add(self.channel.relay, now)  # the peer is there, as it took the call
@@ -229,6 +240,12 @@ class Rendezvous:
         self._drop_trial(now)
         self._trial = _Trial(channel, longest, now + TRIAL, now)
         self._probe(self._trial, now)
+
+    def _waits_beside(self, relay: RelayClient) -> bool:
+        """While nobody has proved anything, no relay takes the place of another by its own word."""
+        if self.channel is None or self.channel.relay is relay or self.channel.relay.leaving:
+            return False
+        return not self._owner.met
 
     def _works_without(self, relay: RelayClient, now: float) -> bool:
         """A relay must not take a peer away from another relay whose path works."""
@@ -263,6 +280,9 @@ class Rendezvous:
             self._drop_trial(now)
         if self._left is not None and self._is(self._left[0], relay, send):
             self._drop_left(now)
+        spare = self._spare.get(relay)
+        if spare is not None and self._is(spare, relay, send):
+            self._drop_spare(relay, now)
         if self.channel is not None and self._is(self.channel, relay, send):
             self._lose_channel(f"its channel through relay {relay.name} is closed", True, now)
 
@@ -309,6 +329,29 @@ class Rendezvous:
                 self._blame.add(trial.channel.relay, now)
                 self._drop_trial(now)
 
+    def handle_session(self, channel: Channel | None, now: float) -> None:
+        """A handshake succeeded in this channel: it carries, and what waited beside it is not needed."""
+        if channel is not None and self._spare.get(channel.relay) is channel:
+            del self._spare[channel.relay]
+            self._set_channel(channel, now)
+        for relay in list(self._spare):
+            self._drop_spare(relay, now)
+
+    def handle_failure(self, channel: Channel | None, now: float) -> None:
+        """A handshake in this channel came to nothing, and there is no session: try another relay, if any.
+
+        The relay may be why: it can lose what it should forward, or answer in the peer's place.
+        """
+        if channel is None or self._instances.keys() <= {channel.relay}:
+            return
+        if self._spare.get(channel.relay) is channel:
+            self._blame.add(channel.relay, now)
+            self._drop_spare(channel.relay, now)
+        elif self.channel is channel:
+            self._blame.add(channel.relay, now)
+            spare = self._take_spare(now)
+            self._set_channel(spare, now, f"no handshake succeeds through relay {channel.relay.name}")
+
     # Commands.
 
     def open(self, now: float) -> None:
@@ -338,6 +381,8 @@ class Rendezvous:
         self._drop_opening("idle", now)
         self._drop_trial(now)
         self._drop_left(now)
+        for relay in list(self._spare):
+            self._drop_spare(relay, now)
         if self.channel is not None:
             self._set_channel(None, now, "it is not needed")
 
@@ -356,6 +401,18 @@ class Rendezvous:
             self.channel.relay.transmit_through(self.channel.send, datagram)
 
     # Inside.
+
+    def _held(self) -> Iterator[Channel]:
+        """All channels of this peer."""
+        trial, left = self._trial, self._left
+        ways = (self.channel, self._opening, trial.channel if trial else None, left[0] if left else None)
+        yield from (way for way in ways if way is not None)
+        yield from self._spare.values()
+
+    def _take_spare(self, now: float) -> Channel | None:
+        """The best of the channels that wait, which waits no more."""
+        relay = min(self._spare, key=lambda one: (self._blame.lasts(one, now), one.cost), default=None)
+        return self._spare.pop(relay) if relay is not None else None
 
     def _nearest(self, now: float, other_than: RelayClient | None = None) -> RelayClient | None:
         """The best relay where the peer is; one that disappointed comes last."""
@@ -389,8 +446,9 @@ class Rendezvous:
             (before, _), self._left = self._left, None
             self._set_channel(before, now)
             return
-        self._set_channel(None, now, why)
-        if again:  # nobody comes, so nobody is waited for
+        spare = self._take_spare(now)
+        self._set_channel(spare, now, why)
+        if again and spare is None:  # nobody comes, so nobody is waited for
             self._owner.schedule(now if self._caller else now + self.patience)
 
     def _open(
@@ -419,6 +477,11 @@ class Rendezvous:
         if self._left is not None:
             self._close(self._left[0], now)
             self._left = None
+
+    def _drop_spare(self, relay: RelayClient, now: float) -> None:
+        spare = self._spare.pop(relay, None)
+        if spare is not None:
+            self._close(spare, now)
 
     def _close(self, channel: Channel, now: float) -> None:
         self._shared.tables.remove(channel.receive)

@@ -32,6 +32,12 @@ VIEW_DELAY = 1.0
 VIEW_GAP = 5.0
 """Seconds at least between two of them: a flapping path must not cost the control plane more."""
 
+ANNOUNCE_GAP = 1.0
+"""Seconds between CANDIDATES in the long run: a relay that sees us elsewhere every time must not have us tell
+all peers of it as fast as it talks. A peer begins no round sooner either."""
+ANNOUNCE_AT_ONCE = 5
+"""CANDIDATES that need not wait: what is learned in the first second, each piece at once."""
+
 Mode = Literal["auto", "static", "never"]
 
 
@@ -85,6 +91,10 @@ class Routing:
         self._sent_sequence = 0
         self._announced = -1
         """Version of our candidates that the peer was told."""
+        self._announces = False
+        """CANDIDATES is to be sent."""
+        self._announce_due = now
+        """When the next would be due if they were all `ANNOUNCE_GAP` apart."""
         self._installed: Route | None = None
         self._renewed_at = now
         self._view_sent: PathView | None = None
@@ -104,6 +114,7 @@ class Routing:
     def deadline(self) -> float | None:
         """When `handle_timer` wants to be called."""
         times = [self.paths.deadline, self._view_at]
+        times.append(self._announce_at if self._announces and self._hears else None)
         return min((time for time in times if time is not None), default=None)
 
     # Commands.
@@ -256,6 +267,8 @@ class Routing:
         for change in self.paths.poll_changes():
             self._owner.tell(change)
         if self.paths.poll_announcement() or self._announced != self._network.version:
+            self._announces = True
+        if self._announces and now >= self._announce_at:
             self._announce(now)
         self._install(now)
         self._plan_view(now)
@@ -314,12 +327,24 @@ class Routing:
             session.driver.link.nudge()
             self._shared.links.pump(session.driver, now)
 
+    @property
+    def _hears(self) -> bool:
+        """Whether the peer is to be told our addresses, and can be."""
+        session = self._owner.session
+        return self._mode == "auto" and session is not None and session.driver.link.established
+
+    @property
+    def _announce_at(self) -> float:
+        return self._announce_due - (ANNOUNCE_AT_ONCE - 1) * ANNOUNCE_GAP
+
     def _announce(self, now: float) -> None:
         """Tell the peer where we might be reached, as soon as it can hear it."""
         session = self._owner.session
-        if self._mode != "auto" or session is None or not session.driver.link.established:
+        self._announces = False
+        if session is None or not self._hears:
             self._announced = self._network.version if self._mode != "auto" else -1
             return
+        self._announce_due = max(self._announce_due, now) + ANNOUNCE_GAP
         self._announced = self._network.version
         self._sent_sequence += 1
         session.driver.link.send(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from shadowmesh.core.relays import RelayClient
+from shadowmesh.core.rendezvous import Channel
 from shadowmesh.crypto.retry import Admit
 from shadowmesh.session.link import CloseCode
 from shadowmesh.session.links import Driver
@@ -105,8 +106,8 @@ def test_peer_that_withholds_the_last_message_of_a_renewal(pair: Mesh) -> None:
     alice, bob = pair.peer(0, 1), pair.peer(1, 0)
     original = bob.handshakes.handle_initial_untrusted
 
-    def hostile(datagram: bytes, now: float) -> None:
-        original(datagram, now)
+    def hostile(datagram: bytes, channel: Channel | None, now: float) -> None:
+        original(datagram, channel, now)
         driver = bob.handshakes._accepted[-1]
         send = driver.send
         driver.send = lambda data: None if driver.link.established else send(data)
