@@ -173,10 +173,11 @@ def source(
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
         link.connect((HOST, target))
-        _send(counts, link.fileno(), messages, at_once, worth, rate)
+        paced(counts, link.fileno(), messages, at_once, worth, rate)
 
 
-def _send(counts: Any, fd: int, messages: Messages, at_once: int, worth: int, rate: int) -> None:
+def paced(counts: Any, fd: int, messages: Messages, at_once: int, worth: int, rate: int) -> None:
+    """Send messages worth so many datagrams each, over and over; 0: as fast as it goes. Counts datagrams."""
     begin, position, sent = time.monotonic(), 0, 0
     total = len(messages.headers)
     while True:

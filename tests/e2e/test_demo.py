@@ -58,7 +58,7 @@ def test_demo_passes(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("name", ["throughput", "storm"])
+@pytest.mark.parametrize("name", ["throughput", "storm", "garbage"])
 def test_benchmark_runs(tmp_path: Path, name: str) -> None:
     output = run(tmp_path, str(ROOT / "bench" / f"{name}.py"), "--smoke", "--json", limit=60.0)
     document = json.loads(output[output.index("{") :])
