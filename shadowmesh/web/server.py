@@ -16,12 +16,14 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
+import h11
 import msgspec
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shadowmesh.errors import ShadowMeshError
 from shadowmesh.units import Address
@@ -31,6 +33,12 @@ log = logging.getLogger(__name__)
 
 MAX_BODY = 32_768
 """Bytes of a request body; the largest that makes sense has 17,500: a delegation in base64."""
+
+MAX_CONNECTIONS = 64
+"""At once at one socket; more are closed at once. A program that asks has one or two."""
+
+REQUEST_TIMEOUT = 10.0
+"""Seconds for a whole request, from the begin or the answer before; and for an answer to be read."""
 
 SHUTDOWN_TIMEOUT = 2
 """Seconds that running requests (a ping, the `down` itself) get to finish when the daemon stops."""
@@ -61,11 +69,11 @@ async def serve(listener: socket.socket, app: Starlette) -> AsyncIterator[None]:
     server = _Server(
         uvicorn.Config(
             app,
-            http="h11",
+            http=_Protocol,
             ws="none",
             lifespan="off",
             log_config=None,
-            log_level="warning",
+            log_level="error",  # what anybody sends wrong is answered, and fills no disk
             access_log=False,
             server_header=False,
             date_header=False,
@@ -108,6 +116,32 @@ def bind_socket(path: Path) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+class _Protocol(H11Protocol):
+    """uvicorn's, which would wait for ever for the rest of a request, and for who reads no answer."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._late = self.loop.call_later(REQUEST_TIMEOUT, self._look)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._late.cancel()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        self._late.cancel()
+        self._late = self.loop.call_later(REQUEST_TIMEOUT, self._look)
+        super().on_response_complete()
+
+    def _look(self) -> None:
+        """It is our turn, or it is late."""
+        if self.conn.their_state in (h11.IDLE, h11.SEND_BODY) or self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self._late = self.loop.call_later(REQUEST_TIMEOUT, self._look)
 
 
 class _Server(uvicorn.Server):

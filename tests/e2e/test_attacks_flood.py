@@ -145,6 +145,7 @@ def test_tokens_that_were_earned_begin_few_handshakes_and_hold_no_place(
     wait_until(lambda: status(relay)["totals"]["handshakes_under_way"] == 0, 20.0, "no place to be held")
     begun = status(relay)["totals"]["handshakes"]["failed"] - before["totals"]["handshakes"]["failed"]
     assert begun <= len(earned)
+    assert relay.output().count("its first packet does not open") == begun, "forgotten at once"
     assert resident(relay) - memory < GROWTH
     answers = sum(len(one.payload) for one in mallory.came_until_quiet())
     assert answers <= 3 * 2 * 1200 * len(earned)
