@@ -37,7 +37,10 @@ class CpuLoad:
         """Over the time since it was last computed, `WINDOW` at least."""
         now = time.monotonic()
         if now - self._read_at >= WINDOW:
-            used = self._read()
+            try:
+                used = self._read()
+            except OSError:
+                return self._load  # no descriptor is free: the next look covers this time too
             most = max((ticks - self._used.get(thread, 0) for thread, ticks in used.items()), default=0)
             self._load = min(100, round(100 * most / _TICKS / (now - self._read_at)))
             self._used, self._read_at = used, now
@@ -49,7 +52,7 @@ class CpuLoad:
         for thread in self._threads.iterdir():
             try:
                 fields = (thread / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
+            except (FileNotFoundError, ProcessLookupError):
                 continue  # it has ended
             used[thread.name] = int(fields[_UTIME]) + int(fields[_UTIME + 1])
         return used

@@ -24,6 +24,7 @@ from shadowmesh.command import CommandFailed, ExitCode
 from shadowmesh.crypto import identity as identities
 from shadowmesh.errors import ConfigError, DeviceError
 from shadowmesh.io import notify
+from shadowmesh.io.documents import remove_drafts
 from shadowmesh.io.logs import OWN, log_to
 from shadowmesh.io.shield import PAUSE, survives
 from shadowmesh.io.tracing import Tracing, trace_to
@@ -216,7 +217,7 @@ class Server:
         self._drive(0.0 if healthy else PAUSE)
 
     def _drive(self, at_least: float = 0.0) -> None:
-        self._flush()
+        survives(self._flush)
         if self._timer is not None:
             self._timer.cancel()
         delay = max(at_least, self._core.deadline - time.monotonic())
@@ -338,6 +339,7 @@ async def _serve(
         except OSError as error:
             where = config.relay.socket
             raise DeviceError(f"can't serve the local API on {where}: {error.strerror}") from error
+        remove_drafts(config.relay.state_dir)  # not before: another relay may run in this folder
         scraped = metrics_app(metrics, lambda: why_not_ready(core.draining))
         await stack.enter_async_context(serve_metrics(config.metrics, scraped))
         if config.cluster is not None and cluster is not None:

@@ -7,6 +7,7 @@ Both `shadowmesh-client` and `shadowmesh-relay` use it. It knows no verb, and im
 from __future__ import annotations
 
 import enum
+import errno
 import importlib
 import json
 import os
@@ -46,6 +47,12 @@ class ExitCode(enum.IntEnum):
     """`join`: the invitation is of no use, or nobody could be asked."""
     INTERRUPTED = 130
     """128 + SIGINT, as shells count."""
+
+
+_OF_THE_MACHINE = frozenset(
+    {errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EROFS}
+)
+"""What no program can help: disks that are full, broken or read-only, and other things that ran out."""
 
 
 class CommandFailed(ShadowMeshError):
@@ -114,6 +121,11 @@ def explain(error: Exception) -> tuple[ExitCode, str]:
     if isinstance(error, ShadowMeshError):
         refused = isinstance(error, ConfigError | IdentityError)
         return ExitCode.REFUSED if refused else ExitCode.FAILED, str(error)
+    if isinstance(error, MemoryError):
+        return ExitCode.FAILED, "there is no memory left on this machine, or for this process"
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        where = f"{error.filename}: " if error.filename else ""
+        return ExitCode.FAILED, f"{where}{error.strerror}"
     if os.environ.get(DEBUG_VARIABLE) == "1":
         traceback.print_exception(error)
     what = " ".join(f"{type(error).__name__}: {error}".split())

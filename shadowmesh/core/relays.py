@@ -13,6 +13,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from shadowmesh.config import RelayPeer
 from shadowmesh.core.leg import Leg
@@ -58,6 +59,14 @@ class RelayState(enum.Enum):
     RESOLVING = "resolving"
     CONNECTING = "connecting"
     CONNECTED = "connected"
+
+
+class _Lookup(NamedTuple):
+    """What the relay's name stands for, or stood for when that was last told."""
+
+    addresses: tuple[Address, ...] = ()
+    problem: str = ""
+    """Why it was not told again: where the relay was before is better than nothing then."""
 
 
 class RelayClient:
@@ -107,6 +116,7 @@ class RelayClient:
         self._handle_duplicate = handle_duplicate
         self._backoff = Backoff(shared.random)
         self._tries = 0
+        self._lookup = _Lookup()
         self._act_at: float | None = now
         self._trace = LegTrace(shared.stages, index, config)
         self._driver: Driver | None = None
@@ -194,7 +204,7 @@ class RelayClient:
                 self.leg.prepare(now)
                 self._shared.events.append(ResolveRelay(self.index, self.config.host, self.config.port))
             elif self.state is RelayState.RESOLVING:
-                self._fail_before("name resolution did not answer", now)
+                self.handle_resolved((), "name resolution did not answer", now)
             elif self.state is RelayState.CONNECTING:
                 self._give_up_silence(now)
         self._bind(now)
@@ -203,10 +213,11 @@ class RelayClient:
     def handle_resolved(self, addresses: Sequence[Address], problem: str, now: float) -> None:
         """The answer to ResolveRelay; empty `addresses` mean failure for the reason `problem`."""
         self._trace.handle_resolved(bool(addresses), problem, now)
+        self._lookup = _Lookup(tuple(addresses) or self._lookup.addresses, "" if addresses else problem)
         if self.state is not RelayState.RESOLVING:
             self.leg.handle_resolved(addresses, now)
-        elif addresses:
-            self.leg.connect(addresses[self._tries % len(addresses)], now)
+        elif known := self._lookup.addresses:
+            self.leg.connect(known[self._tries % len(known)], now)
             self._tries += 1
             self._begin(now)
         elif self.leg.hopeful:
@@ -358,7 +369,8 @@ class RelayClient:
         if self._driver is None:
             self._fail_before(f"its name can't be resolved{tcp}", now)
         elif not self._driver.link.heard:
-            self._driver.link.close(CloseCode.TIMEOUT, f"nothing answered{tcp}")
+            before = f" where it was last; {self._lookup.problem}" if self._lookup.problem else ""
+            self._driver.link.close(CloseCode.TIMEOUT, f"nothing answered{before}{tcp}")
             self._shared.links.pump(self._driver, now)
 
     def _fail_before(self, reason: str, now: float) -> None:

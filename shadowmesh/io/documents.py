@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import re
 import secrets
@@ -17,6 +18,8 @@ from shadowmesh.membership.revocation import RevocationList
 from shadowmesh.membership.signed import BASIS_TITLE, Kind, from_text, to_text
 
 _PUBLIC = "SHADOWMESH PUBLIC KEYS"
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{16}")
+"""As `replace_file` and all others call the file that takes another's place once it is whole."""
 MAX_FILE = 262_144
 """Bytes: a network and the largest revocation list, as text, take 90,000."""
 
@@ -124,6 +127,14 @@ def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what a crash left of files that were being replaced; nobody else may be writing there."""
+    for path in folder.iterdir():
+        if _DRAFT.fullmatch(path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _read(path: Path) -> str:

@@ -44,6 +44,8 @@ from shadowmesh.values import parse_host_port, parse_tcp
 log = logging.getLogger("shadowmesh")
 
 CLOCK_FILE = "clock"
+_END = 253_402_300_800
+"""10000-01-01, in seconds since 1970: no date of a certificate goes beyond."""
 _MENDED = frozenset(
     {
         "expired",
@@ -68,7 +70,7 @@ def open_guard(network_file: Path, state_dir: Path) -> Guard:
     short = node_id_text(network.id)[:10]
     known = state_dir / f"network-{short}.pem"
     path = state_dir / f"revocations-{short}.pem"
-    newest = load_network(known)[0] if known.exists() else network
+    newest = _kept_network(known) if known.exists() else network
     first, second = sorted((network, newest), key=lambda one: len(one.links))
     if second.id != first.id or second.links[: len(first.links)] != first.links:
         raise ConfigError(f"{known}: contradicts {network_file}; which of them is from the authority?")
@@ -79,6 +81,14 @@ def open_guard(network_file: Path, state_dir: Path) -> Guard:
     return Guard(second, revocations, open_clock(state_dir), lambda made: _keep_network(known, made))
 
 
+def _kept_network(path: Path) -> Network:
+    try:
+        return load_network(path)[0]
+    except ConfigError as error:
+        text = "restore it, or remove it and have network.file tell of the authority's newest key"
+        raise ConfigError(f"{error}; {text}") from None
+
+
 def _kept_list(path: Path, network: Network) -> bytes:
     """The list that was kept; one of a key that has been replaced since counts for nothing."""
     if not path.exists():
@@ -87,7 +97,8 @@ def _kept_list(path: Path, network: Network) -> bytes:
         return load_list(path, network).document
     except ConfigError as error:
         if not isinstance(error.__cause__, NotMember) or error.__cause__.reason != "former_authority":
-            raise
+            text = "restore it, or remove it and have network.file tell who is revoked"
+            raise ConfigError(f"{error}; {text}") from None
         log.error("%s; it counts no longer", error)
         return b""
 
@@ -97,6 +108,8 @@ def open_clock(state_dir: Path) -> SteadyClock:
     path = state_dir / CLOCK_FILE
     try:
         kept = float(path.read_text()) if path.exists() else 0.0
+        if not 0.0 <= kept < _END:  # also what is no number: against that no date would be held
+            raise ValueError
     except (OSError, ValueError):
         raise ConfigError(f"{path}: is no time; remove it if the machine's clock is right") from None
     return SteadyClock(time.time, kept, lambda now: _keep(path, f"{now:.0f}\n".encode()))

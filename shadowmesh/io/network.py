@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from shadowmesh.io.shield import survives
 from shadowmesh.units import Address
 
 log = logging.getLogger("shadowmesh")
@@ -159,6 +160,7 @@ class NetworkMonitor:
     :param own_interface: the TAP, which is no underlay.
     :param overlay: networks of the overlay, "ADDRESS/PREFIX LENGTH".
     :param asleep: tells the seconds spent asleep so far.
+    :param on_wake: called whenever netlink said something, and every `SLEEP_CHECK`.
     """
 
     def __init__(
@@ -168,6 +170,7 @@ class NetworkMonitor:
         own_interface: str,
         overlay: Iterable[str],
         asleep: Callable[[], float] = time_asleep,
+        on_wake: Callable[[], None] = lambda: None,
     ) -> None:
         self.snapshot = Snapshot()
         self.changes = 0
@@ -176,6 +179,7 @@ class NetworkMonitor:
         self._own_interface = own_interface
         self._overlay = [ipaddress.ip_interface(text).network for text in overlay]
         self._asleep = asleep
+        self._on_wake = on_wake
         self._woke = False
         self._wake = asyncio.Event()
         self._socket: socket.socket | None = None
@@ -221,13 +225,15 @@ class NetworkMonitor:
             # Not read while we pause: what the socket can't hold is dropped by the kernel, at no cost to us.
             loop.remove_reader(self._socket)
             await asyncio.sleep(max(DEBOUNCE, READ_SHARE * self._read_took))
-            self._drain()
+            survives(self._drain)
+            survives(self._on_wake)
             await self._refresh()
 
     async def _watch_sleep(self) -> None:
         known = self._asleep()
         while True:
             await asyncio.sleep(SLEEP_CHECK)
+            survives(self._on_wake)
             asleep = self._asleep()
             if asleep - known > SLEEP_JUMP:
                 log.info("woke up after %.0f s of sleep", asleep - known)
@@ -250,8 +256,10 @@ class NetworkMonitor:
         began = time.monotonic()
         try:
             snapshot = await asyncio.to_thread(read, self._own_interface, self._overlay)
-        except OSError as error:
-            log.warning("the network's state can't be read: %s; trying again", error)
+        except Exception as error:  # with no descriptor or memory left, what pyroute2 raises is its own
+            log.warning(
+                "the network's state can't be read: %s; trying again", str(error) or type(error).__name__
+            )
             asyncio.get_running_loop().call_later(RETRY, self._wake.set)
             return
         self._read_took = time.monotonic() - began
@@ -259,4 +267,4 @@ class NetworkMonitor:
             return
         self.snapshot, self._woke = snapshot, False
         self.changes += 1
-        self._on_change(self.addresses)
+        survives(self._on_change, self.addresses)

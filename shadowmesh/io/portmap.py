@@ -78,7 +78,11 @@ class PortMapper:
         self._tell()
 
     def _begin(self, gateway: Gateway) -> None:
-        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        try:
+            udp = socket.socket(socket.AF_INET, kind)
+        except OSError:
+            return  # no descriptor is free; nothing here is needed for a node to work
         try:
             udp.bind((gateway.source, 0))
             udp.connect((gateway.host, PORT))

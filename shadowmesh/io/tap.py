@@ -51,6 +51,7 @@ _IPV6_SETTINGS: Final = {
     "addr_gen_mode": "0",  # EUI-64: the peers take no other link-local address from this MAC
     "accept_ra": "0",  # routers of the overlay are decided by configuration, not by whoever advertises
     "accept_dad": "0",  # the MAC is derived from the NodeID: the link-local address is usable at once
+    "keep_addr_on_down": "1",  # as the kernel does with those of IPv4: whoever sets it up again finds them
 }
 
 _IPV6_OFF: Final = {"disable_ipv6": "1"}
@@ -97,6 +98,15 @@ class Tap:
         Before it is a virtio_net_hdr of 10 bytes, if the kernel knows IFF_VNET_HDR (TUNGETIFF tells).
         """
         return self._fd
+
+    @property
+    def gone(self) -> bool:
+        """Whether somebody has removed the device: the descriptor outlives it, and carries nothing."""
+        try:
+            fcntl.ioctl(self._fd, _TUNGETIFF, bytes(_IFREQ.size))
+        except OSError:
+            return True
+        return False
 
     def write(self, frame: bytes) -> bool:
         """Hand one Ethernet frame to the kernel, beside the engine; False if it takes none now."""

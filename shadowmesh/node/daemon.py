@@ -30,10 +30,12 @@ from shadowmesh.api.schema import (
     VerdictReply,
     WhyReply,
 )
+from shadowmesh.command import CommandFailed, ExitCode
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
 from shadowmesh.core.shared import (
     Changed,
+    CoreEvent,
     DialCarrier,
     Fatal,
     HangUpCarrier,
@@ -47,6 +49,7 @@ from shadowmesh.errors import ConfigError, RemoteProtocolError
 from shadowmesh.io import notify
 from shadowmesh.io.documents import find_network, load_list
 from shadowmesh.io.shield import PAUSE, survives
+from shadowmesh.io.tap import Tap
 from shadowmesh.io.tracing import Tracing
 from shadowmesh.io.udp import from_sockaddr, local_address, send
 from shadowmesh.membership.roster import Member
@@ -82,6 +85,7 @@ class Daemon:
     :param udp: the socket that the engine reads; control datagrams are sent on it too.
     :param bridge: what our interface is a port of.
     :param tracing: where the stages of the core go.
+    :param device: what the engine reads; if somebody removes it, this ends.
     """
 
     def __init__(
@@ -95,8 +99,10 @@ class Daemon:
         identity: Identity,
         bridge: BridgeService | None = None,
         tracing: Tracing | None = None,
+        device: Tap | None = None,
     ) -> None:
-        self.fatal: str | None = None
+        self.failure: CommandFailed | None = None
+        """Why it stopped by itself."""
         self._config = config
         self._file = Path(config.file).absolute()
         self._core = core
@@ -106,13 +112,14 @@ class Daemon:
         self._udp = udp
         self._mtu = mtu
         self._bridge = bridge
+        self._device = device
         self._tracing = tracing or Tracing()
         self._largest = max(LARGEST, mtu + FRAME_OVERHEAD)
         self._inviting = Inviting(core, identity)
         self._started_at = time.monotonic()
         self._stop = asyncio.Event()
         self._surroundings = Surroundings(
-            config, local_address(udp), self._handle_network, self._handle_mapped
+            config, local_address(udp), self._handle_network, self._handle_mapped, self._look_at_device
         )
         keep = (bridge.lent.note_routes,) if bridge is not None else ()
         self._subnets = Subnets(config, core, self._drive, *keep)
@@ -376,29 +383,41 @@ class Daemon:
 
     def _drive(self, at_least: float = 0.0) -> None:
         """After every touch of the core: its datagrams, its events, its next deadline."""
-        self._transmit()
+        survives(self._transmit)
         for event in self._core.poll_events():
-            if isinstance(event, ResolveRelay):
-                self._look_up(event)
-            elif isinstance(event, DialCarrier | HangUpCarrier):
-                self._carriers.serve(event)
-            elif isinstance(event, ProbeAnswered):
-                self._answer_ping(event)
-            elif isinstance(event, Fatal):
-                log.error("stopping: %s", event.reason)
-                self.fatal = event.reason
-                self._stop.set()
-            elif isinstance(event, TicketsChanged):
-                tickets.save(self._config.node.state_dir, self._core.node_id, event.tickets)
-            elif isinstance(event, MembersChanged):
-                self._keep_members(event)
-            elif isinstance(event, Changed):
-                self._tell(event)
+            survives(self._serve_event, event)
         self._tracing.flush()
         if self._timer is not None:
             self._timer.cancel()
         delay = max(at_least, self._core.deadline - time.monotonic())
         self._timer = asyncio.get_running_loop().call_later(delay, self._serve_timer)
+
+    def _serve_event(self, event: CoreEvent) -> None:
+        if isinstance(event, ResolveRelay):
+            self._look_up(event)
+        elif isinstance(event, DialCarrier | HangUpCarrier):
+            self._carriers.serve(event)
+        elif isinstance(event, ProbeAnswered):
+            self._answer_ping(event)
+        elif isinstance(event, Fatal):
+            self._fail(event.reason, ExitCode.CLONED)
+        elif isinstance(event, TicketsChanged):
+            tickets.save(self._config.node.state_dir, self._core.node_id, event.tickets)
+        elif isinstance(event, MembersChanged):
+            self._keep_members(event)
+        elif isinstance(event, Changed):
+            self._tell(event)
+
+    def _fail(self, reason: str, code: ExitCode) -> None:
+        log.error("stopping: %s", reason)
+        self.failure = CommandFailed(reason, code)
+        self._stop.set()
+
+    def _look_at_device(self) -> None:
+        """Its addresses, routes and place in a bridge went with it: a new start makes all of them anew."""
+        if self._device is not None and self._device.gone and self.failure is None:
+            name = self._device.name
+            self._fail(f"the interface {name} was removed; start the client again", ExitCode.FAILED)
 
     def _tell(self, event: Changed) -> None:
         log.log(logging.DEBUG if event.detail else logging.INFO, "%s: %s", event.subject, event.what)
@@ -442,5 +461,5 @@ class Daemon:
             problem = "" if addresses else f"{event.host} has no address of a usable family"
         except OSError as error:
             problem = f"can't resolve {event.host}: {error.strerror or error}"
-        self._core.handle_resolved(event.index, addresses, problem, time.monotonic())
+        survives(self._core.handle_resolved, event.index, addresses, problem, time.monotonic())
         self._drive()

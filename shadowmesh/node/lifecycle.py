@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -34,6 +35,7 @@ from shadowmesh.errors import ConfigError, DeviceError
 from shadowmesh.io import notify
 from shadowmesh.io.bridge import LinuxBridge
 from shadowmesh.io.dataplane import EngineTables
+from shadowmesh.io.documents import remove_drafts
 from shadowmesh.io.invitations import open_invitations
 from shadowmesh.io.lent import Lent, take_back
 from shadowmesh.io.logs import OWN, log_to
@@ -131,6 +133,7 @@ def _run_logged(config: ClientConfig, identity: Identity, ready: Callable[[], No
 
 
 def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) -> int:
+    remove_drafts(config.node.state_dir)
     membership = open_membership(config, identity)
     delegate = open_delegate(config, membership, identity) if membership is not None else None
     config = with_network(config, membership)
@@ -165,15 +168,15 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
         engine.start()
         stack.callback(engine.stop)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            daemon = Daemon(config, core, engine, firewall, udp, mtu, identity, bridge, tracing)
+            daemon = Daemon(config, core, engine, firewall, udp, mtu, identity, bridge, tracing, tap)
             up = (
                 f"{config.node.name} ({node_id_text(identity.node_id)}) is up on {interface.name}, "
                 f"{', '.join(interface.addresses) or 'no address'}, UDP {local_address(udp)}, "
                 f"ShadowMesh {__version__}"
             )
             runner.run(_serve(config, daemon, up, ready))
-    if daemon.fatal is not None:
-        raise CommandFailed(daemon.fatal, ExitCode.CLONED)
+    if daemon.failure is not None:
+        raise daemon.failure
     return ExitCode.OK
 
 
@@ -263,10 +266,19 @@ async def _serve(config: ClientConfig, daemon: Daemon, up: str, ready: Callable[
     log.info("stopped")
 
 
+def _open_lock(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS or not path.exists():
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # of an earlier start: it locks as well
+
+
 @contextlib.contextmanager
 def only_one(state_dir: Path) -> Iterator[None]:
     """Hold the node's lock; the kernel lets go of it when the process ends, however it does."""
-    fd = os.open(state_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = _open_lock(state_dir / LOCK_FILE)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -22,6 +22,7 @@ class Surroundings:
     :param bound: where the UDP socket is bound, with its real port.
     :param on_network: called with the local addresses whenever the network changed, and at the start.
     :param on_mapped: called with the router's outside address for us, or None, whenever it changed.
+    :param on_wake: called every now and then, and soon after a change of the network.
     """
 
     def __init__(
@@ -30,11 +31,16 @@ class Surroundings:
         bound: Address,
         on_network: Callable[[list[Address]], None],
         on_mapped: Callable[[Address | None], None],
+        on_wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_network = on_network
         self._on_mapped = on_mapped
         self.monitor = NetworkMonitor(
-            self._handle_network, bound, config.interface.name, config.interface.addresses
+            self._handle_network,
+            bound,
+            config.interface.name,
+            config.interface.addresses,
+            on_wake=on_wake,
         )
         self.mapper = PortMapper(self._handle_mapped, bound.port)
         self._maps = config.paths.port_mapping == "auto"
