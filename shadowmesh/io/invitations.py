@@ -28,6 +28,8 @@ def open_invitations(guard: Guard, identity: Identity, state_dir: Path) -> Invit
             check_private(path, 0o077, "read by others, so its invitations may be known", "600")
             with path.open("rb") as file:
                 kept = file.read(MAX_FILE)
+            if not kept:
+                raise ValueError("it is empty")
         return Invitations(guard, identity, kept, keep)
     except OSError as error:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from error

@@ -54,3 +54,25 @@ def test_clients_are_told_of_what_is_news_and_few_at_a_time() -> None:
     assert list(news.due(clients, 50 + STEP)) == clients[MOST:-1], "a guest was never told"
     news.forget(clients[0])
     assert list(news.due(clients[:2], 0)) == clients[1:2]
+
+
+def test_without_a_free_descriptor_the_last_load_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for in the relay's sweep, which must go on."""
+    now, used = [100.0], {"1": 0}
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr(load, "_TICKS", 100)
+    monkeypatch.setattr(CpuLoad, "_read", lambda _: dict(used))
+    busy = CpuLoad()
+
+    def none_free(_: CpuLoad) -> dict[str, int]:
+        raise OSError(24, "Too many open files")
+
+    now[0] += WINDOW
+    used["1"] = int(50 * WINDOW)
+    assert busy() == 50
+    with monkeypatch.context() as patch:
+        patch.setattr(CpuLoad, "_read", none_free)
+        now[0] += WINDOW
+        assert busy() == 50
+    now[0] += WINDOW
+    assert busy() == 0, "over both windows"
