@@ -1,7 +1,7 @@
 """What the committed corpora reach of the modules that their targets name, in lines; no target itself.
 
-`python -m fuzz.lines [TARGET ...]`: a replay of each corpus in a process of its own under coverage.py, a table, and
-the column of fuzz/LOG.md.  A target names its modules in `COVERS`; one of compiled code only has none.
+`python -m fuzz.lines [TARGET ...]`: a replay of each corpus in a process of its own under coverage.py, a
+table, and the column of fuzz/LOG.md.  A target names its modules in `COVERS`; one of compiled code has none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def replay(name: str) -> str:
 
     recorder = coverage.Coverage(data_file=None, source=["shadowmesh", "shadowmesh_relay"], messages=False)
     recorder.start()
-    module: Module = importlib.import_module(f"fuzz.targets.{name}")  # type: ignore[assignment]
+    module: Module = importlib.import_module(f"fuzz.targets.{name}")
     for path in places.inputs(places.committed(name)):
         module.target(path.read_bytes())
     recorder.stop()

@@ -147,7 +147,8 @@ def news(control: Path) -> dict[str, int]:
 
 def choose(paths: list[Path], worth: dict[str, int]) -> list[Path]:
     """Those that bring most, within the limits."""
-    kept, size = [], 0
+    kept: list[Path] = []
+    size = 0
     for path in sorted(paths, key=lambda path: (-worth.get(path.name, 0), path.name)):
         if len(kept) < places.MOST_FILES and size + path.stat().st_size <= places.MOST_BYTES:
             kept.append(path)

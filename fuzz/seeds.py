@@ -1,7 +1,7 @@
 """Writes the seeds of every target into its committed corpus where there are none yet; no target itself.
 
-`python -m fuzz.seeds [TARGET ...]`.  Seeds are real traffic: each target's module makes them in memory when it is
-imported (`SEEDS`).  With a target named, its seeds are written beside what is there.
+`python -m fuzz.seeds [TARGET ...]`. Seeds are real traffic: each target's module makes them in memory when
+it is imported (`SEEDS`). With a target named, its seeds are written beside what is there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fuzz.mutation import Module
 
 def write(name: str) -> int:
     """How many files there are then."""
-    module: Module = importlib.import_module(f"fuzz.targets.{name}")  # type: ignore[assignment]
+    module: Module = importlib.import_module(f"fuzz.targets.{name}")
     folder = places.committed(name)
     folder.mkdir(parents=True, exist_ok=True)
     for seed in module.SEEDS[:: len(module.SEEDS) // places.MOST_FILES + 1]:

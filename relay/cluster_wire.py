@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import msgspec
 
 from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.decoding import UNDECODABLE
 from shadowmesh.errors import BadPacket
 from shadowmesh.membership.guard import MAX_SHOWN
 from shadowmesh.units import Address, NodeId
@@ -184,5 +185,5 @@ def _decode(data: bytes, kind: Any, limit: int) -> Any:
         raise BadPacket("cluster_malformed")
     try:
         return msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         raise BadPacket("cluster_malformed") from None

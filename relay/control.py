@@ -16,7 +16,7 @@ from shadowmesh.command import CommandFailed, ExitCode
 from shadowmesh.errors import ConfigError
 from shadowmesh.web.client import Unreachable, request
 from shadowmesh.web.problem import Problem
-from shadowmesh.web.server import guarded, http_error, json_answer, problem_answer, read_body
+from shadowmesh.web.server import guarded, http_error, json_answer, problem_answer, read_struct
 
 from .reload import ReloadReply
 from .report import Report
@@ -49,7 +49,7 @@ def create_app(
         return json_answer(200, report())
 
     async def begin_drain(asked: Request) -> Response:
-        wanted = msgspec.json.decode(await read_body(asked), type=DrainRequest)
+        wanted = await read_struct(asked, DrainRequest)
         if not 0 <= wanted.timeout <= MAX_DRAIN:
             raise HTTPException(400, f"timeout is not between 0 and {MAX_DRAIN} s")
         return json_answer(202, DrainReply(clients=drain(wanted.timeout)))

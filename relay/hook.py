@@ -19,6 +19,7 @@ import h11
 import msgspec
 
 from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.decoding import UNDECODABLE
 from shadowmesh.units import Address, NodeId
 
 TIMEOUT = 3.0
@@ -92,7 +93,7 @@ class Hook:
             decided = msgspec.json.decode(answer, type=_Answer)
         except TimeoutError:
             return Verdict(False, f"did not answer within {TIMEOUT:g} s", failed=True)
-        except (OSError, HookFailed, h11.ProtocolError, msgspec.MsgspecError) as error:
+        except (OSError, HookFailed, h11.ProtocolError, *UNDECODABLE) as error:
             return Verdict(False, str(error) or type(error).__name__, failed=True)
         reason = "".join(c if c.isprintable() else "?" for c in decided.reason[:MAX_REASON])
         return Verdict(decided.admit, reason)

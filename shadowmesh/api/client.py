@@ -29,6 +29,7 @@ from shadowmesh.api.schema import (
     VerdictReply,
     WhyRequest,
 )
+from shadowmesh.decoding import UNDECODABLE
 from shadowmesh.errors import ConfigError, ShadowMeshError
 from shadowmesh.web.client import Unreachable, request
 from shadowmesh.web.problem import Problem
@@ -161,7 +162,7 @@ def _ended(process: int) -> bool:
 def _error(status: int, data: bytes) -> ShadowMeshError:
     try:
         problem = msgspec.json.decode(data, type=Problem)
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         return ApiFailed(f"the client answered with HTTP status {status}")
     kinds = {"unknown-peer": UnknownPeer, "no-reply": NoReply, "refused": ConfigError}
     return kinds.get(problem.error, ApiFailed)(problem.message)

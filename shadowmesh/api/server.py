@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -43,7 +42,7 @@ from shadowmesh.web.server import (
     http_error,
     json_answer,
     problem_answer,
-    read_body,
+    read_struct,
     serve_unix,
 )
 
@@ -101,7 +100,7 @@ def create_app(control: Control) -> Starlette:
         return json_answer(200, control.status())
 
     async def ping(request: Request) -> Response:
-        wanted = msgspec.json.decode(await read_body(request), type=PingRequest)
+        wanted = await read_struct(request, PingRequest)
         try:
             return json_answer(200, await control.ping(wanted.peer, wanted.timeout))
         except LookupError:
@@ -110,7 +109,7 @@ def create_app(control: Control) -> Starlette:
             return problem_answer(504, "no-reply", str(error) or f"no reply within {wanted.timeout:g} s")
 
     async def why(request: Request) -> Response:
-        wanted = msgspec.json.decode(await read_body(request), type=WhyRequest)
+        wanted = await read_struct(request, WhyRequest)
         try:
             return json_answer(200, control.why(wanted.peer))
         except LookupError:
@@ -143,7 +142,7 @@ def create_app(control: Control) -> Starlette:
 
 def _revocations(control: Control) -> Handler:
     async def revocations(request: Request) -> Response:
-        wanted = msgspec.json.decode(await read_body(request), type=RevocationsRequest)
+        wanted = await read_struct(request, RevocationsRequest)
         try:
             return json_answer(200, control.take_revocations(wanted.file))
         except ConfigError as error:
@@ -168,7 +167,7 @@ def _asked(kind: type[Asked], question: Callable[[Asked], object]) -> Handler:
     """The same, with a body."""
 
     async def answer(request: Request) -> Response:
-        wanted = msgspec.json.decode(await read_body(request), type=kind)
+        wanted = await read_struct(request, kind)
         try:
             return json_answer(200, question(wanted))
         except ConfigError as error:

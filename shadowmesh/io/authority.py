@@ -23,6 +23,7 @@ import msgspec
 
 from shadowmesh.crypto.authority_key import AuthorityKey
 from shadowmesh.crypto.identity import check_private, node_id_text, write_once
+from shadowmesh.decoding import UNDECODABLE
 from shadowmesh.errors import IdentityError
 from shadowmesh.io.documents import load_network, network_text, replace_file
 from shadowmesh.membership.authority import Authority, Ledger, Rotation, adopt
@@ -80,7 +81,7 @@ class AuthorityFolder:
             data = (self.folder / LEDGER_FILE).read_bytes()
         try:
             return msgspec.json.decode(data, type=Ledger)
-        except msgspec.MsgspecError as error:
+        except UNDECODABLE as error:
             raise IdentityError(
                 f"{self.folder / LEDGER_FILE} is damaged ({error}); restore it from a backup"
             ) from None

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from shadowmesh.decoding import UNDECODABLE
 from shadowmesh.errors import DeviceError
 from shadowmesh.io.bridge import LinuxBridge, remove_addresses
 from shadowmesh.io.netlink import in_thread
@@ -88,7 +89,7 @@ def take_back(state_dir: Path) -> None:
         return
     except DeviceError:
         pass  # there is no such bridge any more, and nothing on it
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNDECODABLE) as error:
         log.warning("%s is ignored: %s", path, error)
     with contextlib.suppress(OSError):
         path.unlink()

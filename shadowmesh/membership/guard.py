@@ -19,6 +19,7 @@ from typing import Annotated
 
 import msgspec
 
+from shadowmesh.decoding import UNDECODABLE
 from shadowmesh.errors import BadPacket, NotMember, RemoteProtocolError
 from shadowmesh.membership.certificate import Certificate
 from shadowmesh.membership.clock import SteadyClock
@@ -73,7 +74,7 @@ class Standing:
             raise BadPacket("malformed_document")
         try:
             fields = msgspec.msgpack.decode(shown, type=_Shown)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNDECODABLE:
             raise BadPacket("malformed_document") from None
         credentials = Credentials.parse_untrusted(fields.certificate, fields.delegation, fields.basis)
         return cls(credentials, fields.revocations, fields.renews, fields.links)
@@ -92,7 +93,7 @@ def invitation_untrusted(shown: bytes) -> bytes | None:
     """The id (32 bytes) that such a field shows; None if it is another field."""
     try:
         return msgspec.msgpack.decode(shown, type=_Invited).invitation if len(shown) <= MAX_INVITED else None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         return None
 
 

@@ -15,6 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from shadowmesh.crypto.identity import Identity, node_id_text
+from shadowmesh.decoding import UNDECODABLE
 from shadowmesh.errors import NotMember
 from shadowmesh.membership.authority import BACKDATE
 from shadowmesh.membership.certificate import Certificate, CertificateBody, date_text
@@ -121,7 +122,7 @@ class Invitations:
         self._keep = keep
         try:
             book = msgspec.msgpack.decode(kept, type=_Book) if kept else None
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNDECODABLE:
             raise ValueError("it is no list of invitations") from None
         ours = book is not None and book.network == guard.network.id
         self._all: tuple[Invitation, ...] = tuple(book.invitations) if book is not None and ours else ()

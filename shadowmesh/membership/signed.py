@@ -25,6 +25,7 @@ from typing import Annotated, Protocol, TypeVar
 import msgspec
 
 from shadowmesh.crypto.identity import CompositePublic
+from shadowmesh.decoding import UNDECODABLE
 from shadowmesh.errors import BadPacket, NotMember
 from shadowmesh.values import parse_name
 
@@ -136,7 +137,7 @@ def decode_body(signed: Signed, struct: type[T]) -> T:
     """The body; unknown fields are ignored. Raises BadPacket("malformed_document")."""
     try:
         return msgspec.msgpack.decode(signed.body, type=struct)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         raise BadPacket("malformed_document") from None
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 from shadowmesh.crypto.authority_key import NetworkId
 from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.decoding import UNDECODABLE
 from shadowmesh.units import NodeId
 from shadowmesh.wire.messages import MAX_HANDSHAKE_MESSAGE, Bytes32
 
@@ -40,7 +41,7 @@ def load(path: Path) -> list[tuple[NodeId, bytes]]:
             return msgspec.msgpack.decode(file.read(MAX_FILE), type=list[_Known])
     except FileNotFoundError:
         return []
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNDECODABLE) as error:
         log.warning("%s is ignored: %s", path, error)
     return []
 

@@ -14,6 +14,7 @@ import msgspec
 from shadowmesh.crypto.keys import ROOT_SIZE
 from shadowmesh.crypto.retry import TICKET_SIZE
 from shadowmesh.crypto.tls import PeerTicket
+from shadowmesh.decoding import UNDECODABLE
 from shadowmesh.errors import LocalProtocolError
 from shadowmesh.units import NodeId
 
@@ -66,7 +67,7 @@ def decode(data: bytes, node: NodeId, relays: Collection[NodeId]) -> list[RelayT
     """The tickets of `node` for `relays` in a file. LocalProtocolError if it is damaged or not ours."""
     try:
         kept = _decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError):
+    except UNDECODABLE:
         raise LocalProtocolError("it is damaged") from None
     if kept.version != _VERSION:
         raise LocalProtocolError("another release wrote it")

@@ -15,6 +15,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import h11
 import msgspec
@@ -44,6 +45,7 @@ SHUTDOWN_TIMEOUT = 2
 """Seconds that running requests (a ping, the `down` itself) get to finish when the daemon stops."""
 
 Handler = Callable[[Request], Awaitable[Response]]
+Asked = TypeVar("Asked")
 
 
 class SocketInUse(ShadowMeshError):
@@ -227,6 +229,14 @@ async def read_body(request: Request) -> bytes:
         if len(body) > MAX_BODY:
             raise HTTPException(413, f"a request has at most {MAX_BODY} bytes")
     return bytes(body)
+
+
+async def read_struct(request: Request, kind: type[Asked]) -> Asked:
+    """The body as a struct. Raises msgspec.MsgspecError, which `guarded` answers."""
+    try:
+        return msgspec.json.decode(await read_body(request), type=kind)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None
 
 
 async def http_error(request: Request, error: Exception) -> Response:

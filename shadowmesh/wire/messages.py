@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from shadowmesh.decoding import UNDECODABLE
 from shadowmesh.errors import BadPacket
 from shadowmesh.units import LANES
 
@@ -491,6 +492,6 @@ def decode(message_type: MessageType, body: bytes) -> tuple[Message, bytes]:
     split = len(body) - proof_size
     try:
         message: Message = _DECODERS[message_type].decode(body[:split])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         raise BadPacket("malformed_message") from None
     return message, body[split:]

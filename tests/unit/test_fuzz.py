@@ -1,4 +1,6 @@
-"""Every fuzz target takes its whole corpus and a few hundred blind mutations; `make fuzz` is the real thing."""
+"""Every fuzz target takes its whole corpus and some hundred blind mutations; `make fuzz` is the real
+thing.
+"""
 
 from __future__ import annotations
 

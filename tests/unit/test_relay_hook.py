@@ -67,6 +67,8 @@ async def test_a_refusal_has_a_reason_for_people() -> None:
         ("200 OK", b'{"admit": "yes"}'),
         ("200 OK", b'{"reason": "?"}'),
         ("200 OK", b"[true]"),
+        ("200 OK", b'{"admit": true, "reason": "\xff"}'),
+        ("200 OK", b'{"admit": true, "more": ' + b"[" * 3000),
         ("200 OK", b'{"admit": true, "reason": "' + b"x" * 5000 + b'"}'),
     ],
 )
