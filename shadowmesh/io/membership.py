@@ -1,7 +1,8 @@
 """A network as a process has it: its public file, what is kept in the state directory, and the clock.
 
     STATE_DIR/revocations-NETWORK.pem    the newest revocation list that was seen
-    STATE_DIR/network-NETWORK.pem        the network, if its authority's key is newer than in the public file
+    STATE_DIR/network-NETWORK.pem        the network with the newest key of its authority that was seen, so
+                                         that an older public file brings no former key back
     STATE_DIR/clock                      the last time that was written down (seconds since 1970)
 
 What can't be written is told in the log, and counts until the process ends.
@@ -36,7 +37,7 @@ from shadowmesh.membership.delegation import Credentials
 from shadowmesh.membership.guard import Guard, Membership
 from shadowmesh.membership.network import Network, NetworkRelay
 from shadowmesh.membership.renewal import Delegate
-from shadowmesh.membership.revocation import Revocations
+from shadowmesh.membership.revocation import RevocationList, Revocations
 from shadowmesh.membership.signed import Kind, to_text
 from shadowmesh.units import RIGHT_BRIDGE, NodeId
 from shadowmesh.values import parse_host_port, parse_tcp
@@ -74,10 +75,12 @@ def open_guard(network_file: Path, state_dir: Path) -> Guard:
     first, second = sorted((network, newest), key=lambda one: len(one.links))
     if second.id != first.id or second.links[: len(first.links)] != first.links:
         raise ConfigError(f"{known}: contradicts {network_file}; which of them is from the authority?")
+    if second.links and (second is not newest or not known.exists()):
+        _keep_network(known, second)
     kept = _kept_list(path, second)
     revocations = Revocations(second, kept, lambda data: _keep_list(path, data))
     if shipped is not None:
-        revocations.merge_untrusted(shipped.document)
+        _merge_shipped(revocations, shipped, network_file)
     return Guard(second, revocations, open_clock(state_dir), lambda made: _keep_network(known, made))
 
 
@@ -87,6 +90,14 @@ def _kept_network(path: Path) -> Network:
     except ConfigError as error:
         text = "restore it, or remove it and have network.file tell of the authority's newest key"
         raise ConfigError(f"{error}; {text}") from None
+
+
+def _merge_shipped(revocations: Revocations, shipped: RevocationList, file: Path) -> None:
+    """The list of the public file; one of a key that has been replaced since counts for nothing."""
+    try:
+        revocations.merge_untrusted(shipped.document)
+    except NotMember as error:
+        log.error("%s: its revocation list counts no longer: %s", file, error)
 
 
 def _kept_list(path: Path, network: Network) -> bytes:

@@ -26,7 +26,7 @@ from shadowmesh.membership.guard import Guard, Membership, Standing
 from shadowmesh.membership.network import Network
 from shadowmesh.membership.revocation import RevocationList, Revocations
 from shadowmesh.membership.rotation import MAX_LINKS, Link, split_untrusted
-from shadowmesh.membership.signed import Kind, Signed
+from shadowmesh.membership.signed import Kind, Signed, to_text
 from shadowmesh.wire.messages import MAX_NETWORK
 from tests.unit.test_network_verbs import Folder, folder  # noqa: F401 - a fixture
 
@@ -318,6 +318,30 @@ def test_a_kept_list_of_a_thief_does_not_stop_the_start(
     public.write_text(network_text(second))
     assert open_guard(public, tmp_path).revocations.number == 0
     assert "counts no longer" in caplog.text
+
+
+def test_a_list_of_a_thief_in_the_public_file_does_not_stop_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = chain(1)
+    public = tmp_path / "home.pem"
+    public.write_text(network_text(first))
+    open_guard(public, tmp_path).merge_network_untrusted(second.document)
+    stolen = RevocationList.make(first, KEYS[0], 99, NOW, NOW, [], [])
+    public.write_text(network_text(first) + to_text(stolen.document, Kind.REVOCATIONS))
+    assert open_guard(public, tmp_path).revocations.number == 0
+    assert "counts no longer" in caplog.text
+
+
+def test_an_older_public_file_brings_no_former_key_back(tmp_path: Path) -> None:
+    first, second = chain(1)
+    public = tmp_path / "home.pem"
+    public.write_text(network_text(second))
+    made = RevocationList.make(second, KEYS[1], 1, NOW, NOW, [BOB], [])
+    open_guard(public, tmp_path).revocations.merge_untrusted(made.document)
+    public.write_text(network_text(first))
+    door = open_guard(public, tmp_path)
+    assert (door.network, door.revocations.number) == (second, 1)
 
 
 def test_a_file_that_contradicts_what_is_known_stops_the_start(tmp_path: Path) -> None:
