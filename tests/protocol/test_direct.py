@@ -92,7 +92,7 @@ def test_migration_to_the_relay_when_asked_loses_nothing(pair: Mesh) -> None:
     for number in (0, 1):
         path = pair.peer(number, 1 - number).routing.paths.current
         assert path is not None
-        path.probes.loss = 0.9
+        path.probes.loss, path.probes.counted = 0.9, 31
     stream.run(6)
     stream.drain()
     assert "relay" in (pair.peer(0, 1).path or "")
