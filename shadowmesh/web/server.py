@@ -22,7 +22,7 @@ import msgspec
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -214,6 +214,8 @@ def guarded(handler: Handler) -> Handler:
             return problem_answer(400, "bad-request", str(error))
         except HTTPException:
             raise
+        except ClientDisconnect:
+            return problem_answer(400, "bad-request", "a part of the request is missing")
         except Exception:
             log.exception("%s %s failed", request.method, request.url.path)
             return problem_answer(500, "failed", "the program failed to answer; its log says why")

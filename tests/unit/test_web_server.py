@@ -43,7 +43,7 @@ async def serving(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[str, i
         routes=[
             Route("/slow", slow),
             Route("/large", large),
-            Route("/read", read, methods=["POST"]),
+            Route("/read", server.guarded(read), methods=["POST"]),
         ]
     )
     with server.bind_tcp(Address("127.0.0.1", 0)) as listener:
