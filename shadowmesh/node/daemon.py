@@ -57,6 +57,7 @@ from shadowmesh.node import acquainted, tickets
 from shadowmesh.node.bridge import BridgeService
 from shadowmesh.node.carriers import Carriers
 from shadowmesh.node.inviting import Inviting
+from shadowmesh.node.lines import Lines
 from shadowmesh.node.netcheck import check_network
 from shadowmesh.node.papers import Papers
 from shadowmesh.node.report import ON_DEMAND, is_idle, problem_of, report
@@ -128,6 +129,7 @@ class Daemon:
         self._lookups: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._unsent: Counter[str] = Counter()
+        self._lines = Lines()
 
     # The local API.
 
@@ -420,8 +422,13 @@ class Daemon:
             self._fail(f"the interface {name} was removed; start the client again", ExitCode.FAILED)
 
     def _tell(self, event: Changed) -> None:
-        log.log(logging.DEBUG if event.detail else logging.INFO, "%s: %s", event.subject, event.what)
-        if not event.detail:
+        if event.detail:
+            log.debug("%s: %s", event.subject, event.what)
+            return
+        left_out = self._lines.take(event.subject, time.monotonic())
+        if left_out is not None:
+            more = f" ({left_out} lines about it were left out)" if left_out else ""
+            log.info("%s: %s%s", event.subject, event.what, more)
             notify.status(f"{event.subject}: {event.what}")
 
     def _keep_members(self, event: MembersChanged) -> None:

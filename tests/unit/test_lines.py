@@ -1,0 +1,42 @@
+"""A peer that comes and goes all the time does not fill the log."""
+
+from __future__ import annotations
+
+from shadowmesh.node.lines import BURST, MAX_SUBJECTS, PACE, Lines
+
+DAY = 86_400
+
+
+def test_the_first_lines_about_a_subject_are_written_and_then_few() -> None:
+    lines = Lines()
+    written = [lines.take("peer mallory", 5.0 + number / 10) for number in range(DAY)]
+    kept = [number for number in written if number is not None]
+    assert kept[:BURST] == [0] * BURST
+    assert len(kept) <= BURST + DAY / 10 / PACE + 1
+    assert sum(kept) + len(kept) <= DAY, "each line was written, or counted as left out"
+    assert sum(kept) > 0.98 * DAY
+
+
+def test_other_subjects_have_their_own_lines() -> None:
+    lines = Lines()
+    for _ in range(1000):
+        lines.take("peer mallory", 5.0)
+    assert lines.take("peer mallory", 5.0) is None
+    assert lines.take("peer alice", 5.0) == 0
+
+
+def test_who_was_quiet_has_all_of_them_again() -> None:
+    lines = Lines()
+    for _ in range(1000):
+        lines.take("peer mallory", 5.0)
+    later = 5.0 + BURST * PACE
+    assert lines.take("peer mallory", later) == 1000 - BURST
+    assert [lines.take("peer mallory", later) for _ in range(BURST - 1)] == [0] * (BURST - 1)
+    assert lines.take("peer mallory", later) is None
+
+
+def test_invented_subjects_are_not_remembered_for_ever() -> None:
+    lines = Lines()
+    for number in range(3 * MAX_SUBJECTS):
+        lines.take(f"guest {number}", 5.0 + number / 1000)
+    assert len(lines._due) <= MAX_SUBJECTS
