@@ -10,6 +10,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Literal
 
+from shadowmesh.wire.payload import Kind
+
 EAGER_MEMBERS = 32
 """Members of a network up to which `connect: auto` is eager: a full mesh of them costs each node 32 sessions,
 and as many handshakes at once when a relay returns (3 ms of CPU time at each end).  A quiet one is then about
@@ -23,6 +25,9 @@ HOLD = 5.0
 """Seconds that a frame is held: a handshake takes three round trips, and what is later is of no use."""
 HELD = 4
 """Frames held for one peer: an echo request, an opening of TCP, a question to DNS and one more."""
+
+HEADERS: dict[int, int] = {Kind.FRAME: 1, Kind.SEGMENT: 5}
+"""Bytes before the frame in the payloads that are held."""
 
 
 @dataclass
@@ -52,6 +57,8 @@ class Demand:
         self._asleep = False
         """The peer ended the session because it was idle, so that being eager would only wake it."""
         self._until = 0.0
+        self.sent_frames = self.sent_bytes = 0
+        """Of the frames that were held, and then sent past the data plane, which counts all others."""
         self._held: deque[tuple[float, bytes]] = deque()
 
     def wanted(self, now: float) -> bool:
@@ -64,7 +71,7 @@ class Demand:
         self._asleep = False
         if payload:
             self._held.append((now + HOLD, payload))
-        self._drop(now)
+        self.expire(now)
 
     def keep(self) -> bool:
         """The peer is wanted always, from now on; whether that is news."""
@@ -77,17 +84,27 @@ class Demand:
 
     def take_held(self, now: float) -> list[bytes]:
         """The payloads to send now that there is a session, oldest first."""
-        self._drop(now)
+        self.expire(now)
         held = [payload for _, payload in self._held]
         self._held.clear()
         return held
+
+    def note_sent(self, payload: bytes) -> None:
+        """One that was taken is on its way."""
+        self.sent_frames += 1
+        self.sent_bytes += len(payload) - HEADERS.get(payload[0], 0)
+
+    def note_unsent(self) -> None:
+        """One that was taken could not be sealed."""
+        self._connect.drops["held_too_long"] += 1
 
     def is_idle(self, last_frame: float, now: float) -> bool:
         """Whether a session that carried a unicast frame at `last_frame` has served its time."""
         on_demand = not self._always and not self._connect.eager
         return on_demand and now >= max(last_frame + IDLE_AFTER, self._until)
 
-    def _drop(self, now: float) -> None:
+    def expire(self, now: float) -> None:
+        """Give up what has been held for too long."""
         while self._held and (len(self._held) > HELD or self._held[0][0] <= now):
             self._held.popleft()
             self._connect.drops["held_too_long"] += 1

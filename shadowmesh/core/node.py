@@ -371,6 +371,8 @@ class Core:
         known = self.acquaintances.handle_tick(now)
         if known is not None:
             self._shared.events.append(MembersChanged(tuple(known)))
+        for peer in self.peers.values():
+            peer.demand.expire(now)
         awake = [(node_id, peer) for node_id, peer in self.peers.items() if peer.is_awake]
         for node_id, peer in awake:
             counters = self._shared.tables.peer_counters(peer.handle)

@@ -263,8 +263,11 @@ class PeerClient:
         self._setup.handle_path(self.routing.paths.direct is not None, now)
         for payload in self.demand.take_held(now):
             packet = session.seal(payload, now)
-            if packet is not None:
+            if packet is None:
+                self.demand.note_unsent()
+            else:
                 self.routing.transmit(Whole(packet))
+                self.demand.note_sent(payload)
 
     @property
     def is_confirmed(self) -> bool:

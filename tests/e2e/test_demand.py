@@ -30,6 +30,16 @@ def lanes(client: ClientNode) -> set[str]:
     return {peer["name"] for peer in client.status()["peers"] if peer["state"] == "connected"}
 
 
+def balanced(one: ClientNode, other: ClientNode) -> bool:
+    """Whether each has received as much as the other has sent."""
+    sent, received = state_of(one, other.name), state_of(other, one.name)
+    return all(
+        sent[f"{mine}_{what}"] == received[f"{theirs}_{what}"] > 0
+        for mine, theirs in (("tx", "rx"), ("rx", "tx"))
+        for what in ("frames", "bytes")
+    )
+
+
 def test_the_first_packet_makes_the_session_and_arrives(home: Domain) -> None:
     clients = [home.member(name) for name in ("alice", "bob", "carol")]
     alice, bob, carol = clients
@@ -47,6 +57,7 @@ def test_the_first_packet_makes_the_session_and_arrives(home: Domain) -> None:
     assert lanes(alice) == {"bob"}
     assert lanes(bob) == {"alice"}
     assert lanes(carol) == set()
+    wait_until(lambda: balanced(alice, bob), 10.0, "the held frame among those that were sent")
     reply = json.loads(carol.verb("ping", "alice", "--json", "-c", "1").stdout.splitlines()[0])
     assert reply["peer"] == "alice"
     assert lanes(carol) == {"alice"}

@@ -63,6 +63,8 @@ def test_the_first_frames_start_the_session_and_arrive(home: Domain, source: int
     began = mesh.network.now
     mesh.network.run_until(lambda: mesh.clients[target].frames == frames, 2.0)
     assert mesh.network.now - began < 0.2, "three round trips of 40 ms, and the frames behind them"
+    demand = mesh.peer(source, target).demand
+    assert (demand.sent_frames, demand.sent_bytes) == (2, sum(map(len, frames)))
     mesh.exchange(source, target)
     assert mesh.peer(source, 2).session is None
     assert mesh.peer(2, source).session is None
@@ -144,6 +146,9 @@ def test_held_frames_are_few_and_young() -> None:
     demand.want(b"late", 200.0)
     assert demand.take_held(200.0 + HOLD) == []
     assert connect.drops == {"held_too_long": 2}
+    demand.want(b"never taken", 250.0)
+    demand.expire(250.0 + HOLD)
+    assert connect.drops == {"held_too_long": 3}
     demand.want(b"", 300.0)
     assert demand.take_held(300.0) == [], "a frame too large to hold only asks"
     assert demand.wanted(300.0 + WANTED_FOR - 0.1)
