@@ -31,7 +31,7 @@ REAL_TESTS   = $(BIN)/pytest -n 2 --dist loadfile --reruns 1 -raR -m root $(PYTE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup ext demo test unit e2e stateful lint format bench bench-micro transfer fuzz fuzz-long fuzz-coverage
-.PHONY: sanitize tsan build clean distclean
+.PHONY: sanitize tsan chaos soak build clean distclean
 
 help: ## List the targets (this is what `make` alone does).
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,6 +91,12 @@ sanitize: setup ## Run tests and fuzz targets of the extensions under AddressSan
 
 tsan: setup ## Run the extensions' tests and a stress test of their tables under ThreadSanitizer.
 	.ci/sanitize thread $(BIN)/python $(SANITIZE_SECONDS)
+
+chaos: setup ## Kill relays and clients at random under traffic for SECONDS (1800), with SEED (1) (root).
+	$(BIN)/python -m shadowmesh.testing.chaos --seconds $(or $(SECONDS),1800) --seed $(or $(SEED),1)
+
+soak: setup ## Rekey, roam and churn for SECONDS (1800), and see that nothing grows and all counters agree (root).
+	$(BIN)/python bench/soak.py --seconds $(or $(SECONDS),1800)
 
 build: setup ## Build the wheel into dist/.
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

@@ -122,6 +122,16 @@ class Member:
         asyncio.get_running_loop().add_reader(self.socket, self._readable)
         self._expire()
 
+    def leave(self, goodbye: bool) -> None:
+        """Be gone, with or without a word."""
+        if goodbye:
+            self.client.core.close(time.monotonic())
+            self._flush()
+        asyncio.get_running_loop().remove_reader(self.socket)
+        if self._timer is not None:
+            self._timer.cancel()
+        self.socket.close()
+
     def _readable(self) -> None:
         for _ in range(64):
             try:

@@ -152,7 +152,7 @@ class Pulse:
                 return
             for number, (source, target) in enumerate(self._pairs):
                 with contextlib.suppress(OSError):
-                    packet = _echo_request(number, sequence & 0xFFFF)
+                    packet = echo_request(number, sequence & 0xFFFF)
                     self._sockets[source].sendto(packet, (self._hosts[target][1], 0))
                     self.totals.requests += 1
             due += INTERVAL
@@ -227,7 +227,7 @@ async def _echoed(loop: asyncio.AbstractEventLoop, near: socket.socket, block: b
     return answer == block
 
 
-def _echo_request(identifier: int, sequence: int) -> bytes:
+def echo_request(identifier: int, sequence: int) -> bytes:
     """An ICMP echo request without data. Source: RFC 792; the checksum is that of RFC 1071."""
     total = 0x0800 + identifier + sequence
     total = (total & 0xFFFF) + (total >> 16)
