@@ -68,6 +68,8 @@ ROAM = 7.0
 JOIN_PACE = 0.05
 WARM_UP = 0.4
 """Share of the samples that does not count: pools and caches fill, and 50 sessions are met."""
+SETTLED = 2.0
+"""Seconds of traffic after the last change of an address."""
 CALM = 5.0
 """Seconds of traffic between the three alone, whose counters are compared exactly."""
 MB_AN_HOUR, MB_AT_LEAST = 6.0, 4.0
@@ -478,6 +480,7 @@ def run(seconds: float, members: int, talk: bool = False) -> Outcome:
             outcome.seconds = time.monotonic() - began
             soak.calm_file.touch()
             asking.stop()
+            _settle(pulse)
             totals = pulse.totals
             outcome.echoes, outcome.blocks, outcome.answers = totals.replies, totals.blocks, asking.answers
         outcome.roams, outcome.churned = soak.roams, soak.came() - members - len(NAMES)
@@ -488,6 +491,13 @@ def run(seconds: float, members: int, talk: bool = False) -> Outcome:
         soak.crowd.kill()
     lab.check_leaks()
     return outcome
+
+
+def _settle(pulse: Pulse) -> None:
+    """Nobody roams any more: frames still go the way that carol was before, until that is noticed."""
+    stopped = time.monotonic()
+    wait_until(lambda: not pulse.silent(stopped), 30.0, "all pairs to talk")
+    time.sleep(SETTLED)
 
 
 def _settle_accounts(soak: Soak, outcome: Outcome) -> None:
