@@ -160,7 +160,7 @@ class NetworkMonitor:
     :param own_interface: the TAP, which is no underlay.
     :param overlay: networks of the overlay, "ADDRESS/PREFIX LENGTH".
     :param asleep: tells the seconds spent asleep so far.
-    :param on_wake: called whenever netlink said something, and every `SLEEP_CHECK`.
+    :param on_wake: called soon after netlink said something, whatever it was.
     """
 
     def __init__(
@@ -233,7 +233,6 @@ class NetworkMonitor:
         known = self._asleep()
         while True:
             await asyncio.sleep(SLEEP_CHECK)
-            survives(self._on_wake)
             asleep = self._asleep()
             if asleep - known > SLEEP_JUMP:
                 log.info("woke up after %.0f s of sleep", asleep - known)

@@ -6,6 +6,7 @@ nothing, and touches no route of others.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Mapping
@@ -41,6 +42,20 @@ def apply(interface: str, before: Mapping[Key, str], wanted: Mapping[Key, str]) 
             except NetlinkError as error:
                 failed[key] = _problem(key, error.code)
     return failed
+
+
+def restore(interface: str, routes: Mapping[Key, str]) -> None:
+    """Put back those of our `routes` that are gone: all go when somebody sets the device down. As `apply`.
+
+    None is taken from others: where there is a route of this prefix and metric, it stays.
+    """
+    from shadowmesh.io.iproute import IPRoute, NetlinkError
+
+    with IPRoute() as netlink:
+        found = netlink.link_lookup(ifname=interface)
+        for key, via in routes.items() if found else ():
+            with contextlib.suppress(NetlinkError):  # still there, or the device still down
+                netlink.route("add", dst=key.to, gateway=via, oif=found[0], priority=key.metric)
 
 
 def _problem(key: Key, code: int) -> str:

@@ -120,7 +120,7 @@ class Daemon:
         self._started_at = time.monotonic()
         self._stop = asyncio.Event()
         self._surroundings = Surroundings(
-            config, local_address(udp), self._handle_network, self._handle_mapped, self._look_at_device
+            config, local_address(udp), self._handle_network, self._handle_mapped, self._handle_wake
         )
         keep = (bridge.lent.note_routes,) if bridge is not None else ()
         self._subnets = Subnets(config, core, self._drive, *keep)
@@ -415,8 +415,12 @@ class Daemon:
         self.failure = CommandFailed(reason, code)
         self._stop.set()
 
-    def _look_at_device(self) -> None:
-        """Its addresses, routes and place in a bridge went with it: a new start makes all of them anew."""
+    def _handle_wake(self) -> None:
+        """Links, addresses or routes have changed, perhaps ours.
+
+        With a device that is gone went its addresses and its place in a bridge: a new start makes all anew.
+        """
+        self._subnets.handle_network()
         if self._device is not None and self._device.gone and self.failure is None:
             name = self._device.name
             self._fail(f"the interface {name} was removed; start the client again", ExitCode.FAILED)

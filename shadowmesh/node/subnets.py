@@ -53,6 +53,8 @@ class Subnets:
         self._keep = keep
         self._routes = Routes(config.routes)
         self._installed: dict[Key, str] = {}
+        self._suspect = False
+        """Whether somebody may have removed what is installed."""
         self._failed: dict[Key, str] = {}
         self._retry_at = 0.0
         self._told: dict[tuple[str, str], str] = {}
@@ -82,6 +84,10 @@ class Subnets:
         self._told.clear()
         self._wake.set()
 
+    def handle_network(self) -> None:
+        """Something has changed in this machine's network: at the next look, see whether ours is there."""
+        self._suspect = True
+
     def status(self) -> list[RouteStatus]:
         """Every route of the configuration, in its order."""
         return [
@@ -98,7 +104,10 @@ class Subnets:
     async def _follow(self) -> None:
         while True:
             if self._routes.entries or self._installed:
-                await self._look()
+                try:
+                    await self._look()
+                except Exception:  # no thread or memory is left, say: the next look comes all the same
+                    log.exception("can't look after the routes; trying again")
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), LOOK)
             else:
@@ -106,6 +115,9 @@ class Subnets:
             self._wake.clear()
 
     async def _look(self) -> None:
+        if self._suspect and self._installed:
+            self._suspect = False
+            await asyncio.to_thread(kernel.restore, self._interface, self._installed)
         vias = {entry.route.via for entry in self._routes.entries}
         gateways = {via: self._gateway(via) for via in vias}
         table = self._routes

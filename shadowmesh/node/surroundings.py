@@ -22,7 +22,7 @@ class Surroundings:
     :param bound: where the UDP socket is bound, with its real port.
     :param on_network: called with the local addresses whenever the network changed, and at the start.
     :param on_mapped: called with the router's outside address for us, or None, whenever it changed.
-    :param on_wake: called every now and then, and soon after a change of the network.
+    :param on_wake: called soon after any change of links, addresses or routes of this machine.
     """
 
     def __init__(

@@ -109,6 +109,11 @@ def test_a_host_behind_a_member_is_reached_and_nothing_is_left(home: Domain, lab
     assert (state, reason) == ("refused", f"bob may not carry 192.168.6.0/24 (its routes: {LAN}, {LAN6})")
     assert table(alice.host) == [f"{LAN} via {bob.ipv4}"]
     assert len(table(alice.host, "-6")) == 1
+    before = table(alice.host), table(alice.host, "-6")
+    alice.host.ip_batch(["link set smesh0 down"])
+    assert table(alice.host) == table(alice.host, "-6") == [], "the kernel takes them"
+    alice.host.ip_batch(["link set smesh0 up"])
+    wait_until(lambda: (table(alice.host), table(alice.host, "-6")) == before, 10.0, "the routes again")
     assert "bob may not carry 192.168.6.0/24" in alice.verb("why", "bob", check=False).stdout
     assert alice.output().count("route to 192.168.6.0/24 via bob: refused") == 1
     assert "bob may not carry" in alice.verb("status").stdout
