@@ -188,7 +188,8 @@ class Pulse:
 
     async def _stream(self, source: str, target: str) -> None:
         """One connection after the other from `source` to `target`."""
-        while True:
+        # The flag too: a cancellation that meets the end of what `wait_for` waits for is lost in Python 3.11.
+        while not self._stop.is_set():
             near = self._hosts[source][0].socket(socket.AF_INET, socket.SOCK_STREAM)
             near.setblocking(False)
             # The reset that SO_LINGER 0 sends: no connection is left in TIME_WAIT.
@@ -205,7 +206,7 @@ class Pulse:
         loop, address = asyncio.get_running_loop(), self._hosts[target][1]
         await asyncio.wait_for(loop.sock_connect(near, (address, TCP_PORT)), PATIENCE)
         self.totals.connections += 1
-        while True:
+        while not self._stop.is_set():
             block = self._random.randbytes(BLOCK)
             if not await asyncio.wait_for(_echoed(loop, near, block), PATIENCE):
                 self.totals.altered.append((source, target))
