@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from shadowmesh.config import RelayPeer
 from shadowmesh.core.shared import DialCarrier, HangUpCarrier, ResolveRelay, Shared
 from shadowmesh.path.backoff import Backoff
-from shadowmesh.path.binding import PATIENT_LIMIT, UNANSWERED_LIMIT, Binding
+from shadowmesh.path.binding import Binding
 from shadowmesh.units import Address
 
 DOUBT = 0.75
@@ -275,8 +275,7 @@ class Leg:
         self._move = _Move(target, self._new_binding(target == self._carrier, now))
 
     def _new_binding(self, patient: bool, now: float) -> Binding:
-        limit = PATIENT_LIMIT if patient else UNANSWERED_LIMIT
-        return Binding(self._shared.random, now, self._numbers, limit)
+        return Binding(self._shared.random, now, self._numbers, patient)
 
     def _poll_move(self, move: _Move, now: float) -> list[tuple[bytes, Address]]:
         payload = move.binding.poll(now)

@@ -24,7 +24,8 @@ ACTIVE_INTERVAL = 1.0
 """Seconds between probes of the path that carries frames: one of confirmed size and one small."""
 WEIGHED_INTERVAL = 1.0
 """Seconds between probes of a direct path that works while frames take the relay: what kept them from it may
-have been one bad moment, such as the start of the machine."""
+have been one bad moment, such as the start of the machine.  And of all others where frames are lost: that it
+is better there has to be known before they go."""
 STANDBY_INTERVAL = 20.0
 """Seconds between probes of the others meanwhile: they must be known to work when they are needed."""
 FRESH_FOR = 50.0
@@ -58,7 +59,7 @@ class Pace(enum.Enum):
     ACTIVE = "active"
     """It carries frames."""
     WEIGHED = "weighed"
-    """It works and is direct, yet a relay carries frames."""
+    """It works and is direct, yet a relay carries frames; or the path that does loses some."""
     STANDBY = "standby"
     """Another one carries frames."""
     IDLE = "idle"
@@ -151,6 +152,11 @@ class Path:
         return self.probes.loss
 
     @property
+    def counted(self) -> int:
+        """Probes that `loss` rests upon."""
+        return self.probes.counted
+
+    @property
     def patience(self) -> float:
         """Seconds that frames may stay without any sign of life: max(3 RTT, 600 ms)."""
         return max(SILENCE_LIMIT, 3 * (self.rtt or 0.0))
@@ -230,7 +236,7 @@ class Path:
         if self.state in (PathState.TRYING, PathState.FAILED):
             self.state = PathState.CHECKING
             self.probes.clear()
-            self.probes.loss = 0.0
+            self.probes.loss, self.probes.counted = 0.0, 0
             self.mtu = MtuSearch(self.mtu.largest)
             self._missed = self._big_lost = self._check_lost = 0
             self.silent_since = None

@@ -28,6 +28,8 @@ from shadowmesh.wire.payload import Kind, encode_probe, parse_probe
 
 STANDBY_FOR = 60.0
 """Seconds after the last frame for which other paths are kept ready and rounds go on."""
+LOSSY = 0.1
+"""Share of lost probes above which the other paths are measured as closely as the one in use."""
 EAGER_FOR = 300.0
 """Seconds after a change for which rounds go on without any frames: to be direct before it is needed."""
 STABLE_AFTER = 30.0
@@ -379,6 +381,8 @@ class PathSet:
         others = Pace.STANDBY if idle_for < STANDBY_FOR else Pace.REST
         mine = Pace.ACTIVE if self._health.active(now) else Pace.IDLE
         weighing = self.direct is None and (others is Pace.STANDBY or now < self._eager_until)
+        if others is Pace.STANDBY and self.current is not None and self.current.loss > LOSSY:
+            others = Pace.WEIGHED
         for path in paths:
             if not self.running:
                 path.set_pace(Pace.REST)

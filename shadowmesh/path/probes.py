@@ -20,6 +20,8 @@ MIN_TIMEOUT = 0.15
 """Seconds at least: the other side's event loop may be busy."""
 LOSS_WEIGHT = 1 / 16
 """Of the newest probe in the mean loss: about the last 16 probes count."""
+COUNTED = 31
+"""Probes that a mean with this weight is worth: it varies like a plain one over 2 / weight - 1."""
 
 
 class Probe(NamedTuple):
@@ -44,6 +46,8 @@ class Probes:
         self.round_trip = RoundTrip()
         self.loss = 0.0
         """Share of small probes that were lost lately, 0 to 1."""
+        self.counted = 0
+        """Small probes that `loss` rests upon."""
 
     @property
     def timeout(self) -> float:
@@ -98,3 +102,4 @@ class Probes:
     def _count(self, probe: Probe, lost: bool) -> None:
         if not probe.size:
             self.loss += LOSS_WEIGHT * (lost - self.loss)
+            self.counted = min(self.counted + 1, COUNTED)

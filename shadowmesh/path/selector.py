@@ -2,7 +2,9 @@
 
 A path costs its lowest recent round trip, and half a second for all of it that is lost.  A relay
 costs that twice and 20 ms, since it belongs to somebody else: direct wins unless it is clearly worse.
-IPv6 and the local network need no rule of their own: they are nearer.
+IPv6 and the local network need no rule of their own: they are nearer.  Of the loss of two paths the
+difference counts, if chance does not explain it: where both lose as much, the last dozen probes of one
+always look worse, and frames would go to and fro for ever.
 
 Another path of the same sort is taken only if it is a fifth and 2 ms cheaper, and not within 5 s of the last
 change.  From a path that does not work frames go at once, and from a relay to a direct path too.
@@ -10,6 +12,7 @@ change.  From a path that does not work frames go at once, and from a relay to a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -18,6 +21,8 @@ HOLD = 5.0
 GAIN, GAIN_AT_LEAST = 0.8, 0.002
 """Share of the present cost, and seconds less than it, that another path must come down to."""
 LOSS_WEIGHT = 0.5
+CHANCE = 3.0
+"""Standard deviations that two paths may differ in loss by chance."""
 RELAY_FACTOR, RELAY_PENALTY = 2.0, 0.02
 UNKNOWN_RTT = 0.1
 """Seconds that are assumed before the first measurement."""
@@ -39,6 +44,8 @@ class Ranked(Protocol):
     @property
     def loss(self) -> float: ...
     @property
+    def counted(self) -> int: ...
+    @property
     def left_by_peer(self) -> bool: ...
     def fresh(self, now: float) -> bool: ...
 
@@ -54,11 +61,25 @@ Policy = Callable[[Sequence[Ranked], int | None, float, float], Decision]
 """(paths, index of the present one, when it was chosen, now) -> decision."""
 
 
-def cost(path: Ranked) -> float:
+def cost(path: Ranked, loss: float) -> float:
     """Seconds, weighted; the cheapest path is the best."""
     rtt = UNKNOWN_RTT if path.lowest is None else path.lowest
-    seconds = rtt + LOSS_WEIGHT * path.loss
+    seconds = rtt + LOSS_WEIGHT * loss
     return RELAY_FACTOR * seconds + RELAY_PENALTY if path.relayed else seconds
+
+
+def costs(here: Ranked, there: Ranked) -> tuple[float, float]:
+    """Of two paths, compared with each other."""
+    excess = here.loss - there.loss
+    if abs(excess) <= CHANCE * math.sqrt(_variance(here) + _variance(there)):
+        excess = 0.0
+    return cost(here, max(0.0, excess)), cost(there, max(0.0, -excess))
+
+
+def _variance(path: Ranked) -> float:
+    """Of the measured loss; by Laplace's rule of succession, since none of a few tells little."""
+    share = (path.loss * path.counted + 1.0) / (path.counted + 2.0)
+    return share * (1.0 - share) / max(path.counted, 1)
 
 
 def choose(paths: Sequence[Ranked], current: int | None, chosen_at: float, now: float) -> Decision:
@@ -72,20 +93,24 @@ def choose(paths: Sequence[Ranked], current: int | None, chosen_at: float, now: 
         good = [index for index in good if not paths[index].relayed] or [*good, current]
     if not good:
         return _last_resort(paths)
-    best = min(good, key=lambda index: cost(paths[index]))
     if current is None or current not in good:
-        return _leave(paths, current, best)
-    return _compare(paths, current, best, chosen_at, now)
+        return _leave(paths, current, min(good, key=lambda index: cost(paths[index], paths[index].loss)))
+    return _compare(paths, current, good, chosen_at, now)
 
 
-def _compare(paths: Sequence[Ranked], current: int, best: int, chosen_at: float, now: float) -> Decision:
-    here, there = paths[current], paths[best]
-    if best == current:
+def _compare(
+    paths: Sequence[Ranked], current: int, good: Sequence[int], chosen_at: float, now: float
+) -> Decision:
+    here = paths[current]
+    compared = {index: costs(here, paths[index]) for index in good}
+    best = max(good, key=lambda index: compared[index][0] - compared[index][1])
+    there = paths[best]
+    ours, theirs = compared[best]
+    if ours <= theirs:
         return Decision(current, "it is the best that works")
     if here.relayed and not there.relayed:
         return Decision(best, f"it is direct{_versus(there, here)}")
-    wanted = min(GAIN * cost(here), cost(here) - GAIN_AT_LEAST)
-    if now - chosen_at < HOLD or cost(there) > wanted:
+    if now - chosen_at < HOLD or theirs > min(GAIN * ours, ours - GAIN_AT_LEAST):
         return Decision(current, f"{there.name} is not enough better{_versus(there, here)}")
     return Decision(best, f"it is clearly better{_versus(there, here)}")
 

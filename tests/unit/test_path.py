@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,6 +11,9 @@ from shadowmesh.errors import BadPacket
 from shadowmesh.path import backoff, binding
 from shadowmesh.path.backoff import Backoff
 from shadowmesh.path.binding import Binding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 GENERATOR = random.Random(1)
 MAPPED = bytes(10) + b"\xff\xff\xc0\x00\x02\x01"
@@ -52,15 +56,50 @@ def test_binding_hurries_while_frames_cross() -> None:
     assert leg.deadline == pytest.approx(105.01 + binding.BUSY_INTERVAL)
 
 
-def test_binding_fails_after_three_unanswered() -> None:
-    leg, now = Binding(randbytes, 100.0), 100.0
-    for _ in range(binding.UNANSWERED_LIMIT):
-        assert leg.poll(now) is not None
-        assert not leg.failed
+def unanswered(leg: Binding, now: float, until: Callable[[], bool]) -> list[bytes]:
+    """The BINDs from `now` on, as long as nothing answers, until that."""
+    found = []
+    while not until():
+        bind = leg.poll(now)
+        assert bind is not None
+        found.append(bind)
         now = leg.deadline
-    leg.poll(now)
-    assert leg.failed
-    assert now == pytest.approx(103.0)
+    return found
+
+
+@pytest.mark.parametrize(("patient", "within", "binds"), [(False, 3.0, 7), (True, 8.0, 9)])
+def test_binding_fails_after_rounds_without_an_answer(patient: bool, within: float, binds: int) -> None:
+    """Over TCP nothing is repeated: what is under way is not lost."""
+    leg = Binding(randbytes, 100.0, patient=patient)
+    assert len(unanswered(leg, 100.0, lambda: leg.failed)) == binds
+    assert leg.deadline - binding.REPEAT_UNKNOWN == pytest.approx(100.0 + within, abs=0.51)
+    doubts = Binding(randbytes, 100.0, patient=patient)
+    unanswered(doubts, 100.0, lambda: doubts.doubtful)
+    assert not doubts.silent
+
+
+def test_binding_takes_the_answer_to_an_earlier_repeat() -> None:
+    """The round trip is a second and more: the answer comes when the next BIND has long been sent."""
+    leg = Binding(randbytes, 100.0)
+    first, *_ = unanswered(leg, 100.0, lambda: leg.doubtful)
+    leg.handle_bound_untrusted(bound(first), 101.4)
+    assert leg.round_trip.smoothed == pytest.approx(1.4)
+    assert (leg.waits, leg.doubtful) == (False, False)
+    assert leg.poll(leg.deadline) is not None
+    assert leg.deadline > 101.4 + binding.IDLE_INTERVAL + 1.4, "it knows by now how long an answer takes"
+
+
+def test_binding_outlives_heavy_loss() -> None:
+    """A fifth of all packets lost each way, for an hour."""
+    leg, now, chance = Binding(randbytes, 0.0), 0.0, random.Random(4)
+    while now < 3600.0 and not leg.failed:
+        leg.handle_traffic(now)
+        bind = leg.poll(now)
+        if bind is not None and chance.random() < 0.64:
+            leg.handle_bound_untrusted(bound(bind), now)
+        now = leg.deadline
+    assert not leg.failed
+    assert 0.2 < leg.loss < 0.6
 
 
 def test_binding_ignores_strangers_answers() -> None:

@@ -15,6 +15,7 @@ from shadowmesh.path.handshake import Handshake
 from shadowmesh.path.health import ANSWER_AFTER, TICK, Counters, Health
 from shadowmesh.path.keepalive import Keepalive
 from shadowmesh.path.mtu import MtuSearch, MtuState
+from shadowmesh.path.paths import LOSSY
 from shadowmesh.path.probes import Probes
 from shadowmesh.path.rounds import Rounds, guesses
 from shadowmesh.path.rtt import RECENT, RoundTrip
@@ -294,6 +295,7 @@ class Fake:
     relayed: bool = False
     usable: bool = True
     loss: float = 0.0
+    counted: int = 31
     detail: str = ""
     left_by_peer: bool = False
     old: bool = False
@@ -345,3 +347,21 @@ def test_choice_does_not_swing_between_two_like_paths() -> None:
         changes += chosen != current
         current = 0 if chosen is None else chosen
     assert changes == 0
+
+
+@pytest.mark.parametrize(("loss", "limit"), [(0.05, 2), (0.2, 10)])
+def test_choice_does_not_swing_where_all_paths_lose_as_much(loss: float, limit: int) -> None:
+    """An hour on one bad access link; probed as `Paths` does it."""
+    noise = random.Random(3)
+    paths = [Fake("relay", lowest=0.03, relayed=True), Fake("one"), Fake("two")]
+    current, chosen_at, changes = 1, 0.0, 0
+    for second in range(3600):
+        for index, path in enumerate(paths):
+            if index == current or second % 20 == 0 or paths[current].loss > LOSSY:
+                path.loss += ((noise.random() < loss) - path.loss) / 16
+        chosen = choose(paths, current, chosen_at, float(second)).chosen
+        assert chosen is not None
+        if chosen != current:
+            changes += 1
+            current, chosen_at = chosen, float(second)
+    assert changes <= limit
