@@ -1,17 +1,27 @@
-"""Real traffic to start from: what two clients and a relay in memory sent each other; no target itself."""
+"""Identities and handshakes to start from; no target itself."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import random
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 
 from shadowmesh.crypto.identity import Identity
 from shadowmesh.crypto.keys import Direction
 from shadowmesh.session.machine import Machine, Opening, Secrets
 from shadowmesh.wire.messages import MessageType
 
-ALICE, BOB = Identity.generate("alice"), Identity.generate("bob")
+
+def identity(name: str) -> Identity:
+    """The same in every process, so that a corpus means the same in all."""
+    seed = name.encode().ljust(32, b".")
+    ed25519, mldsa = Ed25519PrivateKey.from_private_bytes(seed), MLDSA87PrivateKey.from_seed_bytes(seed)
+    return Identity._of(name, ed25519, mldsa, Identity.generate(name).certificate)
+
+
+ALICE, BOB = identity("alice"), identity("bob")
 
 
 def secrets_with(peer: Identity) -> Secrets:
@@ -42,14 +52,6 @@ def handshake_messages() -> tuple[bytes, bytes, bytes, bytes]:
     challenge = bob.handle(*split(hello), to_bob)
     response = alice.handle(*split(challenge), to_alice)
     return hello, challenge, response, bob.handle(*split(response), to_bob)
-
-
-@functools.cache
-def resumed_answer() -> bytes:
-    """CHALLENGE and ESTABLISHED of a resumed session."""
-    alice, bob = machines()
-    to_alice, to_bob = (dataclasses.replace(secrets_with(peer), resumed=True) for peer in (BOB, ALICE))
-    return bob.handle(*split(alice.begin(to_alice)), to_bob)
 
 
 def split(message: bytes) -> tuple[MessageType, bytes]:

@@ -369,7 +369,8 @@ class Connection:
             while request is None and protocol.handshake_exc is None and not reader.at_eof():
                 protocol.receive_data(await reader.read(4096))
                 request = next((one for one in protocol.events_received() if isinstance(one, Request)), None)
-            if request is not None:
+            # What came right behind the request may have failed already, and ended our side of it.
+            if request is not None and not protocol.eof_sent:
                 ours = request.path.partition("?")[0] == PATH
                 protocol.send_response(
                     protocol.accept(request) if ours else protocol.reject(404, "There is nothing here.\n")

@@ -6,6 +6,7 @@ from shadowmesh._ext.bundle import Bundler
 from shadowmesh.io.tunnel import Tunnel
 from shadowmesh.io.udp import local_address, open_udp
 
+COVERS: tuple[str, ...] = ()
 ENGINE = open_udp("127.0.0.1", 0)
 TUNNEL = Tunnel(Bundler(), local_address(ENGINE))
 ENGINE.settimeout(5.0)

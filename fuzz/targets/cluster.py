@@ -27,6 +27,7 @@ from shadowmesh_relay.rendezvous import Rendezvous
 from shadowmesh_relay.steering import Steering
 from shadowmesh_relay.testing import MemoryForwarder
 
+COVERS = ("shadowmesh_relay.cluster", "shadowmesh_relay.cluster_wire", "shadowmesh_relay.remotes")
 NODE, OTHER, RELAY = bytes(32), bytes(31) + b"\x80", b"r" * 16
 HERE = Presence(b"instance", 1, b"n" * 32, b"mark-of-")
 SEEDS = [

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 
+from fuzz.traffic import ALICE, identity
 from shadowmesh.crypto.authority_key import AuthorityKey
-from shadowmesh.crypto.identity import Identity, node_id_text
+from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.errors import BadPacket, NotMember
 from shadowmesh.membership.authority import Authority, Ledger, Request
 from shadowmesh.membership.certificate import Certificate
@@ -17,7 +18,16 @@ from shadowmesh.membership.network import Network
 from shadowmesh.membership.revocation import RevocationList, Revocations
 from shadowmesh.membership.signed import SIGNATURE_SIZE
 
-KEY = AuthorityKey.generate()
+COVERS = (
+    "shadowmesh.membership.certificate",
+    "shadowmesh.membership.delegation",
+    "shadowmesh.membership.network",
+    "shadowmesh.membership.revocation",
+    "shadowmesh.membership.rotation",
+    "shadowmesh.membership.signed",
+)
+_authority = identity("authority")
+KEY = AuthorityKey(_authority.ed25519, _authority.mldsa)
 NETWORK = Network.make("home", [ipaddress.ip_network("10.77.0.0/16")], [], KEY, RELEASED)
 AUTHORITY = Authority(KEY, NETWORK, Ledger(network=node_id_text(NETWORK.id)))
 CERTIFICATE = AUTHORITY.sign(Request(node=b"b" * 32, name="bob", groups=["admin"]), RELEASED)
@@ -27,7 +37,7 @@ GUARD = Guard(
 )
 LINK = NETWORK.rotated(KEY, AuthorityKey.generate(), RELEASED, RELEASED, 1).links[0]
 REVOCATIONS = Revocations(NETWORK, LIST.document, lambda _: None)
-DELEGATE = Identity.generate("alice").public
+DELEGATE = ALICE.public
 DELEGATION = Delegation.make(
     DelegationBody(
         network=NETWORK.id,

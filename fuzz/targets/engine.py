@@ -14,7 +14,7 @@ from shadowmesh._ext.engine import EVENT_CONTROL, EVENT_LANE_MESSAGE, EVENT_LONG
 from shadowmesh._ext.packets import PayloadKind
 from tests.unit.ext_harness import Node, Peer, frame, udp_socket
 
-COVERS = ()
+COVERS: tuple[str, ...] = ()
 CHANNEL, CONTROL = b"channel1", b"control1"
 LANE = 1
 SHORTEST_PACKET, SHORTEST_LONG_HEADER = 30, 7

@@ -13,6 +13,7 @@ from shadowmesh.overlay.firewall import Firewall
 from shadowmesh.rules import FirewallSection, Ports, Rule, parse_network, parse_protocol
 from tests.reference import firewall as twin
 
+COVERS: tuple[str, ...] = ()
 STEP = struct.Struct("!HBB")
 """Size of the frame behind it, from or to whom, and seconds since the one before."""
 

@@ -17,7 +17,7 @@ from shadowmesh._ext.forward import EVENT_CONTROL, EVENT_ENDPOINT, EVENT_LONG_HE
 from tests.reference import frame_packet
 from tests.unit.ext_harness import DEADLINE, Plane, material, raw_sockaddr, udp_socket, wire_id
 
-COVERS = ()
+COVERS: tuple[str, ...] = ()
 A, B, MARKS = 4, 5, 6
 TO_B, AT_B = b"a->relay", b"relay->b"
 MARK, AT_MARK = b"marks-in", b"marksout"

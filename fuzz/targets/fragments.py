@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from shadowmesh._ext.fragment import Reassembler
 from tests.reference import fragment as twin
 
+COVERS: tuple[str, ...] = ()
 STEP = struct.Struct("!HBB")
 """Size of the fragment behind it, from whom, and how long after the one before."""
 

@@ -8,6 +8,7 @@ import struct
 from shadowmesh.errors import BadPacket
 from shadowmesh.path.portmap import PortMapping, problem_of_outside
 
+COVERS = ("shadowmesh.path.portmap", "shadowmesh.wire.portmap")
 NONCE, PORT, HOST = bytes(12), 4400, "192.168.1.7"
 OUTSIDE = bytes(10) + b"\xff\xff\x08\x08\x04\x04"
 

@@ -9,6 +9,7 @@ from shadowmesh._ext.origin import Origins
 from shadowmesh.overlay.ownership import link_local, packed_prefix
 from tests.reference import origin as twin
 
+COVERS: tuple[str, ...] = ()
 PEER = 1
 MACS = [bytes((2, 0, 0, 0, 0, number)) for number in range(3)]
 PREFIXES = [

@@ -16,6 +16,7 @@ from shadowmesh_relay.testing import MemoryForwarder
 from tests.protocol.http3 import CREDENTIALS, HTTP3
 from tests.unit.quic_pair import identity
 
+COVERS = ("shadowmesh_relay.h3",)
 KEY, CERTIFICATE = identity("relay")
 STREAMS = (0, 2, 4, 6)
 PATHS = (b"/live", b"/status", b"/nothing")

@@ -29,6 +29,7 @@ from tests.reference.offload import (
 from tests.unit.ext_harness import Node, Peer, frame, mac, wait_until
 from tests.unit.test_ext_offload import ALL, packet, send_together
 
+COVERS: tuple[str, ...] = ()
 FRAME, SEGMENT = 1, 6
 BATCH = 8
 """Payloads of one input: the queue of a datagram socketpair holds ten by default."""

@@ -7,6 +7,7 @@ import random
 from shadowmesh._ext.aead import PacketKeys
 from shadowmesh.errors import BadPacket
 
+COVERS: tuple[str, ...] = ()
 LANE, RECEIVER = 3, b"receiver"
 _generator = random.Random(1)
 KEYS = PacketKeys(_generator.randbytes(76))

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sized
 from typing import cast
 
 from fuzz.program import Program, string
-from shadowmesh.crypto.identity import Identity
+from fuzz.traffic import identity
 from shadowmesh.crypto.keys import Direction
 from shadowmesh.errors import BadPacket, NotMember
 from shadowmesh.session.link import Ended, Link, LinkEvent, Ready, Received
@@ -52,7 +52,7 @@ COVERS = (
     "shadowmesh_relay.guests",
     "shadowmesh_relay.clients",
 )
-RELAY = Identity.generate("relay")
+RELAY = identity("relay")
 NODES = [bytes([number]) * 32 for number in range(1, 6)]
 IDS = [bytes([0x80 + number]) * 32 for number in range(3)]
 LIMITS = Limits(channels_per_client=6, clients=6)

@@ -10,7 +10,7 @@ from fuzz.program import Program
 from shadowmesh._ext.fdb import StationTable
 from tests.reference.stations import FRESH, LIFE, STEP, Stations
 
-COVERS = ()
+COVERS: tuple[str, ...] = ()
 PAUSES = (0, 1, STEP - 1, STEP, FRESH - 1, FRESH, LIFE - 1, LIFE, LIFE + 1, 2 * LIFE)
 BUCKETS, SHARE, STEPS = 8, 16, 400
 """A table of 64 stations: when a bucket may be full, an answer may also be that there is no place."""
