@@ -16,7 +16,11 @@ Target = Callable[[bytes], None]
 
 
 class Module(Protocol):
-    """A module of fuzz/targets; what it holds open, an optional `close` lets go."""
+    """A module of fuzz/targets.
+
+    Where it has to, it has more: `close` lets go of what it holds open, BLIND_RUNS (300) says how many blind
+    inputs the tests may take.
+    """
 
     SEEDS: Sequence[bytes]
     """Inputs from real traffic."""

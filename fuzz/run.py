@@ -80,7 +80,7 @@ def fuzz(name: str, seconds: int) -> bool:
         rows = log.read()
         row = rows.setdefault(name, log.Row(name))
         if edges:
-            row.minutes += (time.monotonic() - began) / 60
+            row.minutes += (fuzzed_seconds(output) or time.monotonic() - began) / 60
             row.executions += executions
             row.edges, row.features = edges, features
         log.count_findings(row)
@@ -88,6 +88,12 @@ def fuzz(name: str, seconds: int) -> bool:
     if process.returncode:
         print(f"{name}: ended with {process.returncode}, see {output.relative_to(places.ROOT)}", flush=True)
     return process.returncode == 0 and not row.open
+
+
+def fuzzed_seconds(output: Path) -> int:
+    """Without the time that it took to begin; 0 where it did not come to the end."""
+    found = re.findall(rb"^Done \d+ runs in (\d+) second", output.read_bytes(), re.MULTILINE)
+    return int(found[-1]) if found else 0
 
 
 def watch(name: str, process: subprocess.Popen[bytes], output: Path, began: float) -> None:

@@ -48,25 +48,32 @@ SEEDS = [
     b"\1" + b"[" * (MAX_DEPTH + 2),
     b"\1\xff\xfe",
 ]
-_file = os.memfd_create("configuration", os.MFD_CLOEXEC)
-PATH = Path(f"/proc/self/fd/{_file}")
-LINE = re.compile(rf"{re.escape(str(PATH))}(:[0-9]+)?: .+")
+_files: list[int] = []
+LINE = re.compile(r"/proc/self/fd/[0-9]+(:[0-9]+)?: .+")
 
 BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 """Source: YAML 1.1, section 4.2."""
 
 
+def close() -> None:
+    """The next input makes another file."""
+    while _files:
+        os.close(_files.pop())
+
+
 def target(data: bytes) -> None:
     """Twice: what is taken has to be the same."""
-    os.ftruncate(_file, 0)
-    os.pwrite(_file, data[1:], 0)
+    if not _files:
+        _files.append(os.memfd_create("configuration", os.MFD_CLOEXEC))
+    path = Path(f"/proc/self/fd/{_files[0]}")
+    path.write_bytes(data[1:])
     load = LOADERS[data[0] % 2] if data else LOADERS[0]
     try:
-        config = load(PATH)
+        config = load(path)
     except ConfigError as error:
         check_refusal(str(error), len(BREAK.split(data[1:].decode(errors="replace"))))
         return
-    assert load(PATH) == config
+    assert load(path) == config
     if isinstance(config, ClientConfig) and config.firewall is not None:
         parties = [
             Party(peer.name, "", tuple(peer.groups), number=number)

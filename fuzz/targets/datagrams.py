@@ -18,6 +18,9 @@ COVERS = (
     "shadowmesh.wire.headers",
 )
 SOURCES = (Address("192.0.2.1", 4433), Address("198.51.100.1", 5000), Address("203.0.113.5", 99))
+BLIND_RUNS = 60
+"""Of the tests: an input takes milliseconds."""
+
 STEPS = 10
 RAW, OLD, RECENT, ALTER, CUT, SPLICE, READDRESS = range(7)
 KEPT = 400

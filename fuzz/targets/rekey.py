@@ -21,6 +21,9 @@ from shadowmesh.wire.reassembly import Reassembler
 
 COVERS = ("shadowmesh.session.rekey",)
 LANES = [bytes((lane,)) * 8 for lane in range(8)]
+BLIND_RUNS = 40
+"""Of the tests: an input takes milliseconds."""
+
 STEPS = 16
 OFFER, ASK, NEWEST, DELIVER, ALTER, CUT, SPLICE, RETYPE = range(8)
 

@@ -22,6 +22,9 @@ COVERS = ("shadowmesh.crypto.tls", "shadowmesh.crypto.hybrid", "shadowmesh.crypt
 CAPACITY = 65536
 EPOCHS = (tls.Epoch.INITIAL, tls.Epoch.HANDSHAKE, tls.Epoch.ONE_RTT)
 GENUINE, ALTER, AGAIN, LEAVE_OUT, CUT, INSERT, WHOLE, RESIZE = range(8)
+BLIND_RUNS = 40
+"""Of the tests: an input takes milliseconds."""
+
 MESSAGES = 12
 """Of one handshake, more than there are."""
 
