@@ -160,6 +160,22 @@ def test_back_to_who_sent_it(bench: Bench) -> None:
     bench.attack(bench.alice, back, "unknown_id")
 
 
+def test_into_the_next_session_and_after_rekeys(bench: Bench) -> None:
+    """The same pair, the same addresses and ports, other keys: after a restart, and two epochs later."""
+    bob, alice = bench.bob, bench.alice
+    _, captured = bench.capture(b"old session")
+    for client in (alice, bob):
+        client.config["session"] = {"rekey_seconds": REKEY_SECONDS}
+        client.restart()
+    wait_direct(bench.mesh)
+    bench.attack(bob, [(bench.place(alice), one.payload) for one in captured], "unknown_id")
+    _, captured = bench.capture(b"epoch")
+    enough = bob.peer("alice")["epoch"] + 2
+    wait_until(lambda: bob.peer("alice")["epoch"] >= enough, 30.0, lambda: str(bob.peer("alice")))
+    bench.attack(bob, [(bench.place(alice), one.payload) for one in captured], "unknown_id")
+    bench.capture(b"still")
+
+
 def test_copies_that_come_first_move_no_path(bench: Bench) -> None:
     """Frames of alice are held back, and come from mallory and from a victim's address in their place.
 
@@ -202,26 +218,3 @@ def test_copies_that_come_first_move_no_path(bench: Bench) -> None:
             assert sum(sizes) <= claimed[str(host.ipv4)]
             assert f"direct {host.ipv4}:7000" in names, "so the copies were noticed"
     assert bob.peer("alice")["last_handshake"] >= before
-
-
-def test_into_the_session_after_a_restart(bench: Bench) -> None:
-    """The same pair, the same addresses and ports, other keys."""
-    _, captured = bench.capture(b"old session")
-    bench.bob.restart()
-    wait_direct(bench.mesh)
-    bench.attack(bench.bob, [(bench.place(bench.alice), one.payload) for one in captured], "unknown_id")
-    bench.capture(b"new session")
-
-
-def test_after_rekeys(bench: Bench) -> None:
-    """Nothing that was sealed with the keys of an epoch is opened two epochs later."""
-    bob, alice = bench.bob, bench.alice
-    for client in (alice, bob):
-        client.config["session"] = {"rekey_seconds": REKEY_SECONDS}
-        client.restart()
-    wait_direct(bench.mesh)
-    _, captured = bench.capture(b"epoch")
-    enough = bob.peer("alice")["epoch"] + 2
-    wait_until(lambda: bob.peer("alice")["epoch"] >= enough, 30.0, lambda: str(bob.peer("alice")))
-    bench.attack(bob, [(bench.place(alice), one.payload) for one in captured], "unknown_id")
-    bench.capture(b"still")
