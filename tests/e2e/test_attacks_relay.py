@@ -31,6 +31,10 @@ CONFLICT = 7
 """Exit code of a client whose identity two machines hold (docs/cli.md)."""
 MAX_GROWTH = 24_000
 """KB that a client may grow by in a few seconds of attack: twice what was seen."""
+NEVER = re.compile(r"direct \[?(127|224|255|0\.|10\.77|fe80|ff02|::1)")
+"""What is no address of anybody, whoever names it."""
+LOOKS = 20
+"""At the paths of both, a tenth of a second apart: a lie lasts as long as the next."""
 PROBE_SIZE = 100
 """Bytes: no probe to an address that has not answered is larger (docs/protocol.md, 8.2)."""
 
@@ -64,14 +68,14 @@ class Bench:
         return next(one for one in client.status()["relays"] if one["address"] == name)
 
     def goes_on(self) -> None:
-        """Echoes over the direct path and through the honest relay: none lost, none doubled."""
+        """Echoes over the direct path and through a relay: none lost, none doubled."""
         for target in (self.bob, self.carol):
             command = ["ping", "-n", "-q", "-c", str(PINGS), "-i", "0.01", "-W", "3", target.ipv4]
             said = self.alice.host.run(command).stdout
             assert " 0% packet loss" in said, said
             assert "duplicates" not in said
         assert str(self.alice.peer("bob")["path"]).startswith("direct ")
-        assert self.alice.peer("carol")["path"] == f"relay {self.mesh.relays['relay'].endpoint}"
+        assert str(self.alice.peer("carol")["path"]).startswith("relay "), "one that carries what it says"
 
 
 def memory(client: ClientNode) -> int:
@@ -158,12 +162,19 @@ def test_lies_about_addresses(bench: Bench) -> None:
     with listening(victim) as arrived:
         began = time.monotonic()
         bench.strike(f"liar={victim.ipv4}")
-        wait_until(lambda: len(arrived()) > 8, 30.0, "probes at the victim")
+        tried: set[str] = set()
+        looks = 0
+
+        def probed() -> bool:
+            nonlocal looks
+            looks += 1
+            tried.update(path["path"] for client in (bench.alice, bench.bob) for path in _paths(client))
+            return len(arrived()) > 8 and looks > LOOKS
+
+        wait_until(probed, 30.0, "probes at the victim", interval=0.1)
+        assert not [one for one in tried if NEVER.search(one)]
+        assert [one for one in tried if str(victim.ipv4) in one]
         bench.goes_on()
-        tried = [path["path"] for client in (bench.alice, bench.bob) for path in _paths(client)]
-        assert not [
-            one for one in tried if re.search(r"direct \[?(127|224|255|0\.|10\.77|fe80|ff02|::1)", one)
-        ]
         bench.evil.stop()
         lasted = time.monotonic() - began
         quiet = [time.monotonic(), len(arrived())]
