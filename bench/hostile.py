@@ -17,17 +17,20 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.command import bench_parser, measured
 from shadowmesh.testing.cable import Cable
 from shadowmesh.testing.impair import Impairment
-from shadowmesh.testing.lab import Lab
+from shadowmesh.testing.lab import UNDERLAY_INTERFACE, Lab
 from shadowmesh.testing.mesh import ClientNode, Mesh
 from shadowmesh.testing.process import wait_until
 from shadowmesh.testing.traffic import iperf, iperf_server
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 UNDERLAY, DIRECT, RELAYED = "underlay", "direct", "relayed"
 PATHS = (UNDERLAY, DIRECT, RELAYED)
@@ -54,8 +57,8 @@ CONDITIONS = {
 }
 SETTLE = 30.0
 SET_UP_TIMEOUT = 120.0
-IPERF_TCP = 1220
-"""Bytes of a segment on the underlay where the MTU is 1280: a black hole that the overlay finds by itself."""
+SMALL_SEGMENT = 1228
+"""Bytes that TCP puts into an IPv4 packet of 1280, less timestamps."""
 
 Figures = dict[str, dict[str, list[float]]]
 
@@ -95,9 +98,7 @@ def measure(names: list[str], rounds: int, seconds: int, congestion: str | None)
             for _ in range(rounds):
                 for name in names:
                     settle(alice, bob)
-                    narrow = CONDITIONS[name].mtu < lab.mtu
-                    change = [f"route change 10.99.0.0/24 dev under0 advmss {IPERF_TCP}"]
-                    alice.host.ip_batch(change if narrow else [change[0].rpartition(" advmss")[0]])
+                    limit_segments((alice, bob), CONDITIONS[name].mtu < lab.mtu)
                     cable.impair(CONDITIONS[name])
                     for path, (_, address) in targets.items():
                         found = iperf(alice.host, address, seconds, congestion)
@@ -108,6 +109,19 @@ def measure(names: list[str], rounds: int, seconds: int, congestion: str | None)
                     print(f"{name}: {last}", file=sys.stderr)
     lab.check_leaks()
     return figures
+
+
+def limit_segments(ends: Sequence[ClientNode], small: bool) -> None:
+    """Let TCP on the underlay offer only segments that fit: it does not look for a black hole."""
+    limit = f" advmss {SMALL_SEGMENT}" if small else ""
+    for client in ends:
+        source = f"dev {UNDERLAY_INTERFACE} src {client.host.address}"
+        client.host.ip_batch([f"route change 10.99.0.0/24 {source}{limit}"])
+
+
+def share(one: float, other: float) -> float | None:
+    """Their ratio; None where the other could do nothing."""
+    return one / other if other else None
 
 
 def set_up(alice: ClientNode) -> float:
@@ -131,11 +145,11 @@ def summary(figures: Figures, seconds: int) -> dict[str, Any]:
             name: {path: found[path] for path in PATHS} for name, found in medians.items()
         },
         "share_of_clean": {
-            name: {path: found[path] / medians[CLEAN][path] for path in PATHS}
+            name: {path: share(found[path], medians[CLEAN][path]) for path in PATHS}
             for name, found in medians.items()
         },
         "overlay_by_underlay": {
-            name: {path: found[path] / found[UNDERLAY] for path in (DIRECT, RELAYED)}
+            name: {path: share(found[path], found[UNDERLAY]) for path in (DIRECT, RELAYED)}
             for name, found in medians.items()
         },
         "set_up_seconds": {name: found[SET_UP] for name, found in medians.items()},
@@ -150,8 +164,8 @@ def print_table(found: dict[str, Any]) -> None:
     print(f"{'':<22}" + "".join(f"{path:>17}" for path in PATHS) + f"{'direct/under':>14}{'set-up s':>10}")
     for name, rates in found["median_mbit_per_second"].items():
         shares = found["share_of_clean"][name]
-        cells = "".join(f"{rates[path]:>10.2f} {shares[path]:>5.0%} " for path in PATHS)
-        ratio = found["overlay_by_underlay"][name][DIRECT]
+        cells = "".join(f"{rates[path]:>10.2f} {shares[path] or 0:>5.0%} " for path in PATHS)
+        ratio = found["overlay_by_underlay"][name][DIRECT] or float("inf")
         print(f"{name:<22}{cells}{ratio:>14.2f}{found['set_up_seconds'][name]:>10.2f}")
     print(
         "Mbit/s, one TCP stream, and the share of the clean link's; overlay / underlay of the same condition"
