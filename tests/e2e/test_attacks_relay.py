@@ -129,7 +129,7 @@ def test_flood_of_inventions(bench: Bench) -> None:
 def test_messages_that_no_limit_allows(bench: Bench) -> None:
     bench.strike("oversized")
     wait_until(
-        lambda: "bad control message" in str(bench.at_evil(bench.alice)["last_error"]),
+        lambda: "oversized_message" in str(bench.at_evil(bench.alice)["last_error"]),
         20.0,
         lambda: str(bench.at_evil(bench.alice)),
     )
