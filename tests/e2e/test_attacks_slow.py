@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from shadowmesh.testing.lab import Host
     from shadowmesh.testing.mesh import RelayNode
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.timeout(240)]
 
 METRICS_PORT = 9464
-LIMIT = 3 * max(HANDSHAKE_TIMEOUT, REQUEST_TIMEOUT)
+LIMIT = 6 * max(HANDSHAKE_TIMEOUT, REQUEST_TIMEOUT)
 """Seconds until who is slow has to be gone: its time and a busy machine's."""
 STEP = 0.1
 """Seconds between two bytes of who sends one by one."""
@@ -194,12 +194,12 @@ def test_the_slow_are_let_go_and_the_others_do_not_wait_for_them(mesh: Mesh) -> 
             return condition()
 
         wait_until(
-            lambda: after_a_step(lambda: all(one.link.heard for one in stalled.values())), 10.0, "answers"
+            lambda: after_a_step(lambda: all(one.link.heard for one in stalled.values())), 60.0, "answers"
         )
         bob.launch()  # by TCP, beside those who hold it
         wait_until(
             lambda: after_a_step(lambda: bob.answers() and bob.relay_status()["state"] == "connected"),
-            20.0,
+            60.0,
             "bob",
         )
         alice.wait_peers("bob")
