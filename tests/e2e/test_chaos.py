@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import faulthandler
+
 import pytest
 
 from shadowmesh.testing import chaos
@@ -13,6 +15,7 @@ SEED = 8
 
 
 def test_two_minutes_of_chaos() -> None:
+    faulthandler.cancel_dump_traceback_later()  # that of pytest's, for tests which take 100 s
     outcome = chaos.run(SECONDS, SEED)
     print(outcome)
     assert not outcome.violations
