@@ -31,7 +31,7 @@ REAL_TESTS   = $(BIN)/pytest -n 2 --dist loadfile --reruns 1 -raR -m root $(PYTE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup ext demo test unit e2e stateful lint format bench bench-micro transfer fuzz fuzz-long fuzz-coverage
-.PHONY: sanitize tsan chaos soak build clean distclean
+.PHONY: sanitize tsan chaos soak verify audit build clean distclean
 
 help: ## List the targets (this is what `make` alone does).
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,6 +98,12 @@ chaos: setup ## Kill relays and clients at random under traffic for SECONDS (180
 soak: setup ## Rekey, roam and churn for SECONDS (1800), and see that nothing grows and all counters agree (root).
 	$(BIN)/python bench/soak.py --seconds $(or $(SECONDS),1800)
 
+verify: $(STAMPS)/verify ## Check the models of docs/models (ProVerif, if it is there, and Spin).
+	$(BIN)/python docs/models/verify.py
+
+audit: $(STAMPS)/audit ## Look at what a release is made of: versions, secrets, bill of materials, two builds.
+	$(BIN)/python .ci/audit.py
+
 build: setup ## Build the wheel into dist/.
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls -l dist
@@ -157,6 +163,19 @@ $(STAMPS)/fuzz: Makefile pyproject.toml constraints.txt | $(STAMPS)/venv
 	    || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$$package" >/dev/null \
 	    || exit 1; done; \
 	elif ! command -v clang-14 >/dev/null; then echo "Fuzzing needs: $(FUZZ_PACKAGES)" >&2; exit 1; fi
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/audit: pyproject.toml constraints.txt | $(STAMPS)/venv
+	@# What the extra `audit` names; asking for the extra itself would build the extensions again.
+	@$(BIN)/pip install --quiet -c constraints.txt cyclonedx-bom detect-secrets pip-audit
+	@touch $@
+
+# ProVerif is in no registry: verify.py says so where it is missing.
+$(STAMPS)/verify: Makefile | $(STAMPS)/venv
+	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  command -v spin >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends spin \
+	  >/dev/null || echo "Not to be had: spin" >&2; \
+	else echo "Not root or no Debian: spin is not installed here" >&2; fi
 	@mkdir -p $(@D) && touch $@
 
 $(STAMPS)/ext: $(EXT_SOURCES) $(STAMPS)/venv

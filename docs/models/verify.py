@@ -134,7 +134,7 @@ class Search:
 SEARCHES = {
     "rekey.pml": (
         Search(
-            "no deadlock; two receive epochs at most; no epoch reused; nothing sealed too late; all can be opened",
+            "no deadlock; two receive epochs at most; no epoch reused; none sealed late; all can be opened",
             mutants=(
                 "MUTANT_KEEPS_ALL",
                 "MUTANT_DROPS_OLD_AT_ONCE",
