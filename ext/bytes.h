@@ -1,6 +1,6 @@
 /* Wire integers: big-endian loads and stores that work at any alignment.
  *
- * Does not check lengths: that is the Reader's work (shadowmesh/_ext/bytes.pxd).
+ * Does not check lengths: that is the caller's work.
  * memcpy is how C allows an unaligned access; compilers turn it into one instruction.
  */
 #ifndef SHADOWMESH_BYTES_H

@@ -43,6 +43,7 @@ from shadowmesh._ext.fair cimport (
     fair_turn,
 )
 from shadowmesh._ext.lanes cimport SendLane, lane_expired, lane_seal
+from shadowmesh._ext.header cimport FORM_LONG, FORM_NONE, FORM_SHORT, header_form
 from shadowmesh._ext.packets cimport BIND_SIZE, KIND_BIND
 from shadowmesh._ext.receive cimport (
     Pending,
@@ -162,15 +163,16 @@ cdef void _on_datagram(Receiver *receiver, uint8_t *data, size_t size, const Arr
     cdef Forward *forward = <Forward *>receiver.owner
     cdef Record *record
     cdef Client *client
-    if size == 0:
+    cdef int form = header_form(data, size)
+    if form == FORM_NONE:
         drop(&receiver.counters, DropReason.SHORT)
-    elif data[0] & 0xC0 == 0xC0:
+    elif form == FORM_LONG:
         record = receiver_connection(receiver, data, size)
         if record != NULL:
             deliver_control(receiver, record, data, size, arrival)
         else:
             deliver_long_header(receiver, data, size, arrival)
-    elif data[0] & 0xC0 != 0x40:
+    elif form != FORM_SHORT:
         drop(&receiver.counters, DropReason.NOT_QUIC)
     else:
         record = receiver_lookup(receiver, data, size)

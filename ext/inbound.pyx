@@ -28,6 +28,7 @@ from shadowmesh._ext.drops cimport Counters, DropReason, Statistic, count, drop
 from shadowmesh._ext.endpoint cimport endpoint_equal, endpoint_key
 from shadowmesh._ext.firewall cimport Policy
 from shadowmesh._ext.fragment cimport fragment_take, pool_free
+from shadowmesh._ext.header cimport FORM_LONG, FORM_NONE, FORM_SHORT, header_form
 from shadowmesh._ext.judge cimport DIRECTION_IN, VERDICT_DENY, VERDICT_PASS, Verdict, wall_judge
 from shadowmesh._ext.origin cimport ORIGIN_FINE, origin_judge
 from shadowmesh._ext.ownership cimport Owned
@@ -100,12 +101,13 @@ cdef void inbound_free(Inbound *inbound) noexcept nogil:
 
 
 cdef void _on_datagram(Receiver *receiver, uint8_t *data, size_t size, const Arrival *arrival) noexcept nogil:
-    if size == 0:
-        drop(&receiver.counters, DropReason.SHORT)
-    elif data[0] & 0xC0 == 0xC0:
-        _long_header(receiver, data, size, arrival)
-    elif data[0] & 0xC0 == 0x40:
+    cdef int form = header_form(data, size)
+    if form == FORM_SHORT:
         _short_header(receiver, data, size, arrival)
+    elif form == FORM_LONG:
+        _long_header(receiver, data, size, arrival)
+    elif form == FORM_NONE:
+        drop(&receiver.counters, DropReason.SHORT)
     else:
         drop(&receiver.counters, DropReason.NOT_QUIC)
 

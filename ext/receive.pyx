@@ -25,9 +25,10 @@ from shadowmesh._ext.aead cimport (
     open_packet,
 )
 from shadowmesh._ext.atomic cimport add_relaxed, load_relaxed
-from shadowmesh._ext.bytes cimport Reader, load32, load64, take
+from shadowmesh._ext.bytes cimport load32, load64
 from shadowmesh._ext.drops cimport DropReason, Statistic, count, drop
 from shadowmesh._ext.endpoint cimport endpoint_normalise
+from shadowmesh._ext.header cimport header_id_at
 from shadowmesh._ext.records cimport FAILED_OPENS_SHIFT, RECORD_CONTROL, Session, bucket_take
 from shadowmesh._ext.replay cimport Verdict, Window, window_accept
 from shadowmesh._ext.ring cimport (
@@ -53,7 +54,6 @@ cdef enum:
     LONG_RING_SIZE = 0x80000      # 512 KiB: some 400 Initials
     CONTROL_RING_SIZE = 0x100000  # 1 MiB
     SHORTEST_LONG_HEADER = 7      # RFC 8999 section 5.1: first byte, version, two length bytes
-    LONG_ID_AT = 6                # the destination id, behind first byte, version and length
 
 
 cdef bint receiver_init(Receiver *receiver) noexcept nogil:
@@ -140,17 +140,12 @@ cdef void _handle_message(Receiver *receiver, size_t i, Arrival *arrival) noexce
 
 cdef Record *receiver_lookup(Receiver *receiver, uint8_t *data, size_t size) noexcept nogil:
     """What the id of a short-header datagram names; NULL after counting why not."""
-    cdef Reader reader
-    cdef uint8_t *id
     cdef Record *record
-    reader.p = data
-    reader.left = size
-    take(&reader, 1)
-    id = take(&reader, 8)
-    if id == NULL:
+    cdef size_t at = header_id_at(data, size)
+    if at == 0:
         drop(&receiver.counters, DropReason.SHORT)
         return NULL
-    record = <Record *>table_find(receiver.ids, load64(id))
+    record = <Record *>table_find(receiver.ids, load64(data + at))
     if record == NULL:
         drop(&receiver.counters, DropReason.UNKNOWN_ID)
     return record
@@ -159,8 +154,9 @@ cdef Record *receiver_lookup(Receiver *receiver, uint8_t *data, size_t size) noe
 cdef Record *receiver_connection(Receiver *receiver, const uint8_t *data, size_t size) noexcept nogil:
     """The control connection that a long header names by an id of ours; NULL: whoever knocks knows none."""
     cdef Record *record = NULL
-    if size >= LONG_ID_AT + 8 and data[LONG_ID_AT - 1] == 8:
-        record = <Record *>table_find(receiver.ids, load64(data + LONG_ID_AT))
+    cdef size_t at = header_id_at(data, size)
+    if at != 0:
+        record = <Record *>table_find(receiver.ids, load64(data + at))
     return record if record != NULL and record.kind == RECORD_CONTROL else NULL
 
 

@@ -1,7 +1,7 @@
 """Replay window of one lane: what a packet number may do once and no more.
 
 Does NOT open packets: the window advances only after a successful open, and that order is the caller's.
-The core is in replay.pxd, inline; this module is its Python face.
+The core is ext/window.h, and proved (docs/models/window.py); this module is its Python face.
 
 Source: RFC 6479 section 2 (a ring of words, cleared as the window moves over them).
 """

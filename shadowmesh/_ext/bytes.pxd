@@ -1,7 +1,7 @@
-"""Reading and writing bytes of the wire: checked reader, big-endian integers.
+"""Big-endian integers of the wire.
 
-Does not know any format.  Every read of untrusted bytes goes through `take`, whose one comparison is
-unsigned: without it a length from the network becomes a read beyond the receive buffer.
+Does not check lengths: whoever reads untrusted bytes compares them, unsigned, with what there is first
+(`header.pxd` for a datagram's id).
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -16,18 +16,3 @@ cdef extern from "bytes.h" nogil:
     void store32 "sm_store32"(uint8_t *p, uint32_t v)
     void store48 "sm_store48"(uint8_t *p, uint64_t v)
     void store64 "sm_store64"(uint8_t *p, uint64_t v)
-
-
-cdef struct Reader:
-    uint8_t *p
-    size_t left
-
-
-cdef inline uint8_t *take(Reader *reader, size_t size) noexcept nogil:
-    """The next `size` bytes, or NULL (and nothing consumed) if there are fewer."""
-    cdef uint8_t *start = reader.p
-    if size > reader.left:
-        return NULL
-    reader.p += size
-    reader.left -= size
-    return start

@@ -1,7 +1,7 @@
 """The choice among paths: the policy against a model, and two ends whose network changes under them.
 
-Frames go directly only after a full-size payload passed there, never stay on a dead path while a living one is
-known, and come back from the relay when the direct path does.
+Frames go directly only after a full-size payload passed there, never stay on a dead path while a living one
+is known, and come back from the relay when the direct path does.
 """
 
 from __future__ import annotations
