@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Proves what is promised of the replay window and of the parser of a datagram's first bytes, by Z3.
 
-Reads the C that runs (ext/window.h, ext/header.h), executes it with symbolic values, all branches at once, and
+Reads the C that runs (ext/window.h, ext/header.h), executes it with symbolic values, all branches at once and
 asks Z3 for a counterexample to each property, over every window, number and datagram. Then it plants faults
 in the C, one by one: each has to be refuted. Exit status: 0 all proved and refuted, 1 not, 77 no Z3 here.
 
