@@ -70,6 +70,8 @@ WARM_UP = 0.4
 """Share of the samples that does not count: pools and caches fill, and 50 sessions are met."""
 SETTLED = 2.0
 """Seconds of traffic after the last change of an address."""
+LEAST = 30
+"""Samples after the warm-up without which no growth can be told from chance: a run of two minutes or so."""
 CALM = 5.0
 """Seconds of traffic between the three alone, whose counters are compared exactly."""
 MB_AN_HOUR, MB_AT_LEAST = 6.0, 4.0
@@ -204,9 +206,11 @@ def slope(times: list[float], values: list[float]) -> float:
 
 
 def grown(name: str, series: Series) -> list[str]:
-    """What grew in a process, for people."""
+    """What grew in a process, for people; nothing can be said of a short run."""
     found = []
     times, mb = series.settled(series.mb)
+    if len(times) < LEAST:
+        return []
     span = times[-1] - times[0]
     climb = slope(times, mb)
     if climb * 3600 > MB_AN_HOUR and climb * span > MB_AT_LEAST:

@@ -32,6 +32,10 @@ def test_memory_that_climbs_is_growth_and_the_warm_up_is_not() -> None:
     assert found.startswith("alice: memory grows by 18.0 MB an hour")
 
 
+def test_nothing_is_said_of_a_short_run() -> None:
+    assert grown("alice", series([1.0 * n for n in range(40)], [1.0 * n for n in range(40)])) == []
+
+
 def test_descriptors_and_threads_that_stay_are_growth() -> None:
     leaking = [30.0 + n // 6 for n in range(60)]
     [found] = grown("alice", series([70.0] * 60, leaking))
