@@ -220,7 +220,8 @@ def functions_of(text: str) -> dict[str, Any]:
 
 def window_properties(text: str) -> dict[str, Any]:
     """Each has to be true for every window, every `number` and every other number `x`."""
-    functions, duties = functions_of(text), []
+    functions = functions_of(text)
+    duties: list[Any] = []
     before = Window()
     number, x = z3.BitVec("number", WORD), z3.BitVec("x", WORD)
     after = before.copy()
@@ -273,7 +274,8 @@ def window_properties(text: str) -> dict[str, Any]:
 
 def header_properties(text: str) -> dict[str, Any]:
     """Each has to be true for every datagram of every size."""
-    functions, duties = functions_of(text), []
+    functions = functions_of(text)
+    duties: list[Any] = []
     size = z3.BitVec("size", WORD)
     data = Memory("data", size, 8)
     form = Run(functions, duties).call("sm_header_form", [data, size], z3.BoolVal(True))
@@ -344,11 +346,11 @@ def main() -> int:
             if found is not None:
                 print(f"         {found}")
     for file, old, new in MUTANTS:
-        name = refuted_by(file, old, new)
-        failed += name is None
+        refuting = refuted_by(file, old, new)
+        failed += refuting is None
         what = f"{file}: {' '.join(old.split())!r} -> {' '.join(new.split())!r}"
         print(
-            f"{'refuted' if name else 'SURVIVED'}  {what}" + (f" (not: {name})" if name else ""), flush=True
+            f"{'refuted' if refuting else 'SURVIVED'}  {what}" + (f" (not: {refuting})" if refuting else ""), flush=True
         )
     return int(failed > 0)
 

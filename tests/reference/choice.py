@@ -15,6 +15,7 @@ class Known:
     usable: bool = False
     lowest: float | None = None
     loss: float = 0.0
+    counted: int = 31
     left_by_peer: bool = False
     heard_at: float = 0.0
     detail: str = ""
@@ -23,9 +24,24 @@ class Known:
         return self.relayed or now - self.heard_at < 50
 
 
-def price(path: Known) -> float:
-    seconds = (0.1 if path.lowest is None else path.lowest) + path.loss / 2
+def price(path: Known, loss: float) -> float:
+    seconds = (0.1 if path.lowest is None else path.lowest) + loss / 2
     return 0.02 + 2 * seconds if path.relayed else seconds
+
+
+def doubt(path: Known) -> float:
+    """Variance of the share of probes lost, if one more had been answered and one more not."""
+    tries = path.counted + 2
+    lost = path.loss * path.counted + 1
+    return (lost / tries) * ((tries - lost) / tries) / (path.counted or 1)
+
+
+def prices(here: Known, there: Known) -> tuple[float, float]:
+    """Of both; losses that three standard deviations explain are alike."""
+    more = here.loss - there.loss
+    if more * more <= 9 * (doubt(here) + doubt(there)):
+        return price(here, 0), price(there, 0)
+    return (price(here, more), price(there, 0)) if more > 0 else (price(here, 0), price(there, -more))
 
 
 def choice(paths: Sequence[Known], current: Known | None, chosen_at: float, now: float) -> Known | None:
@@ -37,11 +53,16 @@ def choice(paths: Sequence[Known], current: Known | None, chosen_at: float, now:
         works = [one for one in works if not one.relayed] or [*works, current]
     if not works:
         return next((one for one in paths if one.relayed), None)
-    cheapest = next(one for one in works if all(price(one) <= price(other) for other in works))
     if current is None or not any(one is current for one in works):
-        return cheapest
+        return next(
+            one for one in works if all(price(one, one.loss) <= price(other, other.loss) for other in works)
+        )
+    saved = [ours - theirs for ours, theirs in (prices(current, one) for one in works)]
+    cheapest = works[saved.index(max(saved))]
+    ours, theirs = prices(current, cheapest)
+    if ours <= theirs:
+        return current
     if current.relayed and not cheapest.relayed:
         return cheapest
-    saved = price(current) - price(cheapest)
-    worth = saved >= price(current) * 0.2 - 1e-12 and saved >= 0.002 - 1e-12
+    worth = ours - theirs >= ours * 0.2 - 1e-12 and ours - theirs >= 0.002 - 1e-12
     return cheapest if worth and now - chosen_at >= 5 else current

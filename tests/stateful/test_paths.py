@@ -39,11 +39,14 @@ class Choices(RuleBasedStateMachine):
 
     @precondition(lambda self: self.paths)
     @rule(
-        which=st.integers(0, 4), lowest=ROUND_TRIPS, loss=st.sampled_from([0.0, 0.0, 0.004, 0.05, 0.5, 1.0])
+        which=st.integers(0, 4),
+        lowest=ROUND_TRIPS,
+        loss=st.sampled_from([0.0, 0.0, 0.004, 0.05, 0.5, 1.0]),
+        counted=st.sampled_from([0, 3, 31, 64]),
     )
-    def measure(self, which: int, lowest: float | None, loss: float) -> None:
+    def measure(self, which: int, lowest: float | None, loss: float, counted: int) -> None:
         path = self.paths[which % len(self.paths)]
-        path.lowest, path.loss, path.heard_at = lowest, loss, self.now
+        path.lowest, path.loss, path.counted, path.heard_at = lowest, loss, counted, self.now
 
     @precondition(lambda self: self.paths)
     @rule(which=st.integers(0, 4), usable=st.booleans(), left=st.booleans())
