@@ -178,7 +178,10 @@ proctype Noise() {
 
 init {
   atomic {
-    up[RELAY] = true; up[A] = true; up[B] = true; state[RELAY] = USABLE;
+    up[RELAY] = true; up[A] = true; up[B] = true;
+#ifndef MUTANT_NO_FALLBACK
+    state[RELAY] = USABLE;
+#endif
     base[EVIL] = 10;
     if :: base[RELAY] = 10 :: base[RELAY] = 13 :: base[RELAY] = 40 fi;
     base[A] = 11;

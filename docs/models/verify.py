@@ -79,7 +79,7 @@ HANDSHAKE = (
     Variant("the same, quantum", ("LEAK_IDENTITY", *SHOR)),
     Variant("the initiator's own identity keys are known before", ("VICTIM_INITIATES",)),
     Variant("the responder's own identity keys are known before", ("VICTIM_RESPONDS",)),
-    Variant("limit: X25519 and ML-KEM broken", ("X25519_BROKEN", "KEM_BROKEN"), (I_SECRET, R_SECRET, FRAMES)),
+    Variant("limit: X25519 and ML-KEM broken", ("X25519_BROKEN", "KEM_BROKEN"), ALL),
     Variant("limit: Ed25519 and ML-DSA broken", ("ED25519_BROKEN", "MLDSA_BROKEN"), ALL),
     Variant("without the NodeID computed from both keys", ("NO_NODEID_CHECK",), ALL),
     Variant("without CertificateVerify, Ed25519 broken", ("NO_CERTIFICATE_CHECK", "ED25519_BROKEN"), ALL),
