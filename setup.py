@@ -9,11 +9,14 @@ of their own.
 
 from __future__ import annotations
 
+import gzip
 import os
+import tarfile
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.sdist import sdist
 
 DEBUG = os.environ.get("SHADOWMESH_DEBUG") == "1"
 SANITIZE = os.environ.get("SHADOWMESH_SANITIZE", "")
@@ -79,8 +82,43 @@ def extensions() -> list[Extension]:
     ]
 
 
+class SourceDistribution(sdist):
+    """An sdist whose bytes depend on its content and SOURCE_DATE_EPOCH alone, not on place, time and user."""
+
+    def make_archive(
+        self,
+        base_name: str,
+        format: str,  # noqa: A002 - the name of the overridden parameter
+        root_dir: str | None = None,
+        base_dir: str | None = None,
+        owner: str | None = None,
+        group: str | None = None,
+    ) -> str:
+        if "SOURCE_DATE_EPOCH" not in os.environ:
+            return str(super().make_archive(base_name, format, root_dir, base_dir, owner, group))
+        assert base_dir is not None
+        epoch = int(os.environ["SOURCE_DATE_EPOCH"])
+        target = f"{base_name}.tar.gz"
+        with (
+            open(target, "wb") as file,
+            gzip.GzipFile("", "wb", fileobj=file, mtime=epoch) as packed,
+            tarfile.open(fileobj=packed, mode="w") as archive,
+        ):
+            for path in sorted(Path(base_dir).rglob("*")):
+                entry = archive.gettarinfo(str(path))
+                entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = epoch, 0, 0, "", ""
+                entry.mode = 0o755 if path.is_dir() or entry.mode & 0o100 else 0o644
+                if entry.isfile():
+                    with path.open("rb") as content:
+                        archive.addfile(entry, content)
+                else:
+                    archive.addfile(entry)
+        return target
+
+
 forget_stale()
 setup(
+    cmdclass={"sdist": SourceDistribution},
     ext_modules=cythonize(
         extensions(),
         build_dir=BUILD,
