@@ -349,9 +349,9 @@ def main() -> int:
         refuting = refuted_by(file, old, new)
         failed += refuting is None
         what = f"{file}: {' '.join(old.split())!r} -> {' '.join(new.split())!r}"
-        print(
-            f"{'refuted' if refuting else 'SURVIVED'}  {what}" + (f" (not: {refuting})" if refuting else ""), flush=True
-        )
+        print(f"{'SURVIVED' if refuting is None else 'refuted '}  {what}", flush=True)
+        if refuting is not None:
+            print(f"          not: {refuting}")
     return int(failed > 0)
 
 
