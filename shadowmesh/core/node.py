@@ -506,7 +506,7 @@ class Core:
         peer = self.peers.get(node)
         if peer is not None or self.members.membership is None or node == self.node_id:
             return peer
-        if self.members.is_revoked(node) or len(self.peers) >= self._most_peers:
+        if self.members.is_revoked(node) or len(self.peers) >= self._most_peers or self._takes_a_mac(node):
             return None
         member = Member(node_id_text(node)[:MIN_PREFIX], node, ())
         self.roster.put(member)
@@ -532,6 +532,11 @@ class Core:
         self._shared.owners.add(handle, peer.mac, member.addresses, rights, unchecked, routes)
         self.peers[member.node_id] = self._by_handle[handle] = peer
         return peer
+
+    def _takes_a_mac(self, node: NodeId) -> bool:
+        """With work enough, a NodeID is found that has the MAC of another one; who came first keeps it."""
+        mac = mac_of(node)
+        return mac == mac_of(self.node_id) or any(mac == peer.mac for peer in self.peers.values())
 
     def _learn(self, node: NodeId, standing: Standing, now: float) -> None:
         """A member is known by its certificate; what it has shown itself, in a session, goes before."""

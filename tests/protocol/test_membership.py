@@ -18,6 +18,7 @@ from shadowmesh.membership.delegation import Credentials
 from shadowmesh.membership.guard import EXPIRY_GRACE, Guard, Membership
 from shadowmesh.membership.network import Network
 from shadowmesh.membership.revocation import RevocationList, Revocations
+from shadowmesh.overlay.mac import mac_of
 from shadowmesh.overlay.ownership import link_local
 from shadowmesh.testing.memory import MemoryClient
 from shadowmesh.wire.messages import Present, RevocationNews
@@ -378,6 +379,27 @@ def test_a_relay_without_the_network_can_name_nobody_in_vain(home: Domain) -> No
         core._relay_message(core.relays[0], Present(number.to_bytes(32, "big"), bytes(8)), mesh.network.now)
     assert len(core.peers) == MAX_PEERS
     assert core.drops["unknown_node"] == 6
+
+
+def test_whoever_comes_with_the_mac_of_another_is_nobody(
+    home: Domain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """46 bits of a hash: with time enough somebody makes a NodeID that has the MAC of another."""
+    mesh = served(home)
+    mesh.start_client(0, (), membership=home.member(0))
+    mesh.network.run_for(2.0)
+    core = mesh.clients[0].core
+    alike = {b"a" * 32: b"b" * 32, b"c" * 32: core.node_id}
+
+    def made(node: bytes) -> bytes:
+        return mac_of(alike.get(node, node))
+
+    for module in ("node", "peers"):
+        monkeypatch.setattr(f"shadowmesh.core.{module}.mac_of", made)
+    for node in (b"b" * 32, b"a" * 32, b"c" * 32, b"b" * 32):
+        core._relay_message(core.relays[0], Present(node, bytes(8)), mesh.network.now)
+    assert list(core.peers) == [b"b" * 32]
+    assert core.drops["unknown_node"] == 2
 
 
 def test_a_list_counts_at_once_also_for_the_session_before(home: Domain) -> None:
