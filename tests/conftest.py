@@ -21,6 +21,8 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 E2E = Path(__file__).parent / "e2e"
+LONGEST = "test_chaos.py"
+"""Begins first among the end-to-end tests: it takes two minutes, while others run beside it."""
 E2E_TIMEOUT = 120
 """Seconds for one end-to-end test, which starts processes and waits for real clocks."""
 
@@ -32,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.root)
             if not item.get_closest_marker("timeout"):
                 item.add_marker(pytest.mark.timeout(E2E_TIMEOUT))
-    items.sort(key=lambda item: item.path.is_relative_to(E2E))
+    items.sort(key=lambda item: (item.path.is_relative_to(E2E), item.path.name != LONGEST))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

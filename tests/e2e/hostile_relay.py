@@ -21,6 +21,7 @@ from typing import Any
 
 import shadowmesh_relay.server as server
 from shadowmesh._ext.aead import PacketKeys
+from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.session.lane import ControlLane
 from shadowmesh.session.link import CloseCode, LinkEvent, Ready, accept
 from shadowmesh.session.links import Driver
@@ -122,7 +123,7 @@ class Middle(Hostile):
         name = destination_id(inner)
         driver = self._links.find(name)
         if driver is None and inner[0] & 0xC0 != 0xC0:
-            self._events.append("the middle was sent a frame packet")
+            self._events.append(f"the middle was sent a sealed packet by {node_id_text(client.node)}")
             return
         if driver is None:
             lanes = [self._random(ID_SIZE) for _ in range(LANES)]
