@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,6 +24,8 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 E2E = Path(__file__).parent / "e2e"
 LONGEST = "test_chaos.py"
 """Begins first among the end-to-end tests: it takes two minutes, while others run beside it."""
+RERUN_TEXT = 6000
+"""Characters of what is told of a failure that did not come again."""
 E2E_TIMEOUT = 120
 """Seconds for one end-to-end test, which starts processes and waits for real clocks."""
 
@@ -35,6 +38,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if not item.get_closest_marker("timeout"):
                 item.add_marker(pytest.mark.timeout(E2E_TIMEOUT))
     items.sort(key=lambda item: (item.path.is_relative_to(E2E), item.path.name != LONGEST))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Why a test that was run again had failed: whoever sees that mends the test, or what it found."""
+    for report in terminalreporter.stats.get("rerun", []):
+        terminalreporter.section(f"run again: {report.nodeid}")
+        terminalreporter.write_line(report.longreprtext[:RERUN_TEXT])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

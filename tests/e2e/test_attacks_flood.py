@@ -209,7 +209,8 @@ def sorts(mesh: Mesh, at: str) -> dict[str, list[bytes]]:
     noise = secrets.token_bytes
     first = [bytes((0x40 | secrets.randbelow(64),)) for _ in range(EACH)]
     return {
-        "noise": [noise(1 + 150 * number) for number in range(EACH)],
+        # No long header, of which some would be of another version, and be answered.
+        "noise": [bytes((secrets.randbelow(0xC0),)) + noise(150 * number) for number in range(EACH)],
         "Initial": [initial() for _ in range(EACH)],
         "Initial of 1199": [initial(size=1199) for _ in range(EACH)],
         "Initial, forged token": [initial(noise(49)) for _ in range(EACH)],
