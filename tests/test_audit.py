@@ -41,6 +41,8 @@ def test_our_versions_are_pinned_and_our_files_name_no_places(audit: ModuleType)
     "constraints",
     [
         "click==8.1\nsetuptools==80\n",  # pytest is not pinned
+        "click==8.1\npytest==9\n",
+        "setuptools==80\npytest==9\n",
         "click==8.1\nsetuptools==80\npytest>=9\n",
         "click @ https://a.example/click.whl\nsetuptools==80\npytest==9\n",
         "--find-links https://a.example\nclick==8.1\nsetuptools==80\npytest==9\n",
@@ -56,14 +58,15 @@ def test_loose_versions_and_addresses_fail(
     assert audit.check_constraints()[0] == audit.FAILED
 
 
+@pytest.mark.parametrize("place", ["/home" + "/alice/notes", "/root" + "/notes", "index" + "-url: there"])
 def test_a_path_of_a_machine_fails(
-    audit: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    audit: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     monkeypatch.setattr(audit, "ROOT", tmp_path)
     monkeypatch.setattr(audit, "tracked", lambda: ["notes.md"])
     (tmp_path / "notes.md").write_text("nothing")
     assert audit.check_places()[0] == audit.OK
-    (tmp_path / "notes.md").write_text("see /home" + "/alice/notes")
+    (tmp_path / "notes.md").write_text(f"see {place}")
     assert audit.check_places() == (audit.FAILED, "notes.md")
 
 

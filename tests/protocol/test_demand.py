@@ -21,6 +21,7 @@ from shadowmesh.wire.messages import (
     Present,
     Roster,
 )
+from shadowmesh.wire.payload import Kind
 from tests.protocol.mesh import IDENTITIES, Mesh
 from tests.protocol.test_membership import Domain, served, sources, start_relay
 
@@ -137,6 +138,13 @@ def test_auto_is_eager_for_some_members_and_then_on_demand() -> None:
     assert not listed.is_idle(0.0, 1e6)
 
 
+def test_what_was_held_is_counted_without_the_header_in_front_of_it() -> None:
+    demand = Demand(Connect("demand"), always=False)
+    for payload in (bytes([Kind.FRAME]) + bytes(60), bytes([Kind.SEGMENT]) + bytes(4 + 100)):
+        demand.note_sent(payload)
+    assert (demand.sent_frames, demand.sent_bytes) == (2, 160)
+
+
 def test_held_frames_are_few_and_young() -> None:
     connect = Connect("demand")
     demand = Demand(connect, always=False)
@@ -149,6 +157,13 @@ def test_held_frames_are_few_and_young() -> None:
     demand.want(b"never taken", 250.0)
     demand.expire(250.0 + HOLD)
     assert connect.drops == {"held_too_long": 3}
+    for number in range(2 * HELD):
+        demand.want(b"%d" % number, 260.0)
+        assert len(demand._held) <= HELD, "also while nobody takes them"
+    assert len(demand.take_held(260.0)) == HELD
+    assert connect.drops == {"held_too_long": 3 + HELD}
+    demand.note_unsent()
+    assert connect.drops == {"held_too_long": 4 + HELD}
     demand.want(b"", 300.0)
     assert demand.take_held(300.0) == [], "a frame too large to hold only asks"
     assert demand.wanted(300.0 + WANTED_FOR - 0.1)

@@ -6,6 +6,8 @@ is known, and come back from the relay when the direct path does.
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -82,6 +84,33 @@ class Choices(RuleBasedStateMachine):
             self.current, self.chosen_at = chosen, self.now
             again = choose(self.paths, decision.chosen, self.now, self.now)
             assert again.chosen == decision.chosen, "it does not stand by what it chose"
+
+
+def test_every_choice_of_two_is_that_of_the_text() -> None:
+    """Also what chance may leave out above: a loss that weighs, a gain too small, the hold's last moment."""
+    qualities = itertools.product(
+        (None, 0.003, 0.01, 0.013, 0.1), ((0.0, 0), (0.0, 31), (0.15, 31), (0.25, 31), (0.4, 31), (1.0, 3))
+    )
+    here: list[Known] = []
+    for lowest, (loss, counted) in qualities:
+        here.append(Known("relay", True, True, lowest, loss, counted, heard_at=1000.0))
+        here += (
+            Known("direct", False, True, lowest, loss, counted, left, heard_at=1000.0)
+            for left in (False, True)
+        )
+    for one, other in itertools.product(here, repeat=2):
+        for current, held in ((None, 0.0), (0, 4.9), (0, HOLD)):
+            paths = [one, other] if one is not other else [one]
+            chosen = choose(paths, current, 1000.0 - held, 1000.0).chosen
+            wanted = choice(paths, None if current is None else one, 1000.0 - held, 1000.0)
+            assert (None if chosen is None else paths[chosen]) is wanted, (paths, current, held)
+
+
+def test_a_path_that_the_peer_left_is_left_for_any_direct_one() -> None:
+    left = Known("left", False, True, 0.01, left_by_peer=True, heard_at=1000.0)
+    relay, poor = Known("relay", True, True, 0.001), Known("poor", False, True, 0.4, heard_at=1000.0)
+    assert choose([left, relay, poor], 0, 0.0, 1000.0).chosen == 2
+    assert choose([left, relay], 0, 0.0, 1000.0).chosen == 0, "a relay has to be better by itself"
 
 
 class Journey(RuleBasedStateMachine):

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from shadowmesh.testing.impair import Delayed, Impairment, Stage, flip
-from shadowmesh.testing.middlebox import DOWN, UP, Box
+from shadowmesh.testing.middlebox import DOWN, UP, Box, adjust, parse
 
 COUNT = 20_000
 NEAR4, FAR4, OTHER4 = "192.0.2.1", "192.0.2.2", "192.0.2.3"
@@ -57,6 +57,8 @@ def test_delay_jitter_and_reordering() -> None:
     assert min(in_time) >= 0.1
     assert 0.149 < max(in_time) <= 0.15
     assert len(late) - len(in_time) == pytest.approx(0.2 * COUNT, rel=0.1)
+    judge = stage(delay=0.1, reorder=1.0, hold=1.0, rate=1000.0)
+    assert judge.judge(100, 0.0)[0].late == pytest.approx(1.2), "each of them comes on top"
 
 
 def test_duplicates_and_damage() -> None:
@@ -74,6 +76,13 @@ def test_rate_makes_packets_wait_and_drops_what_would_wait_too_long() -> None:
     assert judge.drops == {"queue": 1}
     assert judge.judge(100, 0.15)[0].late == pytest.approx(0.15)
     assert judge.judge(100, 5.0)[0].late == pytest.approx(0.1)
+    assert judge.judge(80, 9.0, fragments=3)[0].late == pytest.approx(0.24)
+
+
+def test_a_packet_of_fragments_is_lost_with_any_of_them() -> None:
+    judge = stage(loss=0.1)
+    found = sum(not judge.judge(100, 0.0, fragments=3) for _ in range(COUNT))
+    assert found == pytest.approx((1 - 0.9**3) * COUNT, rel=0.1)
 
 
 def test_mtu_fragments_and_cut() -> None:
@@ -83,7 +92,9 @@ def test_mtu_fragments_and_cut() -> None:
     assert not judge.judge(1280, 0.0, fragments=2)
     judge.change(cut=True)
     assert not judge.judge(100, 0.0)
-    assert judge.drops == {"mtu": 1, "fragment": 1, "cut": 1}
+    judge.change(fragments=True)
+    assert not judge.judge(100, 0.0, fragments=2)
+    assert judge.drops == {"mtu": 1, "fragment": 1, "cut": 2}
 
 
 def test_what_is_under_way_arrives_in_the_order_of_its_time() -> None:
@@ -100,6 +111,7 @@ def test_one_bit_is_flipped() -> None:
     for damage in (0, 17, 2**32 - 1):
         changed = flip(b"\x55" * 9, damage)
         assert sum((a ^ b).bit_count() for a, b in zip(changed, b"\x55" * 9, strict=True)) == 1
+    assert len({flip(bytes(9), damage) for damage in range(72)}) == 72, "any of them"
 
 
 # The box.
@@ -201,6 +213,22 @@ def test_each_life_of_the_nat_gives_another_port(box: Box, near: str, far: str) 
     assert through(box, back, DOWN) == [back]
 
 
+def test_a_checksum_that_was_not_made_is_not_and_none_becomes_that() -> None:
+    """0 says that there is none: RFC 768."""
+    assert adjust(0, 1, 2) == 0
+    assert adjust(0xFFFF, 0xFFFF, 0xFFFF) == 0xFFFF
+    assert adjust(0x1234, 1, 2) == 0x1233
+
+
+def test_each_copy_is_damaged_and_counted_by_itself(box: Box) -> None:
+    box.impair(UP, Impairment(duplicate=0.5, corrupt=0.5), [])
+    sent = frame(NEAR4, FAR4)
+    found = [through(box, sent) for _ in range(200)]
+    assert box.passed[UP]["damaged"] == sum(one != sent for copies in found for one in copies)
+    assert box.passed[UP]["doubled"] == sum(len(copies) == 2 for copies in found)
+    assert {len({*copies} - {sent}) for copies in found if len(copies) == 2} == {0, 1, 2}
+
+
 def test_directions_and_remotes_are_impaired_by_themselves(box: Box) -> None:
     box.impair(UP, Impairment(cut=True), [FAR4])
     away, elsewhere, back = frame(NEAR4, FAR4), frame(NEAR4, OTHER4), frame(FAR4, NEAR4)
@@ -219,6 +247,11 @@ def test_directions_and_remotes_are_impaired_by_themselves(box: Box) -> None:
         UP: Counter(packets=2, doubled=0, damaged=0),
         DOWN: Counter(packets=3, doubled=0, damaged=0),
     }
+    box.impair(UP, Impairment(cut=True), [])
+    assert through(box, away) == [], "it is one of all others again"
+    box.impair(DOWN, Impairment(cut=True), [FAR4])
+    assert through(box, back, DOWN) == []
+    assert len(through(box, frame(OTHER4, NEAR4), DOWN)) == 1
 
 
 def test_mtu_counts_the_ip_packet_and_not_the_padding(box: Box) -> None:
@@ -249,6 +282,10 @@ def test_fragments_pass_without_translation_or_not_at_all(box: Box) -> None:
     second = whole[:20] + b"\x00\x01" + whole[22:]
     second6 = whole6[:20] + b"\x2c" + whole6[21:54] + b"\x11\x00\x00\x08" + whole6[58:]
     box.rebind()
+    found, found6 = parse(second), parse(second6)
+    assert found is not None
+    assert found6 is not None
+    assert (found.payload, found6.payload) == (34, 62), "no UDP header is in front of it"
     assert through(box, second6) == [second6]
     assert through(box, second6[:54]) == [second6[:54]], "too short to say"
     box.impair(UP, Impairment(corrupt=1.0), [])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from shadowmesh.node import lines as module
 from shadowmesh.node.lines import BURST, MAX_SUBJECTS, PACE, Lines
 
 DAY = 86_400
@@ -40,3 +43,26 @@ def test_invented_subjects_are_not_remembered_for_ever() -> None:
     for number in range(3 * MAX_SUBJECTS):
         lines.take(f"guest {number}", 5.0 + number / 1000)
     assert len(lines._due) <= MAX_SUBJECTS
+
+
+def test_who_has_used_up_its_lines_is_remembered_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SUBJECTS", 10)
+    lines = Lines()
+    for number in range(9):
+        lines.take(f"guest {number}", 5.0)
+    for _ in range(2 * BURST):
+        lines.take("peer mallory", 5.0)
+    assert lines.take("peer mallory", 5.0) is None, "the table is full, and has a place for it"
+    assert lines.take("peer alice", 5.0 + 2 * PACE) == 0
+    assert set(lines._due) == {"peer mallory", "peer alice"}
+    assert lines._left_out
+
+
+def test_what_was_left_out_of_invented_subjects_is_forgotten_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SUBJECTS", 10)
+    lines = Lines()
+    for number in range(100):
+        for _ in range(BURST + 1):
+            lines.take(f"guest {number}", 5.0)
+    assert len(lines._due) <= 10
+    assert lines._left_out.keys() <= lines._due.keys()
