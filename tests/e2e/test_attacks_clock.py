@@ -73,9 +73,21 @@ def network(client: ClientNode) -> dict[str, Any]:
     return found
 
 
-def session_of(client: ClientNode, name: str) -> float:
-    """When it began, by CLOCK_MONOTONIC."""
-    return time.monotonic() - float(state_of(client, name)["last_handshake"])
+def session_of(client: ClientNode, name: str) -> tuple[float, float]:
+    """Not before, and not after: when it began, by CLOCK_MONOTONIC.  The status may take long to come."""
+    asked = time.monotonic()
+    age = float(state_of(client, name)["last_handshake"])
+    return asked - age, time.monotonic() - age
+
+
+def is_same(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether two such times may be of one session; another one begins seconds later."""
+    return max(one[0], other[0]) <= min(one[1], other[1]) + 0.01
+
+
+def wait_pings(client: ClientNode, other: ClientNode) -> None:
+    """Until an echo comes back: one packet may be lost while paths change."""
+    wait_until(lambda: pings(client, other.ipv4, 2), LIMIT, f"an echo of {other.name}")
 
 
 def spoil(home: Domain, mallory: ClientNode) -> None:
@@ -117,7 +129,7 @@ def test_nothing_that_had_expired_counts_again_when_the_clock_goes_back(home: Do
     wait_until(lambda: network(alice)["clock_behind"] > 364 * DAY, LIMIT, lambda: str(network(alice)))
     assert "clock is at least" in network(alice)["warning"]
     assert alice.relay_status()["clock_skew"] == pytest.approx(-365 * DAY, abs=30)
-    assert pings(alice, bob.ipv4, 5)
+    wait_pings(alice, bob)
     launch_hostile(home, mallory)
     wait_until(
         lambda: (
@@ -126,7 +138,7 @@ def test_nothing_that_had_expired_counts_again_when_the_clock_goes_back(home: Do
         LIMIT,
         lambda: str(state_of(alice, "mallory")),
     )
-    assert session_of(alice, "bob") == pytest.approx(began, abs=1.0), "the same session"
+    assert is_same(session_of(alice, "bob"), began)
 
     alice.stop()  # a machine without a battery: it starts a year ago
     clock.launch()
@@ -154,16 +166,21 @@ def test_a_clock_that_goes_forward_is_told_and_accepts_nothing(home: Domain) -> 
     wait_met(alice, bob, timeout=LIMIT)
     began = session_of(alice, "bob")
 
-    clock.set(2 * 3600)
+    clock.set(3 * 3600)
     wait_until(
-        lambda: (alice.relay_status()["clock_skew"] or 0) > 7000, LIMIT, lambda: str(alice.relay_status())
+        lambda: (alice.relay_status()["clock_skew"] or 0) > 10_000, LIMIT, lambda: str(alice.relay_status())
     )
-    assert "2.0 h ahead of that of relay" in " ".join(network(alice)["warnings"])
-    assert pings(alice, bob.ipv4, 5)
-    assert session_of(alice, "bob") == pytest.approx(began, abs=1.0)
+    assert "3.0 h ahead of that of relay" in " ".join(network(alice)["warnings"])
+    wait_pings(alice, bob)
+    assert is_same(session_of(alice, "bob"), began)
 
     clock.set(200 * DAY)  # beyond the certificates, and the day of grace
-    wait_until(lambda: not met(alice, "bob"), LIMIT, "the end of a session that nothing carries")
+    # A status that is late is no end of a session: the clock must not go back before alice has seen it.
+    wait_until(
+        lambda: alice.answers() and state_of(alice, "bob").get("state") != "connected",
+        LIMIT,
+        "the end of a session that nothing carries",
+    )
     clock.set(0)
     wait_until(lambda: network(alice)["clock_behind"] > 190 * DAY, LIMIT, lambda: str(network(alice)))
     assert not met(alice, "bob"), "what has been seen to expire stays so"
@@ -176,4 +193,4 @@ def test_a_clock_that_goes_forward_is_told_and_accepts_nothing(home: Domain) -> 
     bob.launch()
     wait_met(alice, bob, timeout=LIMIT)
     assert network(alice)["clock_behind"] == 0
-    assert pings(alice, bob.ipv4, 5)
+    wait_pings(alice, bob)
