@@ -387,3 +387,22 @@ def test_peer_that_vanished_is_lost() -> None:
     a.paths.stop()
     a.paths.start(pair.now)
     assert not a.paths.lost(pair.now), "another session begins without the faults of the last"
+
+
+def test_other_paths_are_measured_closely_where_the_one_in_use_loses(pair: PathPair) -> None:
+    dice = random.Random(4)
+    a, _ = pair.ends
+
+    def measured() -> int:
+        """How often a small probe takes the relay in a minute of frames that go directly."""
+        begun = pair.now
+        pair.stream(a, 60)
+        assert both_direct(pair)
+        wire = [entry for entry in pair.wire if entry[0] > begun and entry[1] == a.address]
+        return sum(way.relayed and size < 100 for _, _, way, size in wire)
+
+    pair.stream(a, 30)
+    assert measured() < 20
+    pair.passes = lambda end, way, size: dice.random() > 0.2
+    pair.stream(a, 30)
+    assert measured() > 60

@@ -53,6 +53,7 @@ def test_who_has_used_up_its_lines_is_remembered_longest(monkeypatch: pytest.Mon
     for _ in range(2 * BURST):
         lines.take("peer mallory", 5.0)
     assert lines.take("peer mallory", 5.0) is None, "the table is full, and has a place for it"
+    assert len(lines._due) == 10
     assert lines.take("peer alice", 5.0 + 2 * PACE) == 0
     assert set(lines._due) == {"peer mallory", "peer alice"}
     assert lines._left_out
