@@ -10,13 +10,13 @@ from fuzz import places
 PATH = places.ROOT / "fuzz" / "LOG.md"
 HEAD = """# Fuzzing so far
 
-Written by `make fuzz` and `make fuzz-long`; times and executions add up over runs. Edges and features are
-libFuzzer's, of the extensions and of the Python modules together, in the last run; lines are those of the
-modules that the target names (`COVERS`), by a replay of the committed corpus (`make fuzz-coverage`); a dash:
-the target is about compiled code.
+Written by `make fuzz` and `make fuzz-long`; times, of CPU, and executions add up over runs. Edges and
+features are libFuzzer's, of the extensions and of the Python modules together, in the last run; lines are
+those of the modules that the target names (`COVERS`), by a replay of the committed corpus
+(`make fuzz-coverage`); a dash: the target is about compiled code.
 Findings are inputs that failed: open ones, and mended ones, which are `crash-*` in the target's corpus.
 
-| target | minutes | executions | edges | features | lines | open | mended |
+| target | CPU minutes | executions | edges | features | lines | open | mended |
 |---|---:|---:|---:|---:|---:|---:|---:|
 """
 

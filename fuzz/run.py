@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -71,7 +72,7 @@ def fuzz(name: str, seconds: int) -> bool:
     arguments = [f"-max_total_time={seconds}", "-print_final_stats=1", f"-max_len={places.LARGEST_INPUT}"]
     arguments += [f"-artifact_prefix={places.findings(name)}/"]
     arguments += [str(places.working(name)), str(places.committed(name))]
-    began = time.monotonic()
+    began, cpu = time.monotonic(), cpu_of_children()
     process = start(name, arguments, output)
     try:
         watch(name, process, output, began)
@@ -80,7 +81,8 @@ def fuzz(name: str, seconds: int) -> bool:
         rows = log.read()
         row = rows.setdefault(name, log.Row(name))
         if edges:
-            row.minutes += (fuzzed_seconds(output) or time.monotonic() - began) / 60
+            elapsed = fuzzed_seconds(output) or time.monotonic() - began
+            row.minutes += min(elapsed, cpu_of_children() - cpu) / 60
             row.executions += executions
             row.edges, row.features = edges, features
         log.count_findings(row)
@@ -88,6 +90,12 @@ def fuzz(name: str, seconds: int) -> bool:
     if process.returncode:
         print(f"{name}: ended with {process.returncode}, see {output.relative_to(places.ROOT)}", flush=True)
     return process.returncode == 0 and not row.open
+
+
+def cpu_of_children() -> float:
+    """Seconds, of all that have ended and were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def fuzzed_seconds(output: Path) -> int:

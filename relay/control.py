@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from shadowmesh.command import CommandFailed, ExitCode
+from shadowmesh.decoding import UNDECODABLE
 from shadowmesh.errors import ConfigError
 from shadowmesh.web.client import Unreachable, request
 from shadowmesh.web.problem import Problem
@@ -98,7 +99,7 @@ def _ask(path: Path, method: str, target: str, body: bytes) -> bytes:
     if status >= 300:
         try:
             text = msgspec.json.decode(data, type=Problem).message
-        except msgspec.MsgspecError:
+        except UNDECODABLE:
             text = f"HTTP status {status}"
         code = ExitCode.REFUSED if status == UNPROCESSABLE else ExitCode.FAILED
         raise CommandFailed(f"the relay refused: {text}", code)

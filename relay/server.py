@@ -217,13 +217,16 @@ class Server:
         self._drive(0.0 if healthy else PAUSE)
 
     def _drive(self, at_least: float = 0.0) -> None:
-        survives(self._flush)
+        self._flush()
         if self._timer is not None:
             self._timer.cancel()
         delay = max(at_least, self._core.deadline - time.monotonic())
         self._timer = asyncio.get_running_loop().call_later(delay, self._serve_timer)
 
     def _flush(self) -> None:
+        survives(self._send)
+
+    def _send(self) -> None:
         for data, address in self._core.poll_transmit():
             self.unsent += not send(self._udp, data, address)
         if self._second is not None and self._core.observer is not None:

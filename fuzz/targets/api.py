@@ -14,7 +14,6 @@ from typing import Any, cast
 import h11
 import msgspec
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from shadowmesh.api.schema import (
@@ -29,7 +28,7 @@ from shadowmesh.api.schema import (
 from shadowmesh.api.server import create_app
 from shadowmesh.errors import ConfigError
 from shadowmesh.web.problem import Problem
-from shadowmesh.web.server import MAX_BODY
+from shadowmesh.web.server import MAX_BODY, Protocol
 from tests.unit.test_api import FakeControl
 
 COVERS = ("shadowmesh.api.server", "shadowmesh.web.server")
@@ -119,6 +118,11 @@ class Transport(asyncio.Transport):
     def is_closing(self) -> bool:
         return self.closed
 
+    abort = close
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
@@ -150,7 +154,7 @@ def close() -> None:
 async def converse(data: bytes) -> bytes:
     """What comes back for these bytes, all of them at once and in two pieces."""
     state, transport = ServerState(), Transport()
-    protocol = H11Protocol(_config, state, {}, asyncio.get_running_loop())
+    protocol = Protocol(_config, state, {}, asyncio.get_running_loop())
     protocol.connection_made(cast("Any", transport))
     for piece in (data[: len(data) // 2], data[len(data) // 2 :]):
         if piece and not transport.closed:

@@ -7,7 +7,7 @@ handshake is for the owner of the peer, who gets the events of every link from t
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 
@@ -29,6 +29,8 @@ MAX_HALF_OPEN = 4
 relay's places."""
 MAX_COLLISIONS = 2
 """In a row that are believed: each side dials once, and the second time nobody does at the same moment."""
+MAX_RESTARTS = 2
+"""Of the peer, told by one relay, that end a handshake of ours each before there is a session."""
 REMEMBERED_INITIALS = 16
 """Latest Initials of a peer of which a late duplicate starts nothing."""
 
@@ -68,7 +70,9 @@ class Handshakes:
         self._channels: dict[Driver, Channel | None] = {}
         """Where each link began, until it ends."""
         self._collisions = 0
-        """In a row, without a session."""
+        """In a row that the other side told, without a session."""
+        self._restarts: Counter[RelayClient] = Counter()
+        """Handshakes of ours that ended by them, without a session."""
         self._first_ids: deque[bytes] = deque(maxlen=REMEMBERED_INITIALS)
 
     # Getters.
@@ -129,6 +133,7 @@ class Handshakes:
     def handle_confirmed(self, driver: Driver) -> Session | None:
         """The responder has its keys too; returns the session that waited for it, if one did."""
         self._collisions = 0
+        self._restarts.clear()
         if driver is self._initiated:
             self._initiated = None
         return self._take_unconfirmed(driver)
@@ -148,9 +153,11 @@ class Handshakes:
 
         A collision is nobody's fault; the third in a row may be a relay's invention.
         """
-        collision = ended.code == CloseCode.COLLISION
-        self._collisions = self._collisions + 1 if collision else 0
-        return not collision or (ended.by_peer and self._collisions > MAX_COLLISIONS)
+        if ended.code != CloseCode.COLLISION:
+            self._collisions = 0
+        elif ended.by_peer:
+            self._collisions += 1
+        return ended.code != CloseCode.COLLISION or (ended.by_peer and self._collisions > MAX_COLLISIONS)
 
     # Commands.
 
@@ -170,6 +177,20 @@ class Handshakes:
             if driver is not None and (at is None or self._relay_of(driver) is at):
                 driver.link.close(code, reason)
                 self._shared.links.pump(driver, now)
+
+    def restart(self, relay: RelayClient, now: float) -> Channel | None:
+        """The peer is a new process, says this relay: what is through it is in vain.
+
+        Returns the channel of our own handshake if that was one too many: the relay may make all of them up.
+        """
+        ours = self._initiated if self._initiated and self._relay_of(self._initiated) is relay else None
+        channel = self._channels[ours] if ours is not None else None
+        self.end_all(CloseCode.COLLISION, "the way to the peer changed", now, at=relay)
+        self._restarts[relay] += ours is not None
+        if self._restarts[relay] <= MAX_RESTARTS:
+            return None
+        del self._restarts[relay]
+        return channel
 
     # Inside.
 

@@ -139,11 +139,8 @@ class PeerClient:
     def handle_channel(self, old: Channel | None, why: str, now: float) -> None:
         """`channel` has changed; this and the next ones are what `rendezvous.Owner` asks for."""
         channel = self.channel
-        if (
-            self.session is not None
-            and self.routing.paths.direct is None
-            and (old is None) != (channel is None)
-        ):
+        relayed = self.session is not None and self.routing.paths.direct is None
+        if relayed and (old is None) != (channel is None):
             self.tell(f"unreachable: {why}" if channel is None else "reachable again")
         if channel is None:
             self.handshakes.end_all(CloseCode.COLLISION, "the way to the peer changed", now)
@@ -161,7 +158,9 @@ class PeerClient:
             self._update_deadline()
 
     def handle_restart(self, relay: RelayClient, now: float) -> None:
-        self.handshakes.end_all(CloseCode.COLLISION, "the way to the peer changed", now, at=relay)
+        in_vain = self.handshakes.restart(relay, now)
+        if self.session is None:
+            self.rendezvous.handle_failure(in_vain, now)
 
     @property
     def met(self) -> bool:

@@ -491,7 +491,8 @@ class RelayClient:
             lane.wipe()
             observe_lane.wipe()
             self._shared.tables.retire_receive(self.handle)
-        if ended.by_peer and ended.code == CloseCode.DUPLICATE:
+        duplicate = ended.by_peer and ended.code == CloseCode.DUPLICATE
+        if duplicate:
             self.duplicate = True
             self._handle_duplicate(self, ended.reason)
         self._trace.end(now, name_of(ended.code), ended.reason)
@@ -499,10 +500,14 @@ class RelayClient:
         refused = ended.by_peer and ended.code == CloseCode.REFUSED
         left, self.leaving = self.leaving, False
         at_least = LEAVE_DELAY if left else REFUSED_DELAY if refused else 0.0
-        at_least = DUPLICATE_DELAY if self.duplicate else at_least
+        at_least = self._duplicate_delay() if duplicate else at_least
         self._fail(says or "the connection was lost", now, at_least)
         if was_usable:
             self._handle_down(self, now)
+
+    def _duplicate_delay(self) -> float:
+        """Up to a quarter more: the other holder, if there is one, must not come back at the same moment."""
+        return DUPLICATE_DELAY * (1 + self._shared.random(1)[0] / 1024)
 
     def _fail(self, reason: str, now: float, at_least: float = 0.0) -> None:
         if reason != self.last_error:

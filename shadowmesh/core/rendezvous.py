@@ -228,7 +228,7 @@ class Rendezvous:
 
     def _take(self, channel: Channel, now: float, longest: float = math.inf) -> None:
         """Use a channel that stands: at once, or after a trial if the present one works."""
-        if self._waits_beside(channel.relay):
+        if self._waits_beside(channel.relay, now):
             self._drop_spare(channel.relay, now)
             self._spare[channel.relay] = channel
             return
@@ -241,11 +241,18 @@ class Rendezvous:
         self._trial = _Trial(channel, longest, now + TRIAL, now)
         self._probe(self._trial, now)
 
-    def _waits_beside(self, relay: RelayClient) -> bool:
-        """While nobody has proved anything, no relay takes the place of another by its own word."""
-        if self.channel is None or self.channel.relay is relay or self.channel.relay.leaving:
+    def _waits_beside(self, relay: RelayClient, now: float) -> bool:
+        """While nobody has proved anything, no relay takes the place of another by its own word.
+
+        Nor does one that has just disappointed take the place of one that is about to be asked.
+        """
+        if self._owner.met:
             return False
-        return not self._owner.met
+        if self.channel is None:
+            return self._blame.lasts(relay, now) and any(
+                not self._blame.lasts(one, now) for one in self._instances
+            )
+        return self.channel.relay is not relay and not self.channel.relay.leaving
 
     def _works_without(self, relay: RelayClient, now: float) -> bool:
         """A relay must not take a peer away from another relay whose path works."""
@@ -340,17 +347,18 @@ class Rendezvous:
     def handle_failure(self, channel: Channel | None, now: float) -> None:
         """A handshake in this channel came to nothing, and there is no session: try another relay, if any.
 
-        The relay may be why: it can lose what it should forward, or answer in the peer's place.
+        The relay may be why: it can lose what it should forward, or answer in the peer's place.  A newer
+        channel of that relay, which it can make at any time, is no better.
         """
-        if channel is None or self._instances.keys() <= {channel.relay}:
+        relay = channel.relay if channel is not None else None
+        if relay is None or self._instances.keys() <= {relay}:
             return
-        if self._spare.get(channel.relay) is channel:
-            self._blame.add(channel.relay, now)
-            self._drop_spare(channel.relay, now)
-        elif self.channel is channel:
-            self._blame.add(channel.relay, now)
-            spare = self._take_spare(now)
-            self._set_channel(spare, now, f"no handshake succeeds through relay {channel.relay.name}")
+        if relay in self._spare:
+            self._blame.add(relay, now)
+            self._drop_spare(relay, now)
+        elif self.channel is not None and self.channel.relay is relay:
+            self._blame.add(relay, now)
+            self._set_channel(self._take_spare(now), now, f"no handshake succeeds through relay {relay.name}")
 
     # Commands.
 
@@ -410,8 +418,9 @@ class Rendezvous:
         yield from self._spare.values()
 
     def _take_spare(self, now: float) -> Channel | None:
-        """The best of the channels that wait, which waits no more."""
-        relay = min(self._spare, key=lambda one: (self._blame.lasts(one, now), one.cost), default=None)
+        """The best of the channels that wait, at a relay that did not disappoint; it waits no more."""
+        good = [relay for relay in self._spare if not self._blame.lasts(relay, now)]
+        relay = min(good, key=lambda one: one.cost, default=None)
         return self._spare.pop(relay) if relay is not None else None
 
     def _nearest(self, now: float, other_than: RelayClient | None = None) -> RelayClient | None:

@@ -62,7 +62,7 @@ class Lent:
         self._path.unlink(missing_ok=True)
 
     def _save(self) -> None:
-        draft = self._path.with_name(f".{LENT_FILE}.new")
+        draft = self._path.with_name(f".{LENT_FILE}.{0:016x}")  # one that `remove_drafts` knows
         try:
             # Without fsync: what a power failure tears is of a boot that is over.
             fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -9,9 +9,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from shadowmesh.overlay.routes import Key
+
+if TYPE_CHECKING:
+    from shadowmesh.io.iproute import IPRoute
+
+MAIN_TABLE = 254
 
 
 def apply(interface: str, before: Mapping[Key, str], wanted: Mapping[Key, str]) -> dict[Key, str]:
@@ -53,9 +60,18 @@ def restore(interface: str, routes: Mapping[Key, str]) -> None:
 
     with IPRoute() as netlink:
         found = netlink.link_lookup(ifname=interface)
-        for key, via in routes.items() if found else ():
-            with contextlib.suppress(NetlinkError):  # still there, or the device still down
-                netlink.route("add", dst=key.to, gateway=via, oif=found[0], priority=key.metric)
+        present = _present(netlink, found[0]) if found else routes.keys()
+        for key in routes.keys() - present:
+            with contextlib.suppress(NetlinkError):  # another's, or the device is still down
+                netlink.route("add", dst=key.to, gateway=routes[key], oif=found[0], priority=key.metric)
+
+
+def _present(netlink: IPRoute, index: int) -> set[Key]:
+    """The routes of the main table into a device, by one question."""
+    dump = netlink.get_routes(family=socket.AF_UNSPEC, table=MAIN_TABLE, oif=index)
+    return {
+        Key(f"{one.get_attr('RTA_DST')}/{one['dst_len']}", one.get_attr("RTA_PRIORITY") or 0) for one in dump
+    }
 
 
 def _problem(key: Key, code: int) -> str:

@@ -36,13 +36,14 @@ T = TypeVar("T")
 def netcheck_alone(config: ClientConfig) -> Netcheck:
     """Connect to the relays, ask, and leave. Raises CommandFailed and ShadowMeshError."""
     identity = identities.load(config.node.state_dir)
-    membership = open_membership(config, identity)
-    config = msgspec.structs.replace(with_network(config, membership), peers=())
+    with only_one(config.node.state_dir):
+        membership = open_membership(config, identity)  # which may write there
+        config = msgspec.structs.replace(with_network(config, membership), peers=())
 
-    def make(tables: Tables) -> Core:
-        return new_core(config, identity, tables, membership, most_peers=0)
+        def make(tables: Tables) -> Core:
+            return new_core(config, identity, tables, membership, most_peers=0)
 
-    return run_alone(config, identity, make, lambda _core, daemon: daemon.netcheck())
+        return _run(config, identity, make, lambda _core, daemon: daemon.netcheck())
 
 
 def run_alone(
@@ -52,9 +53,18 @@ def run_alone(
     serve: Callable[[Core, Daemon], Awaitable[T]],
 ) -> T:
     """Run the core that `make` gives until `serve` is done. Raises CommandFailed and ShadowMeshError."""
+    with only_one(config.node.state_dir):
+        return _run(config, identity, make, serve)
+
+
+def _run(
+    config: ClientConfig,
+    identity: Identity,
+    make: Callable[[Tables], Core],
+    serve: Callable[[Core, Daemon], Awaitable[T]],
+) -> T:
     mac = mac_of(identity.node_id)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(only_one(config.node.state_dir))
         udp = stack.enter_context(open_udp(config.listen.address, config.listen.port))
         # The engine wants a device; at this one no frame ever comes in.
         device, silent = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)

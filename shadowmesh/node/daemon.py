@@ -433,7 +433,7 @@ class Daemon:
         if left_out is not None:
             more = f" ({left_out} lines about it were left out)" if left_out else ""
             log.info("%s: %s%s", event.subject, event.what, more)
-            notify.status(f"{event.subject}: {event.what}")
+        notify.status(f"{event.subject}: {event.what}")
 
     def _keep_members(self, event: MembersChanged) -> None:
         membership = self._core.members.membership

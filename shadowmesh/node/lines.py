@@ -1,7 +1,8 @@
 """Keeps peers and relays from filling the log's disk: so many lines about each at once, then few.
 
 What a peer does makes lines: it comes and goes, closes its channel, takes another.  One that does so ten
-times a second would write a gigabyte in a week.  Writes nothing itself, and drops no line of anybody else.
+times a second would write a gigabyte in a week.  Writes nothing itself, and drops no line about anything
+else: who used an invitation is a record.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ BURST = 60
 """Lines about one subject at once: a session that is set up and changes its path a few times has ten."""
 PACE = 10.0
 """Seconds for each further one: a megabyte a day at most."""
+LIMITED = ("peer ", "relay ")
+"""How the subjects begin that have no more."""
 MAX_SUBJECTS = 4096
 """That are remembered; those that have all their lines again are forgotten first, then all."""
 
@@ -23,6 +26,8 @@ class Lines:
 
     def take(self, subject: str, now: float) -> int | None:
         """How many lines about `subject` were left out since the last; None: leave this one out, too."""
+        if not subject.startswith(LIMITED):
+            return 0
         if len(self._due) >= MAX_SUBJECTS and subject not in self._due:
             self._forget(now)
         due = max(self._due.get(subject, now), now)

@@ -11,7 +11,8 @@ import contextlib
 import ipaddress
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 from shadowmesh.api.schema import RouteStatus
 from shadowmesh.config import ClientConfig
@@ -104,12 +105,14 @@ class Subnets:
     async def _follow(self) -> None:
         while True:
             if self._routes.entries or self._installed:
+                pause = LOOK
                 try:
                     await self._look()
-                except Exception:  # no thread or memory is left, say: the next look comes all the same
+                except Exception:  # no thread or memory is left, say
                     log.exception("can't look after the routes; trying again")
+                    pause = RETRY
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), LOOK)
+                    await asyncio.wait_for(self._wake.wait(), pause)
             else:
                 await self._wake.wait()
             self._wake.clear()
@@ -117,7 +120,7 @@ class Subnets:
     async def _look(self) -> None:
         if self._suspect and self._installed:
             self._suspect = False
-            await asyncio.to_thread(kernel.restore, self._interface, self._installed)
+            await self._to_its_end(self._restore())
         vias = {entry.route.via for entry in self._routes.entries}
         gateways = {via: self._gateway(via) for via in vias}
         table = self._routes
@@ -137,8 +140,19 @@ class Subnets:
         # First the candidates: no address behind a gateway may be tried once packets to it go there.
         self._core.handle_routed([ipaddress.ip_network(key.to) for key in wanted], time.monotonic())
         self._on_change()
-        self._applying = asyncio.create_task(self._apply(table, wanted))
+        await self._to_its_end(self._apply(table, wanted))
+
+    async def _to_its_end(self, change: Coroutine[Any, Any, None]) -> None:
+        """A change of the kernel's table, which `stop` waits for."""
+        self._applying = asyncio.create_task(change)
         await asyncio.shield(self._applying)
+
+    async def _restore(self) -> None:
+        try:
+            await asyncio.to_thread(kernel.restore, self._interface, self._installed)
+        except Exception:
+            self._suspect = True
+            raise
 
     async def _apply(self, table: Routes, wanted: dict[Key, str]) -> None:
         try:

@@ -59,6 +59,8 @@ class Binding:
         self._unanswered = 0
         """Rounds."""
         self._round_at = now
+        self._lost = False
+        """Whether this round counts as lost: once, however often its BIND is repeated."""
         self._busy_until = now
         self._hurried = True
         self.deadline = now
@@ -128,13 +130,15 @@ class Binding:
 
     def _bind(self, now: float, challenge: bytes) -> bytes:
         self._hurried = False
-        if self._waiting:
+        if self._waiting and not self._lost:
+            self._lost = True
             self.loss += LOSS_WEIGHT * (1 - self.loss)
         repeat = min(self.round_trip.timeout(REPEAT_AT_LEAST, REPEAT_UNKNOWN), REPEAT_AT_MOST)
         lasts = max(BUSY_INTERVAL, repeat)
         if not self._unanswered or now >= self._round_at + lasts - 1e-6:
             self._unanswered += 1
             self._round_at = now
+            self._lost = False
         nonce = self._random(NONCE_SIZE)
         self._waiting[nonce] = now
         if len(self._waiting) > MAX_WAITING:

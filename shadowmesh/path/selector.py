@@ -102,8 +102,10 @@ def _compare(
     paths: Sequence[Ranked], current: int, good: Sequence[int], chosen_at: float, now: float
 ) -> Decision:
     here = paths[current]
-    compared = {index: costs(here, paths[index]) for index in good}
-    best = max(good, key=lambda index: compared[index][0] - compared[index][1])
+    # Only to where it is cheaper by itself, too: of three paths, each may be better than the next one.
+    cheaper = [index for index in good if cost(paths[index], paths[index].loss) < cost(here, here.loss)]
+    compared = {index: costs(here, paths[index]) for index in cheaper or [current]}
+    best = max(compared, key=lambda index: compared[index][0] - compared[index][1])
     there = paths[best]
     ours, theirs = compared[best]
     if ours <= theirs:

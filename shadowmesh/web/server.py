@@ -71,7 +71,7 @@ async def serve(listener: socket.socket, app: Starlette) -> AsyncIterator[None]:
     server = _Server(
         uvicorn.Config(
             app,
-            http=_Protocol,
+            http=Protocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -120,7 +120,7 @@ def bind_socket(path: Path) -> socket.socket:
     return listener
 
 
-class _Protocol(H11Protocol):
+class Protocol(H11Protocol):
     """uvicorn's, which would wait for ever for the rest of a request, and for who reads no answer."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -137,6 +137,12 @@ class _Protocol(H11Protocol):
         self._late.cancel()
         self._late = self.loop.call_later(REQUEST_TIMEOUT, self._look)
         super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:  # a request that was answered before it was read, and goes on with what is no HTTP
+            self.transport.close()
 
     def _look(self) -> None:
         """It is our turn, or it is late."""

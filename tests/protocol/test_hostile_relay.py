@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shadowmesh.core.relays import DUPLICATE_DELAY, RelayClient
+from shadowmesh.core.relays import DUPLICATE_DELAY, RelayClient, RelayState
 from shadowmesh.core.routing import ANNOUNCE_AT_ONCE
 from shadowmesh.session.link import CloseCode
 from shadowmesh.units import Address
@@ -92,17 +92,51 @@ def test_calls_do_not_keep_nodes_apart(gap: float, latency: float, victims: tupl
     assert max(held) <= 4, "one channel at each relay, and those under way"
 
 
-@pytest.mark.parametrize("which", [0, 1])
-def test_relay_that_carries_no_handshake_keeps_nobody_apart(which: int) -> None:
-    """It opens channels as it should, and loses what goes through them."""
-    mesh, relays = two()
-    hostile = relays[which]
+def carries_nothing(mesh: Mesh, hostile: MemoryRelay) -> None:
+    """The relay opens channels as it should, and loses what goes through them."""
 
     def passes(source: Address, _target: Address, data: bytes) -> bool:
         channels = [client.tables.channels for client in mesh.clients.values()]
         return source != hostile.address or not any(data[1:9] in known for known in channels)
 
     mesh.network.filter = passes
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize(
+    ("calls", "presence"),
+    [("in the gap", 0.0), ("always", 0.0), ("never", 1.0), ("never", 4.0), ("always", 1.0)],
+)
+@pytest.mark.parametrize("victims", [PAIR, (0,)])
+def test_relay_that_carries_nothing_and_calls_all_the_time_keeps_nobody_apart(
+    which: int, calls: str, presence: float, victims: tuple[int, ...]
+) -> None:
+    """With word of another instance each `presence` seconds; with calls where it has no channel or always."""
+    mesh, relays = two()
+    hostile = relays[which]
+    carries_nothing(mesh, hostile)
+    begin, count = mesh.network.now, 0
+    due = begin + (presence or 100.0)
+    while not all(mesh.peer(number, 1 - number).session for number in PAIR):
+        assert mesh.network.now < begin + 40
+        tells = mesh.network.now >= due
+        due += presence * tells
+        for number in victims:
+            count += 1
+            node, made_up = IDENTITIES[1 - number].node_id, count.to_bytes(8, "big")
+            held = mesh.peer(number, 1 - number).rendezvous._held()
+            has = any(one.relay.address == hostile.address for one in held)
+            if calls == "always" or (calls == "in the gap" and not has):
+                tell(mesh, hostile, number, Call(node, made_up))
+            if tells:
+                tell(mesh, hostile, number, Present(node, made_up))
+        mesh.network.run_for(0.1)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_relay_that_carries_no_handshake_keeps_nobody_apart(which: int) -> None:
+    mesh, relays = two()
+    carries_nothing(mesh, relays[which])
     mesh.network.run_until(lambda: all(mesh.peer(one, 1 - one).session for one in PAIR), 40)
     mesh.stream_until_through(0, 1, within=5)
     mesh.stream_until_through(1, 0, within=5)
@@ -156,6 +190,24 @@ def test_one_relay_can_not_stop_a_node_by_a_claim_of_two_holders() -> None:
             mesh.stream_until_through(0, 1, within=5)
     for number in PAIR:
         assert mesh.fatal(number) == ["two machines use it"], "each of its relays has said so"
+
+
+def test_a_relay_that_was_restarted_after_it_said_duplicate_is_not_left_for_longer() -> None:
+    mesh, relays = two()
+    mesh.pair_up()
+    mesh.network.run_for(5)
+    liar, left = relays[0], leg(mesh, 0, relays[0])
+    driver = liar.core.clients[IDENTITIES[0].node_id].driver
+    liar.core._close(driver, CloseCode.DUPLICATE, "two machines use it", mesh.network.now)
+    mesh.network.flush(liar)
+    mesh.network.run_for(DUPLICATE_DELAY - 5)
+    assert left.last_error == "the relay says: two machines use it"
+    mesh.network.filter = lambda sender, target, _data: liar.address not in (sender, target)
+    mesh.network.run_for(DUPLICATE_DELAY / 4 + 10)
+    assert left.last_error != "the relay says: two machines use it", "it was tried in vain"
+    mesh.network.filter = lambda source, target, data: True
+    mesh.network.run_for(300)
+    assert left.state is RelayState.CONNECTED
 
 
 def test_two_holders_are_found_by_two_relays_as_well() -> None:

@@ -57,6 +57,9 @@ def choice(paths: Sequence[Known], current: Known | None, chosen_at: float, now:
         return next(
             one for one in works if all(price(one, one.loss) <= price(other, other.loss) for other in works)
         )
+    works = [one for one in works if price(one, one.loss) < price(current, current.loss)]
+    if not works:
+        return current
     saved = [ours - theirs for ours, theirs in (prices(current, one) for one in works)]
     cheapest = works[saved.index(max(saved))]
     ours, theirs = prices(current, cheapest)

@@ -85,6 +85,16 @@ class Choices(RuleBasedStateMachine):
             again = choose(self.paths, decision.chosen, self.now, self.now)
             assert again.chosen == decision.chosen, "it does not stand by what it chose"
 
+    @rule()
+    def settle(self) -> None:
+        """While nothing changes, no path is chosen twice."""
+        current = next((place for place, one in enumerate(self.paths) if one is self.current), None)
+        seen = {current}
+        while (chosen := choose(self.paths, current, self.now - HOLD, self.now).chosen) != current:
+            assert chosen not in seen
+            seen.add(chosen)
+            current = chosen
+
 
 def test_every_choice_of_two_is_that_of_the_text() -> None:
     """Also what chance may leave out above: a loss that weighs, a gain too small, the hold's last moment."""

@@ -11,10 +11,12 @@ import msgspec
 import pytest
 
 from shadowmesh.api.server import serve_api
+from shadowmesh.command import CommandFailed
 from shadowmesh.errors import IdentityError
 from shadowmesh.io.authority import LEDGER_FILE, AuthorityFolder
 from shadowmesh.io.lent import LENT_FILE, take_back
 from shadowmesh.web.problem import Problem
+from shadowmesh_relay import control
 from tests.unit.test_api import FakeControl
 
 DAMAGED = [b'{"\xff": 1}', b"[" * 5000, b'{"x": ' + b"[" * 5000]
@@ -54,3 +56,10 @@ def test_the_ledger_of_an_authority(tmp_path: Path, data: bytes, monkeypatch: py
     (tmp_path / LEDGER_FILE).write_bytes(data)
     with pytest.raises(IdentityError, match="damaged"):
         AuthorityFolder(tmp_path).ledger()
+
+
+@pytest.mark.parametrize("data", DAMAGED)
+def test_what_a_relay_answers(tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "request", lambda *_: (500, data))
+    with pytest.raises(CommandFailed, match="HTTP status 500"):
+        control.ask_reload(tmp_path)

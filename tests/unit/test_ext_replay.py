@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from shadowmesh._ext.replay import ReplayWindow, Verdict, WindowLayout
@@ -62,3 +65,9 @@ def test_numbers_outside_64_bits(number: int) -> None:
 def test_none_is_no_number() -> None:
     with pytest.raises(TypeError):
         ReplayWindow().accept(None)  # type: ignore[arg-type]
+
+
+def test_the_layout_is_that_of_the_header() -> None:
+    header = (Path(__file__).parents[2] / "ext/window.h").read_text()
+    found = {name: int(value) for name, value in re.findall(r"#define SM_WINDOW_(\w+) (\d+)", header)}
+    assert found == {"WORDS": WindowLayout.WINDOW_BITS // 64, "SIZE": WindowLayout.WINDOW_SIZE}

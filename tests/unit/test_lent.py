@@ -12,6 +12,7 @@ import pytest
 from shadowmesh.errors import DeviceError
 from shadowmesh.io import lent as module
 from shadowmesh.io.bridge import LinuxBridge
+from shadowmesh.io.documents import remove_drafts
 from shadowmesh.io.lent import LENT_FILE, Lent, take_back
 from shadowmesh.overlay.routes import Key
 
@@ -119,6 +120,20 @@ def test_what_can_not_be_written_is_told(
     assert kernel.bridge is not None
     Lent(tmp_path / "nowhere", kernel.bridge).note_addresses(ADDRESSES)
     assert "can't write down" in caplog.text
+
+
+def test_a_draft_that_a_crash_left_is_removed(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    assert kernel.bridge is not None
+    monkeypatch.setattr(Path, "replace", lost)
+    Lent(tmp_path, kernel.bridge).note_addresses(ADDRESSES)
+    assert len(os.listdir(tmp_path)) == 1
+    remove_drafts(tmp_path)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_kernel_that_refuses_stops_no_start(

@@ -12,10 +12,12 @@ from shadowmesh.api.client import ApiClient, NotRunning
 from shadowmesh.api.schema import Netcheck
 from shadowmesh.cli import netcheck as verb
 from shadowmesh.cli.main import main
-from shadowmesh.command import ExitCode
-from shadowmesh.config import ClientConfig
+from shadowmesh.command import CommandFailed, ExitCode
+from shadowmesh.config import ClientConfig, load_client_config
+from shadowmesh.crypto import identity as identities
 from shadowmesh.io.udp import open_udp, receive, send
 from shadowmesh.node import alone
+from shadowmesh.node.lifecycle import only_one
 from shadowmesh.path.nat import Filtering, Mapping
 from shadowmesh.units import Address
 from tests.unit.test_api import make_netcheck
@@ -98,6 +100,17 @@ def test_without_a_client_it_needs_a_file(
     monkeypatch.setattr(alone, "netcheck_alone", ask_alone)
     assert main(["netcheck", "-c", str(CONFIGS / "client.yaml")]) == 0
     assert asked[0].node.name == "alice"
+
+
+def test_no_file_of_a_running_client_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    identities.create(tmp_path, "alice")
+    config = load_client_config(CONFIGS / "client.yaml")
+    config = replace(config, node=replace(config.node, state_dir=tmp_path))
+    opened: list[object] = []
+    monkeypatch.setattr(alone, "open_membership", lambda *_: opened.append(_))
+    with only_one(tmp_path), pytest.raises(CommandFailed) as caught:
+        alone.netcheck_alone(config)
+    assert (caught.value.code, opened) == (ExitCode.ALREADY_RUNNING, [])
 
 
 @pytest.mark.parametrize("host", ["::", "127.0.0.1"])

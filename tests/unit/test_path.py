@@ -11,6 +11,7 @@ from shadowmesh.errors import BadPacket
 from shadowmesh.path import backoff, binding
 from shadowmesh.path.backoff import Backoff
 from shadowmesh.path.binding import Binding
+from shadowmesh.path.cost import LOSS_FREE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,8 +86,35 @@ def test_binding_takes_the_answer_to_an_earlier_repeat() -> None:
     leg.handle_bound_untrusted(bound(first), 101.4)
     assert leg.round_trip.smoothed == pytest.approx(1.4)
     assert (leg.waits, leg.doubtful) == (False, False)
+    lost = leg.loss
     assert leg.poll(leg.deadline) is not None
     assert leg.deadline > 101.4 + binding.IDLE_INTERVAL + 1.4, "it knows by now how long an answer takes"
+    assert leg.loss == lost, "what was answered is not lost"
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_binding_takes_one_short_silence_for_one_loss(busy: bool) -> None:
+    """However often its BIND was repeated: a leg does not cost more for a blink."""
+    leg, now = Binding(randbytes, 0.0), 0.0
+
+    def answered() -> None:
+        if busy:
+            leg.handle_traffic(now)
+        bind = leg.poll(now)
+        assert bind is not None
+        leg.handle_bound_untrusted(bound(bind), now + 0.02)
+
+    for _ in range(20):
+        now = leg.deadline
+        answered()
+    now = began = leg.deadline
+    asked = 0
+    while now < began + 0.9:
+        asked += leg.poll(now) is not None
+        now = leg.deadline
+    answered()
+    assert asked > 1
+    assert 0 < leg.loss < LOSS_FREE
 
 
 def test_binding_outlives_heavy_loss() -> None:

@@ -15,6 +15,7 @@ from shadowmesh.path.handshake import Handshake
 from shadowmesh.path.health import ANSWER_AFTER, TICK, Counters, Health
 from shadowmesh.path.keepalive import Keepalive
 from shadowmesh.path.mtu import MtuSearch, MtuState
+from shadowmesh.path.path import Path, PathState
 from shadowmesh.path.paths import LOSSY
 from shadowmesh.path.probes import Probes
 from shadowmesh.path.rounds import Rounds, guesses
@@ -365,3 +366,38 @@ def test_choice_does_not_swing_where_all_paths_lose_as_much(loss: float, limit: 
             changes += 1
             current, chosen_at = chosen, float(second)
     assert changes <= limit
+
+
+def test_choice_among_three_that_each_lose_less_than_the_next_settles() -> None:
+    """Losses are compared with doubt, so that better is not transitive."""
+    paths = [
+        Fake("quick", lowest=0.01, loss=0.3),
+        Fake("fair", lowest=0.03, loss=0.15),
+        Fake("slow", lowest=0.05),
+    ]
+    for start in range(3):
+        current, changes = start, 0
+        for _ in range(20):
+            chosen = choose(paths, current, LONG_AGO, NOW).chosen
+            assert chosen is not None
+            changes += chosen != current
+            current = chosen
+        assert changes <= 2
+
+
+# A path.
+
+
+def test_a_path_that_is_proved_anew_has_lost_nothing_yet() -> None:
+    path = Path(THERE, CandidateKind.LOCAL, "there", random.Random(1).randbytes, NOW, Keepalive())
+    path.handle_proved(0.01, THERE.address, NOW)
+    path.probes.loss, path.probes.counted, path.state = 0.5, 31, PathState.FAILED
+    path.handle_proved(0.01, THERE.address, NOW)
+    assert (path.loss, path.counted) == (0.0, 0)
+
+
+def test_a_path_works_until_a_probe_is_late() -> None:
+    path = Path(THERE, None, "relay", random.Random(1).randbytes, NOW, Keepalive())
+    path._missed, path.silent_since = 1, NOW
+    assert path.works(NOW + path.patience - 0.01)
+    assert not path.works(NOW + path.patience + 0.01)

@@ -41,6 +41,14 @@ class Kernel:
         self.table.update({key: via for key, via in wanted.items() if key not in self.refused})
         return {key: "no" for key in wanted.keys() & self.refused if before.get(key) != wanted[key]}
 
+    def restore(self, interface: str, routes: Mapping[Key, str]) -> None:
+        assert interface == "br0"
+        self.begun.set()
+        assert self.go_on.wait(10)
+        if self.error is not None:
+            raise self.error
+        self.table.update(routes)
+
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
@@ -128,3 +136,49 @@ def test_what_the_system_refuses_to_change_is_remembered_and_tried_again(
         assert made._installed == kernel.table == {}
 
     asyncio.run(run())
+
+
+def test_routes_that_a_thread_is_about_to_put_back_are_taken_out_too(kernel: Kernel) -> None:
+    async def run() -> None:
+        made = opened()
+        await made._install(Routes([]), {LAN: BOB})
+        kernel.table.clear()
+        kernel.begun.clear()
+        kernel.go_on.clear()
+        made.handle_network()
+        made._task = asyncio.create_task(made._look())
+        assert await asyncio.to_thread(kernel.begun.wait, 10)
+        stopping = asyncio.create_task(made.stop())
+        await asyncio.sleep(0.05)
+        kernel.go_on.set()
+        await stopping
+
+    asyncio.run(run())
+    assert kernel.table == {}
+
+
+def test_what_could_not_be_put_back_is_tried_again_but_not_at_each_look(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(subnets, "LOOK", 0.001)
+    monkeypatch.setattr(subnets, "RETRY", 0.2)
+
+    async def run() -> None:
+        made = opened()
+        await made._install(Routes([]), {LAN: BOB})
+        table = SimpleNamespace(update=lambda *_: {LAN: BOB}, refuse=lambda *_: None, entries=())
+        made._routes = cast(Any, table)
+        kernel.table.clear()
+        kernel.error = OSError(errno.ENOMEM, "Cannot allocate memory")
+        made.handle_network()
+        made.start()
+        await asyncio.sleep(0.3)
+        assert kernel.table == {}
+        kernel.error = None
+        kernel.begun.clear()
+        assert await asyncio.to_thread(kernel.begun.wait, 10)
+        await made.stop()
+        assert kernel.table == {}
+
+    asyncio.run(run())
+    assert 1 <= len([one for one in caplog.records if "trying again" in one.message]) <= 3

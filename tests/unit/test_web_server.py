@@ -82,6 +82,20 @@ async def test_half_a_request_is_not_waited_for(sent: bytes, monkeypatch: pytest
         writer.close()
 
 
+async def test_a_body_that_no_longer_matters_may_be_no_http(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is answered before its body is there: found by fuzz/targets/api.py."""
+    async with serving(monkeypatch) as where:
+        reader, writer = await asyncio.open_connection(*where)
+        writer.write(b"POST /nothing HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 404")
+        writer.write(b"no length of a chunk\r\n")
+        assert await ended(reader)
+        writer.close()
+    assert not caplog.records
+
+
 async def test_a_request_byte_by_byte_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(monkeypatch) as where:
         reader, writer = await asyncio.open_connection(*where)
