@@ -339,7 +339,9 @@ class Path:
         self._base = now
         due = [self.probes.create(now)]
         if self.pace is Pace.ACTIVE and self.mtu.confirmed is not None:
-            due.append(self.probes.create(now, self.mtu.confirmed, self.way.overhead))
+            # Where one was lost, two at once: TCP waits twice as long after each time-out.
+            for _ in range(2 if self._big_lost else 1):
+                due.append(self.probes.create(now, self.mtu.confirmed, self.way.overhead))
         return due
 
     def _handle_big_answer(self, probe: Probe, now: float) -> None:

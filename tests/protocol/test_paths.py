@@ -9,6 +9,7 @@ import pytest
 
 from shadowmesh.path.candidates import CandidateKind
 from shadowmesh.path.finder import MAX_STRANGERS
+from shadowmesh.path.probes import MIN_TIMEOUT
 from shadowmesh.path.way import Way
 from shadowmesh.units import Address
 from shadowmesh.wire.payload import (
@@ -255,6 +256,18 @@ def test_mtu_that_shrinks_under_traffic(pair: PathPair) -> None:
     assert both_direct(pair), "small packets pass: the path itself is well"
     assert a.paths.route is not None
     assert 1244 < a.paths.route.budget <= 1252
+
+
+@pytest.mark.parametrize("later", [0.0, 0.3, 0.6, 0.9])
+def test_mtu_that_has_shrunk_is_noticed_before_tcp_waits_long(pair: PathPair, later: float) -> None:
+    """One probe a second, and three time-outs; TCP waits twice as long after each of its own."""
+    a = pair.ends[0]
+    pair.stream(a, 10.0 + later)
+    pair.passes = lambda end, way, size: size <= 1252
+    begun = pair.now
+    while a.paths.route is not None and a.paths.route.budget > 1252:
+        pair.stream(a, 0.02)
+    assert pair.now - begun < 1.0 + 3 * MIN_TIMEOUT + 0.1
 
 
 def test_spoofed_copy_of_a_request_gains_nothing() -> None:
