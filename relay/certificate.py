@@ -64,7 +64,7 @@ class Certificate(Generic[T]):
         try:
             return tuple(file.stat().st_mtime_ns for file in self._files)
         except OSError as error:
-            raise ConfigError(f"{error.filename}: {error.strerror}") from None
+            raise ConfigError(f"{error.filename}: {error.strerror}", "config.unreadable") from None
 
 
 def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
@@ -79,7 +79,8 @@ def tls_context(certificate: Path, key: Path) -> ssl.SSLContext:
         context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
         problem = getattr(error, "reason", None) or error.strerror or error
-        raise ConfigError(f"{certificate}, {key}: can't be used for TLS: {problem}") from None
+        text = f"{certificate}, {key}: can't be used for TLS: {problem}"
+        raise ConfigError(text, "config.tls") from None
     return context
 
 
@@ -90,18 +91,22 @@ def credentials(certificate: Path, key: Path) -> Credentials:
         private = load_pem_private_key(key.read_bytes(), password=None)
         ours = leaf.public_key() == private.public_key()
     except OSError as error:
-        raise ConfigError(f"{error.filename}: {error.strerror}") from None
+        raise ConfigError(f"{error.filename}: {error.strerror}", "config.unreadable") from None
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"{certificate}, {key}: can't be used for HTTP/3: {error}") from None
+        text = f"{certificate}, {key}: can't be used for HTTP/3: {error}"
+        raise ConfigError(text, "config.tls") from None
     if not isinstance(private, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) or (
         isinstance(private, ec.EllipticCurvePrivateKey)
         and not isinstance(private.curve, ec.SECP256R1 | ec.SECP384R1)
     ):
-        raise ConfigError(f"{key}: HTTP/3 takes keys for ECDSA (P-256, P-384) and RSA only")
+        text = f"{key}: HTTP/3 takes keys for ECDSA (P-256, P-384) and RSA only"
+        raise ConfigError(text, "config.tls")
     if not ours:
-        raise ConfigError(f"{certificate}, {key}: can't be used for HTTP/3: they don't belong together")
+        text = f"{certificate}, {key}: can't be used for HTTP/3: they don't belong together"
+        raise ConfigError(text, "config.tls")
     if sum(len(one.public_bytes(Encoding.DER)) for one in (leaf, *chain)) > MAX_CHAIN:
         raise ConfigError(
-            f"{certificate}: is larger than {MAX_CHAIN} bytes with its chain; leave the root out"
+            f"{certificate}: is larger than {MAX_CHAIN} bytes with its chain; leave the root out",
+            "config.tls",
         )
     return Credentials(leaf, tuple(chain), private)

@@ -91,16 +91,19 @@ def _ask(path: Path, method: str, target: str, body: bytes) -> bytes:
     try:
         status, data = request(path, method, target, body, TIMEOUT)
     except Unreachable as error:
-        raise CommandFailed(f"no relay runs here: {error}", ExitCode.NOT_RUNNING) from None
+        text = f"no relay runs here: {error}"
+        raise CommandFailed(text, ExitCode.NOT_RUNNING, "relay.not-running") from None
     except PermissionError:
-        raise CommandFailed(f"may not open {path}; it belongs to the relay's user: use sudo") from None
+        text = f"may not open {path}; it belongs to the relay's user: use sudo"
+        raise CommandFailed(text, error_id="relay.socket") from None
     except OSError as error:
-        raise CommandFailed(f"the relay on {path} does not answer: {error}") from None
+        text = f"the relay on {path} does not answer: {error}"
+        raise CommandFailed(text, error_id="relay.no-answer") from None
     if status >= 300:
         try:
             text = msgspec.json.decode(data, type=Problem).message
         except UNDECODABLE:
             text = f"HTTP status {status}"
         code = ExitCode.REFUSED if status == UNPROCESSABLE else ExitCode.FAILED
-        raise CommandFailed(f"the relay refused: {text}", code)
+        raise CommandFailed(f"the relay refused: {text}", code, "relay.refused")
     return data

@@ -266,5 +266,6 @@ def _tls(config: ClusterSection) -> ssl.SSLContext | None:
         if config.certificate is not None:
             context.load_cert_chain(config.certificate, config.key)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"cluster: ca, certificate or key can't be used: {error}") from None
+        text = f"cluster: ca, certificate or key can't be used: {error}"
+        raise ConfigError(text, "config.tls") from None
     return context

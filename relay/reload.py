@@ -106,7 +106,7 @@ class Admissions:
         except ConfigError:
             raise
         except ShadowMeshError as error:
-            raise ConfigError(str(error)) from None
+            raise ConfigError(str(error), error.error_id) from None
         self._tokens, self._guards = tokens, guards
         asks = self._started.admission.hook is not None
         return Admission(section.open, section.nodes, tuple(guards.values()), tokens, asks)

@@ -338,10 +338,11 @@ async def _serve(
             app = create_app(report, server.drain, reload)
             await stack.enter_async_context(serve_unix(config.relay.socket, app))
         except SocketInUse as error:
-            raise CommandFailed(str(error), ExitCode.ALREADY_RUNNING) from error
+            raise CommandFailed(str(error), ExitCode.ALREADY_RUNNING, "relay.running") from error
         except OSError as error:
             where = config.relay.socket
-            raise DeviceError(f"can't serve the local API on {where}: {error.strerror}") from error
+            text = f"can't serve the local API on {where}: {error.strerror}"
+            raise DeviceError(text, "device.socket") from error
         remove_drafts(config.relay.state_dir)  # not before: another relay may run in this folder
         scraped = metrics_app(metrics, lambda: why_not_ready(core.draining))
         await stack.enter_async_context(serve_metrics(config.metrics, scraped))

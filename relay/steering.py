@@ -76,7 +76,8 @@ def open_steered(host: str, port: int, threads: int) -> list[socket.socket]:
     except (OSError, DeviceError) as error:
         for one in sockets:
             one.close()
-        raise DeviceError(f"can't share a UDP port between {threads} threads: {error}") from error
+        text = f"can't share a UDP port between {threads} threads: {error}"
+        raise DeviceError(text, "device.listen") from error
     return sockets
 
 

@@ -99,7 +99,7 @@ def drain(config: Path | None, socket: Path | None, timeout: float, as_json: boo
                 click.echo(f"{clients} clients were sent away; the relay ended after {duration(took)}")
             return
         time.sleep(POLL)
-    raise CommandFailed("the relay has not ended; its log says why")
+    raise CommandFailed("the relay has not ended; its log says why", error_id="relay.stopping")
 
 
 @click.command(

@@ -148,7 +148,8 @@ class WebSocketService:
             listener.listen(BACKLOG)
         except OSError as error:
             listener.close()
-            raise DeviceError(f"can't listen on TCP {where}: {error.strerror}") from error
+            text = f"can't listen on TCP {where}: {error.strerror}"
+            raise DeviceError(text, "device.listen") from error
         self._listener = listener
 
     def start(self) -> None:

@@ -58,9 +58,11 @@ _OF_THE_MACHINE = frozenset(
 class CommandFailed(ShadowMeshError):
     """Ends a command with `code`; the text is one line, with the remedy where there is one."""
 
-    def __init__(self, text: str, code: ExitCode = ExitCode.FAILED) -> None:
+    def __init__(
+        self, text: str, code: ExitCode = ExitCode.FAILED, error_id: str = "command.refused"
+    ) -> None:
         super().__init__(text)
-        self.code = code
+        self.code, self.error_id = code, error_id
 
 
 class VerbGroup(click.Group):
@@ -99,9 +101,10 @@ def run(group: click.Group, name: str, arguments: Sequence[str] | None = None) -
         return ExitCode.USAGE
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else name
-        return _failed(name, f"{error.format_message().rstrip('.')} (see '{path} --help')", ExitCode.USAGE)
+        text = f"{error.format_message().rstrip('.')} (see '{path} --help') [command.usage]"
+        return _failed(name, text, ExitCode.USAGE)
     except click.ClickException as error:
-        return _failed(name, error.format_message(), ExitCode.FAILED)
+        return _failed(name, f"{error.format_message()} [command.usage]", ExitCode.FAILED)
     except (click.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
@@ -115,22 +118,32 @@ def run(group: click.Group, name: str, arguments: Sequence[str] | None = None) -
 
 
 def explain(error: Exception) -> tuple[ExitCode, str]:
-    """Exit code and text for what ended a command; what nobody foresaw is one line too."""
-    if isinstance(error, CommandFailed):
-        return error.code, str(error)
+    """Exit code and text for what ended a command, each line with its id in brackets.
+
+    What nobody foresaw is one line too.
+    """
     if isinstance(error, ShadowMeshError):
-        refused = isinstance(error, ConfigError | IdentityError)
-        return ExitCode.REFUSED if refused else ExitCode.FAILED, str(error)
+        lines = (f"{line} [{error_id}]" if error_id else line for line, error_id in error.lines())
+        return _code_of(error), "\n".join(lines)
     if isinstance(error, MemoryError):
-        return ExitCode.FAILED, "there is no memory left on this machine, or for this process"
+        return (
+            ExitCode.FAILED,
+            "there is no memory left on this machine, or for this process [machine.memory]",
+        )
     if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
         where = f"{error.filename}: " if error.filename else ""
-        return ExitCode.FAILED, f"{where}{error.strerror}"
+        return ExitCode.FAILED, f"{where}{error.strerror} [machine.resource]"
     if os.environ.get(DEBUG_VARIABLE) == "1":
         traceback.print_exception(error)
     what = " ".join(f"{type(error).__name__}: {error}".split())
     remedy = f"please report it, with the traceback that {DEBUG_VARIABLE}=1 prints"
-    return ExitCode.FAILED, f"internal error: {what}; {remedy}"
+    return ExitCode.FAILED, f"internal error: {what}; {remedy} [program.bug]"
+
+
+def _code_of(error: ShadowMeshError) -> ExitCode:
+    if isinstance(error, CommandFailed):
+        return error.code
+    return ExitCode.REFUSED if isinstance(error, ConfigError | IdentityError) else ExitCode.FAILED
 
 
 def examples(*lines: str) -> str:

@@ -241,7 +241,7 @@ def load_client_config(path: Path) -> ClientConfig:
     document.finish()
     if not relays and config.network is None:
         example = f'[{{address: "relay.example.net:4433", id: {EXAMPLE_NODE_ID}}}]'
-        top.refuse("relays", "at least one relay is needed to meet the peers", example)
+        top.refuse("relays", "at least one relay is needed to meet the peers", example, "config.no-relay")
     _refuse_small_mtu(config, interface)
     _refuse_bridge_keys(config, interface)
     _refuse_repeats(config, relays, peers)
@@ -257,9 +257,12 @@ def refuse_bridge(config: ClientConfig, problem: str) -> NoReturn:
     from shadowmesh.document import Document
 
     document = Document.load(Path(config.file))
-    document.section(_KEYS).section("interface", _INTERFACE_KEYS).refuse("bridge", problem)
+    document.section(_KEYS).section("interface", _INTERFACE_KEYS).refuse(
+        "bridge", problem, error_id="config.bridge"
+    )
     document.finish()
-    raise ConfigError(f"{config.file}: interface.bridge: {problem}")  # the file has changed meanwhile
+    # The file has changed meanwhile.
+    raise ConfigError(f"{config.file}: interface.bridge: {problem}", "config.bridge")
 
 
 def refuse_own_id(config: ClientConfig, own: NodeId) -> None:
@@ -269,7 +272,7 @@ def refuse_own_id(config: ClientConfig, own: NodeId) -> None:
     for key, index, whose, node_id in relays + peers:
         if node_id == own:
             problem = f"is this machine's own NodeID; put that of the {whose} there"
-            raise ConfigError(f"{config.file}: {key}[{index}].id: {problem}")
+            raise ConfigError(f"{config.file}: {key}[{index}].id: {problem}", "config.own-id")
 
 
 def doubts(config: ClientConfig, identity_name: str | None = None) -> list[str]:

@@ -42,7 +42,8 @@ class Document:
     def __init__(self, text: str, file: str) -> None:
         """`file` is what errors call the file. Raises ConfigError where the YAML itself is broken."""
         self.file = file
-        self._errors: dict[tuple[int, str], str] = {}
+        self._mistakes: dict[tuple[int, str], tuple[str, str]] = {}
+        """The text and id of each, by line and key."""
         self._root = self._compose(text)
 
     @classmethod
@@ -52,30 +53,36 @@ class Document:
             with path.open("rb") as stream:
                 data = stream.read(MAX_FILE_SIZE + 1)
         except OSError as error:
-            raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
+            raise ConfigError(f"{path}: can't be read: {error.strerror}", "config.unreadable") from error
         if len(data) > MAX_FILE_SIZE:
-            raise ConfigError(f"{path}: is larger than {MAX_FILE_SIZE >> 20} MiB; is it the right file?")
+            text = f"{path}: is larger than {MAX_FILE_SIZE >> 20} MiB; is it the right file?"
+            raise ConfigError(text, "config.no-yaml")
         try:
             text = data.decode()
         except UnicodeDecodeError as error:
             line = data.count(b"\n", 0, error.start) + 1
-            raise ConfigError(f"{path}:{line}: is not UTF-8 text; is it the right file?") from None
+            text = f"{path}:{line}: is not UTF-8 text; is it the right file?"
+            raise ConfigError(text, "config.no-yaml") from None
         return cls(text, str(path))
 
     def section(self, known: Iterable[str]) -> Section:
         """The top level, whose keys must be among `known`."""
         return Section(self, "", self._root, known)
 
-    def refuse(self, node: yaml.Node, path: str, problem: str, example: str = "") -> None:
+    def refuse(
+        self, node: yaml.Node, path: str, problem: str, example: str = "", error_id: str = "config.value"
+    ) -> None:
         """Note a mistake; only the first of each place is kept."""
         hint = f"; for example: {example}" if example else ""
         line = node.start_mark.line + 1
-        self._errors.setdefault((line, path), f"{self.file}:{line}: {path}: {problem}{hint}")
+        text = f"{self.file}:{line}: {path}: {problem}{hint}"
+        self._mistakes.setdefault((line, path), (text, error_id))
 
     def finish(self) -> None:
         """Raise ConfigError with every refusal so far, one a line, in the order of the file."""
-        if self._errors:
-            raise ConfigError("\n".join(text for _, text in sorted(self._errors.items())))
+        if self._mistakes:
+            mistakes = [mistake for _, mistake in sorted(self._mistakes.items())]
+            raise ConfigError("\n".join(text for text, _ in mistakes), mistakes=mistakes)
 
     def _compose(self, text: str) -> yaml.Node:
         try:
@@ -84,11 +91,12 @@ class Document:
             mark = error.problem_mark
             line = mark.line + 1 if mark else 1
             hint = _quoting_hint(error, text)
-            raise ConfigError(f"{self.file}:{line}: {error.problem}{hint}") from None
+            raise ConfigError(f"{self.file}:{line}: {error.problem}{hint}", "config.no-yaml") from None
         except yaml.YAMLError as error:
-            raise ConfigError(f"{self.file}: {error}".replace("\n", " ")) from None
+            raise ConfigError(f"{self.file}: {error}".replace("\n", " "), "config.no-yaml") from None
         if root is None:
-            raise ConfigError(f"{self.file}: is empty; see configs/ for a complete example")
+            text = f"{self.file}: is empty; see configs/ for a complete example"
+            raise ConfigError(text, "config.no-yaml")
         return root
 
 
@@ -181,10 +189,10 @@ class Section:
         """How errors name `key` of this section."""
         return f"{self._path}.{key}" if self._path else key
 
-    def refuse(self, key: str, problem: str, example: str = "") -> None:
+    def refuse(self, key: str, problem: str, example: str = "", error_id: str = "config.conflict") -> None:
         """Note that the value at `key` is wrong for a reason that takes more than this value to see."""
         hint = f"{key}: {example}" if example else ""
-        self.document.refuse(self._values.get(key, self.node), self.path(key), problem, hint)
+        self.document.refuse(self._values.get(key, self.node), self.path(key), problem, hint, error_id)
 
     def _take_keys(self, node: yaml.MappingNode, known: tuple[str, ...]) -> None:
         for key_node, value in node.value:
@@ -192,10 +200,12 @@ class Section:
             if key not in known:
                 close = difflib.get_close_matches(key, known, n=1)
                 hint = f"did you mean {close[0]}?" if close else f"the keys here are {', '.join(known)}"
-                self.document.refuse(key_node, self.path(key), f"unknown key; {hint}")
+                problem = f"unknown key; {hint}"
+                self.document.refuse(key_node, self.path(key), problem, error_id="config.unknown-key")
             elif key in self._values:
                 first = self._values[key].start_mark.line + 1
-                self.document.refuse(key_node, self.path(key), f"is given twice, first on line {first}")
+                problem = f"is given twice, first on line {first}"
+                self.document.refuse(key_node, self.path(key), problem, error_id="config.twice")
             else:
                 self._values[key] = value
 
@@ -236,7 +246,9 @@ class Section:
     def _absent(self, key: str, example: str, default: T | _Required) -> T:
         if isinstance(default, _Required):
             if isinstance(self.node, yaml.MappingNode):
-                self.document.refuse(self.node, self.path(key), "is missing", f"{key}: {example}")
+                self.document.refuse(
+                    self.node, self.path(key), "is missing", f"{key}: {example}", "config.missing"
+                )
             return cast("T", None)
         return default
 

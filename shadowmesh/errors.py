@@ -7,9 +7,21 @@ for people: operators (`ConfigError`, `IdentityError`) and programmers (`LocalPr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class ShadowMeshError(Exception):
-    """Base of all errors that this project raises on purpose."""
+    """Base of all errors that this project raises on purpose.
+
+    `error_id` is what a person looks up in docs/errors.md, and has an entry in `catalogue.ENTRIES`; empty
+    where the text ends in such ids already.
+    """
+
+    error_id = "program.bug"
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Each line of the text for people, with its id."""
+        return [(line, self.error_id) for line in str(self).splitlines() or [""]]
 
 
 class BadPacket(ShadowMeshError):
@@ -47,13 +59,36 @@ class LocalProtocolError(ShadowMeshError):
     """We called a state machine in a way that its state does not allow: a bug on our side."""
 
 
-class ConfigError(ShadowMeshError):
+class _ForPeople(ShadowMeshError):
+    """With an id of its own, or that of its kind."""
+
+    def __init__(self, text: str, error_id: str = "") -> None:
+        super().__init__(text)
+        if error_id:
+            self.error_id = error_id
+
+
+class ConfigError(_ForPeople):
     """A configuration is refused; the text names file, line, key and what would be right."""
 
+    error_id = "config.value"
 
-class IdentityError(ShadowMeshError):
+    def __init__(self, text: str, error_id: str = "", mistakes: Sequence[tuple[str, str]] = ()) -> None:
+        """`mistakes`: the lines of the text, where each has an id of its own."""
+        super().__init__(text, error_id)
+        self._mistakes = list(mistakes)
+
+    def lines(self) -> list[tuple[str, str]]:
+        return self._mistakes or super().lines()
+
+
+class IdentityError(_ForPeople):
     """An identity can't be made or loaded; the text says what to do about it."""
 
+    error_id = "identity.file"
 
-class DeviceError(ShadowMeshError):
+
+class DeviceError(_ForPeople):
     """A TAP device, an address or a socket can't be set up; the text says which and why."""
+
+    error_id = "device.interface"

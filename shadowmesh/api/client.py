@@ -47,17 +47,25 @@ _CREDENTIALS = struct.Struct("=iII")
 class NotRunning(ShadowMeshError):
     """No client answers on the socket."""
 
+    error_id = "client.not-running"
+
 
 class UnknownPeer(ShadowMeshError):
     """The running client has no such peer."""
+
+    error_id = "peer.unknown"
 
 
 class NoReply(ShadowMeshError):
     """The peer did not answer in time; the text says why if it is known."""
 
+    error_id = "peer.no-reply"
+
 
 class ApiFailed(ShadowMeshError):
     """The running client refused or failed the request, or what answers there is no client of ours."""
+
+    error_id = "client.no-answer"
 
 
 class ApiClient:
@@ -164,5 +172,6 @@ def _error(status: int, data: bytes) -> ShadowMeshError:
         problem = msgspec.json.decode(data, type=Problem)
     except UNDECODABLE:
         return ApiFailed(f"the client answered with HTTP status {status}")
+    kinds: dict[str, type[ShadowMeshError]]
     kinds = {"unknown-peer": UnknownPeer, "no-reply": NoReply, "refused": ConfigError}
     return kinds.get(problem.error, ApiFailed)(problem.message)

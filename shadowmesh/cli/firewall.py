@@ -194,7 +194,7 @@ def _peer(config: ClientConfig, known: _Known, text: str) -> str:
             return party.name
     if config.network is not None:
         return text.lower()
-    raise CommandFailed(f"there is no peer {text!r} in {config.file}", ExitCode.NO_PEER)
+    raise CommandFailed(f"there is no peer {text!r} in {config.file}", ExitCode.NO_PEER, "peer.unknown")
 
 
 @click.command(epilog=examples("shadowmesh-client firewall explain -c client.yaml"))

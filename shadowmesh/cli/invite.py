@@ -182,7 +182,8 @@ def _delegated(
     network = folder.network()
     if node_id_text(network.id) != reply.network_id:
         text = f"the client that runs here is in another network than {network.name}"
-        raise CommandFailed(f"{text}, whose authority is in {folder.folder}", ExitCode.REFUSED)
+        text += f", whose authority is in {folder.folder}"
+        raise CommandFailed(text, ExitCode.REFUSED, "network.another")
     adopt_uses(client, folder)
     with folder.opened(read_passphrase(passphrase_file)) as authority:
         try:

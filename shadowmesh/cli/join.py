@@ -87,7 +87,7 @@ def join(
     try:
         parsed = Token.parse(token if token is not None else os.environ.get(TOKEN_VARIABLE, ""))
     except BadToken as error:
-        raise CommandFailed(str(error), ExitCode.USAGE) from None
+        raise CommandFailed(str(error), ExitCode.USAGE, "join.token") from None
     if not no_up:
         require_net_admin("run it with sudo, or only write the files with --no-up")
     require_room(config)

@@ -365,12 +365,13 @@ def read_passphrase(file: Path | None, twice: bool = False) -> bytes:
             with file.open("rb") as stream:
                 return stream.readline(MAX_PASSPHRASE).rstrip(b"\r\n")
         except OSError as error:
-            raise CommandFailed(f"{file}: can't be read: {error.strerror}", ExitCode.REFUSED) from error
+            text = f"{file}: can't be read: {error.strerror}"
+            raise CommandFailed(text, ExitCode.REFUSED, "config.unreadable") from error
     if PASSPHRASE_VARIABLE in os.environ:
         return os.environ[PASSPHRASE_VARIABLE].encode()
     if not sys.stdin.isatty():
         text = f"no passphrase: give --passphrase-file FILE, or set {PASSPHRASE_VARIABLE}"
-        raise CommandFailed(text, ExitCode.REFUSED)
+        raise CommandFailed(text, ExitCode.REFUSED, "authority.passphrase")
     asked: str = click.prompt("Passphrase of the authority", hide_input=True, confirmation_prompt=twice)
     return asked.encode()
 

@@ -73,6 +73,6 @@ def ask(path: Path, question: Callable[[ApiClient], T], remedy: str = "") -> T:
         return question(ApiClient(path))
     except NotRunning as error:
         text = f"{error}; {remedy}" if remedy else str(error)
-        raise CommandFailed(text, ExitCode.NOT_RUNNING) from error
+        raise CommandFailed(text, ExitCode.NOT_RUNNING, error.error_id) from error
     except (UnknownPeer, NoReply) as error:
-        raise CommandFailed(str(error), ExitCode.NO_PEER) from error
+        raise CommandFailed(str(error), ExitCode.NO_PEER, error.error_id) from error

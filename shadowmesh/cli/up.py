@@ -92,4 +92,5 @@ def require_net_admin(remedy: str) -> None:
     for line in Path("/proc/self/status").read_text().splitlines():
         key, _, value = line.partition(":")
         if key == "CapEff" and not int(value, 16) >> _CAP_NET_ADMIN & 1:
-            raise CommandFailed(f"making a network interface needs root (CAP_NET_ADMIN); {remedy}")
+            text = f"making a network interface needs root (CAP_NET_ADMIN); {remedy}"
+            raise CommandFailed(text, error_id="device.root")

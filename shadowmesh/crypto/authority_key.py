@@ -70,7 +70,8 @@ class AuthorityKey:
     def encode(self, network: str, passphrase: bytes) -> bytes:
         """The encrypted text. Raises IdentityError for a passphrase that is too short."""
         if len(passphrase) < MIN_PASSPHRASE:
-            raise IdentityError(f"the passphrase is too short: take at least {MIN_PASSPHRASE} characters")
+            text = f"the passphrase is too short: take at least {MIN_PASSPHRASE} characters"
+            raise IdentityError(text, "authority.passphrase")
         blocks = [
             key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase))
             for key in (self.ed25519, self.mldsa)
@@ -83,11 +84,15 @@ class AuthorityKey:
         text = data.decode("ascii", "replace")
         blocks = _PEM_BLOCK.findall(text)
         if not text.startswith(_HEADING) or len(blocks) != 2:
-            raise IdentityError("the authority's key is damaged; restore it from a backup")
+            raise IdentityError(
+                "the authority's key is damaged; restore it from a backup", "authority.damaged"
+            )
         try:
             ed25519, mldsa = (load_pem_private_key(block.encode(), passphrase) for block in blocks)
         except (ValueError, TypeError):
-            raise IdentityError("the authority's key does not open: is the passphrase right?") from None
+            text = "the authority's key does not open: is the passphrase right?"
+            raise IdentityError(text, "authority.passphrase") from None
         if not isinstance(ed25519, Ed25519PrivateKey) or not isinstance(mldsa, MLDSA87PrivateKey):
-            raise IdentityError("the authority's keys must be Ed25519 and ML-DSA-87, in this order")
+            text = "the authority's keys must be Ed25519 and ML-DSA-87, in this order"
+            raise IdentityError(text, "authority.damaged")
         return cls(ed25519, mldsa)

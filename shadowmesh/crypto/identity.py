@@ -139,7 +139,9 @@ def create(state_dir: Path, name: str) -> Identity:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_once(state_dir / IDENTITY_FILE, _encode(Identity.generate(name)))
     except OSError as error:
-        raise IdentityError(f"can't keep an identity in {state_dir}: {_why(error)}") from error
+        raise IdentityError(
+            f"can't keep an identity in {state_dir}: {_why(error)}", "identity.folder"
+        ) from error
     return load(state_dir)
 
 
@@ -150,7 +152,7 @@ def exists(state_dir: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise IdentityError(f"can't look into {state_dir}: {_why(error)}") from error
+        raise IdentityError(f"can't look into {state_dir}: {_why(error)}", "identity.folder") from error
     return True
 
 
@@ -158,7 +160,8 @@ def load(state_dir: Path) -> Identity:
     """The identity kept in `state_dir`. Refuses keys that others can read, and says how to mend it."""
     path = state_dir / IDENTITY_FILE
     if not exists(state_dir):
-        raise IdentityError(f"there is no identity in {state_dir}; make one with the verb init")
+        text = f"there is no identity in {state_dir}; make one with the verb init"
+        raise IdentityError(text, "identity.missing")
     try:
         check_private(state_dir, 0o022, "changed by others, so the identity in it could be swapped", "700")
         check_private(path, 0o077, "read by others, so its keys may be known", "600")
@@ -180,9 +183,10 @@ def check_private(path: Path, forbidden: int, danger: str, mode: str) -> None:
     """Raises IdentityError if `path` has a mode bit of `forbidden`, or is another user's."""
     status = path.stat()
     if stat.S_IMODE(status.st_mode) & forbidden:
-        raise IdentityError(f"{path} can be {danger}; run: chmod {mode} {path}")
+        raise IdentityError(f"{path} can be {danger}; run: chmod {mode} {path}", "identity.mode")
     if status.st_uid not in (0, os.geteuid()):
-        raise IdentityError(f"{path} belongs to another user; run: chown {os.geteuid()} {path}")
+        text = f"{path} belongs to another user; run: chown {os.geteuid()} {path}"
+        raise IdentityError(text, "identity.owner")
 
 
 def write_once(target: Path, data: bytes) -> None:

@@ -45,7 +45,9 @@ class LiboqsProvider(CryptographyProvider):
 
     def __init__(self) -> None:
         if find_native_library() is None:
-            raise ConfigError("liboqs is not installed: set OQS_INSTALL_PATH to where it is")
+            raise ConfigError(
+                "liboqs is not installed: set OQS_INSTALL_PATH to where it is", "config.library"
+            )
         import oqs
 
         self._oqs: Any = oqs

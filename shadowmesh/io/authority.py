@@ -57,7 +57,8 @@ class AuthorityFolder:
     ) -> Network:
         """A new authority; one that is there is never replaced. Raises ValueError for a wrong request."""
         if (self.folder / KEY_FILE).exists():
-            raise IdentityError(f"there is an authority in {self.folder}; give --state-dir another folder")
+            text = f"there is an authority in {self.folder}; give --state-dir another folder"
+            raise IdentityError(text, "authority.exists")
         key = AuthorityKey.generate()
         network = Network.make(name, subnets, relays, key, int(now))
         encrypted = key.encode(name, passphrase)
@@ -83,7 +84,8 @@ class AuthorityFolder:
             return msgspec.json.decode(data, type=Ledger)
         except UNDECODABLE as error:
             raise IdentityError(
-                f"{self.folder / LEDGER_FILE} is damaged ({error}); restore it from a backup"
+                f"{self.folder / LEDGER_FILE} is damaged ({error}); restore it from a backup",
+                "authority.damaged",
             ) from None
 
     @contextlib.contextmanager
@@ -100,7 +102,9 @@ class AuthorityFolder:
             try:
                 authority = Authority(key, self.network(), self.ledger())
             except ValueError as error:
-                raise IdentityError(f"{self.folder}: {error}; restore it from a backup") from None
+                raise IdentityError(
+                    f"{self.folder}: {error}; restore it from a backup", "authority.damaged"
+                ) from None
             yield authority
 
     @contextlib.contextmanager
@@ -203,9 +207,10 @@ class AuthorityFolder:
         with self._said():
             there = (self.folder / KEY_FILE).exists()
         if not there:
-            raise IdentityError(
+            text = (
                 f"there is no authority in {self.folder}; make one with `network create`, or give --state-dir"
             )
+            raise IdentityError(text, "authority.missing")
 
     @contextlib.contextmanager
     def _said(self) -> Iterator[None]:
@@ -213,4 +218,5 @@ class AuthorityFolder:
             yield
         except OSError as error:
             remedy = "; run it with sudo" if isinstance(error, PermissionError) and os.geteuid() else ""
-            raise IdentityError(f"{error.filename or self.folder}: {error.strerror}{remedy}") from error
+            text = f"{error.filename or self.folder}: {error.strerror}{remedy}"
+            raise IdentityError(text, "authority.folder") from error

@@ -44,11 +44,12 @@ def _find(name: str) -> LinuxBridge:
     with IPRoute() as netlink:
         found = netlink.link_lookup(ifname=name)
         if not found:
-            raise DeviceError(f"there is no bridge {name}; make it with: ip link add {name} type bridge")
+            text = f"there is no bridge {name}; make it with: ip link add {name} type bridge"
+            raise DeviceError(text, "device.bridge")
         link = netlink.get_links(found[0])[0]
     info = link.get_attr("IFLA_LINKINFO")
     if info is None or info.get_attr("IFLA_INFO_KIND") != "bridge":
-        raise DeviceError(f"{name} is no bridge, but an interface of another kind")
+        raise DeviceError(f"{name} is no bridge, but an interface of another kind", "device.bridge")
     return LinuxBridge(
         name=name,
         index=found[0],
@@ -83,7 +84,9 @@ def add_addresses(netlink: IPRoute, index: int, addresses: Sequence[str], shared
         except NetlinkError as error:
             if not shared or error.code != errno.EEXIST:
                 remove_addresses(index, added)
-                raise DeviceError(f"can't add {address}: {os.strerror(error.code)}") from error
+                raise DeviceError(
+                    f"can't add {address}: {os.strerror(error.code)}", "device.address"
+                ) from error
     return added
 
 

@@ -33,7 +33,7 @@ def load_network(path: Path) -> tuple[Network, RevocationList | None]:
             return network, None
         return network, RevocationList.parse_untrusted(from_text(text, Kind.REVOCATIONS), network)
     except (ValueError, NotMember, BadPacket) as error:
-        raise ConfigError(f"{path}: is no public part of a network: {_why(error)}") from None
+        raise ConfigError(f"{path}: is no public part of a network: {_why(error)}", "network.file") from None
 
 
 def find_network(path: Path) -> Network | None:
@@ -52,7 +52,8 @@ def load_list(path: Path, network: Network) -> RevocationList:
     try:
         return RevocationList.parse_untrusted(from_text(_read(path), Kind.REVOCATIONS), network)
     except (ValueError, NotMember, BadPacket) as error:
-        raise ConfigError(f"{path}: is no revocation list of {network.name}: {_why(error)}") from error
+        text = f"{path}: is no revocation list of {network.name}: {_why(error)}"
+        raise ConfigError(text, "network.list") from error
 
 
 def load_credentials(path: Path) -> Credentials:
@@ -66,7 +67,7 @@ def load_credentials(path: Path) -> Credentials:
             from_text(text, Kind.CERTIFICATE, BASIS_TITLE) if renewed else b"",
         )
     except (ValueError, BadPacket) as error:
-        raise ConfigError(f"{path}: is no certificate: {_why(error)}") from None
+        raise ConfigError(f"{path}: is no certificate: {_why(error)}", "network.certificate") from None
 
 
 def credentials_text(credentials: Credentials, network: str) -> str:
@@ -86,7 +87,7 @@ def load_delegation(path: Path) -> Delegation:
     try:
         return Delegation.parse_untrusted(from_text(_read(path), Kind.DELEGATION))
     except (ValueError, BadPacket) as error:
-        raise ConfigError(f"{path}: is no delegation: {_why(error)}") from None
+        raise ConfigError(f"{path}: is no delegation: {_why(error)}", "network.delegation") from None
 
 
 def public_text(public: CompositePublic, name: str) -> str:
@@ -105,7 +106,7 @@ def load_public(path: Path) -> CompositePublic:
         node_id_of(public.ed25519, public.mldsa)
     except ValueError:
         text = "holds no public keys of a node; `shadowmesh-client id --public` there prints them"
-        raise ConfigError(f"{path}: {text}") from None
+        raise ConfigError(f"{path}: {text}", "network.public-keys") from None
     return public
 
 
@@ -142,9 +143,9 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
+        raise ConfigError(f"{path}: can't be read: {error.strerror}", "config.unreadable") from error
     if len(data) > MAX_FILE or not data.isascii():
-        raise ConfigError(f"{path}: is no text of a network; is it the right file?")
+        raise ConfigError(f"{path}: is no text of a network; is it the right file?", "network.file")
     return data.decode()
 
 

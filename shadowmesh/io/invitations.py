@@ -32,7 +32,7 @@ def open_invitations(guard: Guard, identity: Identity, state_dir: Path) -> Invit
                 raise ValueError("it is empty")
         return Invitations(guard, identity, kept, keep)
     except OSError as error:
-        raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
+        raise ConfigError(f"{path}: can't be read: {error.strerror}", "config.unreadable") from error
     except ValueError as error:
         text = f"{path}: {error}; remove it, and make the open invitations anew"
-        raise ConfigError(text) from None
+        raise ConfigError(text, "invite.file") from None

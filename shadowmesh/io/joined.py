@@ -22,13 +22,14 @@ def require_room(config: Path) -> None:
     """Make the folder; raises ConfigError if `config` exists, or can't be written: before a token is used."""
     if config.exists():
         text = "exists already, and is never replaced; remove it, or give -c another file"
-        raise ConfigError(f"{config}: {text}")
+        raise ConfigError(f"{config}: {text}", "join.configured")
     try:
         config.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{config.parent}: can't be made: {error.strerror}; run it with sudo") from error
+        text = f"{config.parent}: can't be made: {error.strerror}; run it with sudo"
+        raise ConfigError(text, "join.folder") from error
     if not os.access(config.parent, os.W_OK | os.X_OK):
-        raise ConfigError(f"{config.parent}: can't be written; run it with sudo")
+        raise ConfigError(f"{config.parent}: can't be written; run it with sudo", "join.folder")
 
 
 def write_joined(
@@ -48,7 +49,7 @@ def write_joined(
         lines += ["network:", f"  file: {quoted(public)}", f"  certificate: {quoted(certificate)}"]
         write_once(config, "\n".join([*lines, ""]).encode())
     except OSError as error:
-        raise ConfigError(f"{error.filename or config}: {error.strerror}") from error
+        raise ConfigError(f"{error.filename or config}: {error.strerror}", "join.folder") from error
 
 
 def _lines(

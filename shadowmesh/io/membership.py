@@ -74,7 +74,8 @@ def open_guard(network_file: Path, state_dir: Path) -> Guard:
     newest = _kept_network(known) if known.exists() else network
     first, second = sorted((network, newest), key=lambda one: len(one.links))
     if second.id != first.id or second.links[: len(first.links)] != first.links:
-        raise ConfigError(f"{known}: contradicts {network_file}; which of them is from the authority?")
+        text = f"{known}: contradicts {network_file}; which of them is from the authority?"
+        raise ConfigError(text, "network.contradiction")
     if second.links and (second is not newest or not known.exists()):
         _keep_network(known, second)
     kept = _kept_list(path, second)
@@ -89,7 +90,7 @@ def _kept_network(path: Path) -> Network:
         return load_network(path)[0]
     except ConfigError as error:
         text = "restore it, or remove it and have network.file tell of the authority's newest key"
-        raise ConfigError(f"{error}; {text}") from None
+        raise ConfigError(f"{error}; {text}", "network.kept") from None
 
 
 def _merge_shipped(revocations: Revocations, shipped: RevocationList, file: Path) -> None:
@@ -109,7 +110,7 @@ def _kept_list(path: Path, network: Network) -> bytes:
     except ConfigError as error:
         if not isinstance(error.__cause__, NotMember) or error.__cause__.reason != "former_authority":
             text = "restore it, or remove it and have network.file tell who is revoked"
-            raise ConfigError(f"{error}; {text}") from None
+            raise ConfigError(f"{error}; {text}", "network.kept") from None
         log.error("%s; it counts no longer", error)
         return b""
 
@@ -122,7 +123,8 @@ def open_clock(state_dir: Path) -> SteadyClock:
         if not 0.0 <= kept < _END:  # also what is no number: against that no date would be held
             raise ValueError
     except (OSError, ValueError):
-        raise ConfigError(f"{path}: is no time; remove it if the machine's clock is right") from None
+        text = f"{path}: is no time; remove it if the machine's clock is right"
+        raise ConfigError(text, "network.clock-file") from None
     return SteadyClock(time.time, kept, lambda now: _keep(path, f"{now:.0f}\n".encode()))
 
 
@@ -147,10 +149,12 @@ def guard_with(network: Network, membership: Membership, file: Path) -> Guard:
     """To hold other files against: with `network` where that knows a newer key. Raises ConfigError."""
     known = membership.network
     if network.id != known.id:
-        raise ConfigError(f"{file}: is another network than {known.name}; that takes a restart")
+        text = f"{file}: is another network than {known.name}; that takes a restart"
+        raise ConfigError(text, "network.another")
     first, second = sorted((known, network), key=lambda one: len(one.links))
     if second.links[: len(first.links)] != first.links:
-        raise ConfigError(f"{file}: contradicts the new key of the authority that is known here")
+        text = f"{file}: contradicts the new key of the authority that is known here"
+        raise ConfigError(text, "network.contradiction")
     return Guard(second, membership.revocations, membership.clock)
 
 
@@ -168,7 +172,7 @@ def load_next(
     try:
         found.admit(membership.network, membership.revocations, own, membership.clock.now())
     except NotMember as error:
-        raise ConfigError(f"{file}: {error}") from None
+        raise ConfigError(f"{file}: {error}", "network.not-valid") from None
     return found
 
 
@@ -186,7 +190,7 @@ def open_delegate(config: ClientConfig, membership: Guard, identity: Identity) -
         delegate.delegation.check(membership.network, membership.revocations, membership.clock.now())
     except NotMember as error:
         if error.reason not in _MENDED:
-            raise ConfigError(f"{file}: {error}") from None
+            raise ConfigError(f"{file}: {error}", "network.not-valid") from None
         log.warning("%s: %s; no certificates are renewed here", file, error)
         return None
     return delegate
@@ -221,7 +225,8 @@ def with_network(config: ClientConfig, membership: Membership | None) -> ClientC
     if not config.relays:
         config = replace(config, relays=tuple(map(_relay_of, membership.network.relays)))
     if not config.relays:
-        raise ConfigError(f"{config.file}: relays: is missing, and the network names none")
+        text = f"{config.file}: relays: is missing, and the network names none"
+        raise ConfigError(text, "config.no-relay")
     return config
 
 
@@ -235,7 +240,7 @@ def _require_own(credentials: Credentials, guard: Guard, identity: Identity, fil
         credentials.admit(guard.network, guard.revocations, identity.node_id, guard.clock.now())
     except NotMember as error:
         if error.reason not in _MENDED:
-            raise ConfigError(f"{file}: {error}") from None
+            raise ConfigError(f"{file}: {error}", "network.not-valid") from None
         log.warning("%s: %s; nobody will take it", file, error)
 
 

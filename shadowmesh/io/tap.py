@@ -143,13 +143,13 @@ def _create(name: str) -> int:
     try:
         fd = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise DeviceError(_open_problem(error)) from error
+        raise DeviceError(_open_problem(error), "device.tun") from error
     flags = _IFF_TAP | _IFF_NO_PI | _IFF_TUN_EXCL | (_features(fd) & _IFF_VNET_HDR)
     try:
         fcntl.ioctl(fd, _TUNSETIFF, _IFREQ.pack(name.encode(), flags))
     except OSError as error:
         os.close(fd)
-        raise DeviceError(_create_problem(name, error)) from error
+        raise DeviceError(_create_problem(name, error), "device.create") from error
     return fd
 
 
@@ -222,7 +222,7 @@ def _configure(
             netlink.link("set", index=index, state="up")
             return lent
     except DeviceError as error:
-        raise DeviceError(f"interface {name}: {error}") from error
+        raise DeviceError(f"interface {name}: {error}", error.error_id) from error
     except (NetlinkError, OSError, IndexError) as error:
         if bridge is not None:
             remove_addresses(bridge.index, lent)

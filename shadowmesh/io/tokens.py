@@ -22,17 +22,19 @@ def load_tokens(path: Path) -> tuple[bytes, ...]:
         text = path.read_text("ascii")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "has more in it than ASCII"
-        raise ConfigError(f"{path}: {why}") from None
+        raise ConfigError(f"{path}: {why}", "config.unreadable") from None
     except IdentityError as error:
-        raise ConfigError(str(error)) from None
+        raise ConfigError(str(error), error.error_id) from None
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
     tokens = [(number, line) for number, line in lines if line and not line.startswith("#")]
     for number, token in tokens:
         if not MIN_SIZE <= len(token) <= MAX_SIZE or not token.isprintable():
             raise ConfigError(
                 f"{path}:{number}: a token has {MIN_SIZE} to {MAX_SIZE} printable characters, this has "
-                f"{len(token)}; make one: openssl rand -base64 32"
+                f"{len(token)}; make one: openssl rand -base64 32",
+                "config.token-file",
             )
     if not 1 <= len(tokens) <= MAX_TOKENS:
-        raise ConfigError(f"{path}: has {len(tokens)} tokens; 1 to {MAX_TOKENS} would be right")
+        text = f"{path}: has {len(tokens)} tokens; 1 to {MAX_TOKENS} would be right"
+        raise ConfigError(text, "config.token-file")
     return tuple(token.encode() for _, token in tokens)

@@ -36,7 +36,7 @@ def open_udp(host: str, port: int, beside: bool = False, receive_buffer: int = B
     try:
         ipv6 = ipaddress.ip_address(host.partition("%")[0]).version == 6
     except ValueError:
-        raise DeviceError(f"can't listen on {host!r}: it is no IP address") from None
+        raise DeviceError(f"can't listen on {host!r}: it is no IP address", "device.listen") from None
     if host == "::" and not socket.has_dualstack_ipv6():
         host, ipv6 = "0.0.0.0", False
     udp = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -54,7 +54,8 @@ def open_udp(host: str, port: int, beside: bool = False, receive_buffer: int = B
         udp.close()
         taken = ": another program has that port" if error.errno == errno.EADDRINUSE else ""
         where = Address(host, port)
-        raise DeviceError(f"can't listen on UDP {where}: {error.strerror}{taken}") from error
+        text = f"can't listen on UDP {where}: {error.strerror}{taken}"
+        raise DeviceError(text, "device.listen") from error
     return udp
 
 

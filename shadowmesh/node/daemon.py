@@ -235,7 +235,8 @@ class Daemon:
         """Read a revocation list and act on it. Raises ConfigError."""
         membership = self._core.members.membership
         if membership is None:
-            raise ConfigError("this client is in no network: its configuration has no `network:`")
+            text = "this client is in no network: its configuration has no `network:`"
+            raise ConfigError(text, "network.none")
         network = find_network(Path(file))
         if network is not None and network.id == membership.network.id:
             self._take_network(network.document)
@@ -248,7 +249,7 @@ class Daemon:
         try:
             self._core.handle_network_document(document, time.monotonic())
         except RemoteProtocolError as error:
-            raise ConfigError(str(error)) from None
+            raise ConfigError(str(error), "network.not-valid") from None
 
     def reload(self) -> ReloadReply:
         """Read the files again: rules, groups, routes and what the authority signed change at once.
@@ -402,7 +403,7 @@ class Daemon:
         elif isinstance(event, ProbeAnswered):
             self._answer_ping(event)
         elif isinstance(event, Fatal):
-            self._fail(event.reason, ExitCode.CLONED)
+            self._fail(event.reason, ExitCode.CLONED, "identity.two-holders")
         elif isinstance(event, TicketsChanged):
             tickets.save(self._config.node.state_dir, self._core.node_id, event.tickets)
         elif isinstance(event, MembersChanged):
@@ -410,9 +411,9 @@ class Daemon:
         elif isinstance(event, Changed):
             self._tell(event)
 
-    def _fail(self, reason: str, code: ExitCode) -> None:
+    def _fail(self, reason: str, code: ExitCode, error_id: str) -> None:
         log.error("stopping: %s", reason)
-        self.failure = CommandFailed(reason, code)
+        self.failure = CommandFailed(reason, code, error_id)
         self._stop.set()
 
     def _handle_wake(self) -> None:
@@ -423,7 +424,9 @@ class Daemon:
         self._subnets.handle_network()
         if self._device is not None and self._device.gone and self.failure is None:
             name = self._device.name
-            self._fail(f"the interface {name} was removed; start the client again", ExitCode.FAILED)
+            self._fail(
+                f"the interface {name} was removed; start the client again", ExitCode.FAILED, "device.removed"
+            )
 
     def _tell(self, event: Changed) -> None:
         if event.detail:

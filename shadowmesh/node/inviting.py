@@ -67,9 +67,9 @@ class Inviting:
                 token.id, token.key, wanted.name, wanted.delegation, wanted.ttl, wanted.by_hand
             )
         except (ValueError, NotMember) as error:
-            raise ConfigError(str(error)) from None
+            raise ConfigError(str(error), "invite.refused") from None
         except BadPacket:
-            raise ConfigError("the delegation is damaged") from None
+            raise ConfigError("the delegation is damaged", "invite.refused") from None
         self._register()
         return InvitationReply(token=token.encode(), relay=relay.name, expires=made.expires)
 
@@ -80,7 +80,7 @@ class Inviting:
                 return VerdictReply(name=self._book.revoke(wanted.label)[0].name)
             invitation, node = self._book.decide(wanted.label, wanted.verdict)
         except (ValueError, NotMember) as error:
-            raise ConfigError(str(error)) from None
+            raise ConfigError(str(error), "invite.refused") from None
         self._core.guests.handle_verdict(invitation, node, time.monotonic())
         return VerdictReply(name=invitation.name, node_id=node_id_text(node))
 
@@ -90,14 +90,16 @@ class Inviting:
     def _membership(self) -> Membership:
         membership = self._core.members.membership
         if membership is None:
-            raise ConfigError("this client is in no network: its configuration has no `network:`")
+            text = "this client is in no network: its configuration has no `network:`"
+            raise ConfigError(text, "network.none")
         return membership
 
     @property
     def _book(self) -> Invitations:
         book = self._core.guests.invitations
         if book is None:
-            raise ConfigError("this client is in no network: its configuration has no `network:`")
+            text = "this client is in no network: its configuration has no `network:`"
+            raise ConfigError(text, "network.none")
         return book
 
     def _relay(self) -> RelayClient:
@@ -107,7 +109,7 @@ class Inviting:
         willing = [relay for relay in up if relay.name not in refused]
         if not willing:
             why = next(iter(refused.values()), "none is connected just now")
-            raise ConfigError(f"no relay takes invitations: {why}")
+            raise ConfigError(f"no relay takes invitations: {why}", "invite.no-relay")
         return willing[0]
 
     def _register(self) -> None:

@@ -67,11 +67,12 @@ async def _wait(core: Core, timeout: float, waiting: Callable[[], None]) -> Admi
             told = True
             waiting()
         if not joiner.waits and time.monotonic() > end:
-            raise CommandFailed(f"not joined: {_problem(core, joiner)}", ExitCode.NOT_JOINED)
+            text = f"not joined: {_problem(core, joiner)}"
+            raise CommandFailed(text, ExitCode.NOT_JOINED, "join.unanswered")
         await asyncio.sleep(POLL)
     if isinstance(joiner.outcome, Rejected):
         text = f"not joined: {joiner.outcome.text} ({joiner.outcome.reason})"
-        raise CommandFailed(text, ExitCode.NOT_JOINED)
+        raise CommandFailed(text, ExitCode.NOT_JOINED, "join.refused")
     return joiner.outcome
 
 

@@ -87,7 +87,8 @@ def _run_detached(config: ClientConfig, identity: Identity) -> int:
     with os.fdopen(reader, "rb") as report:
         code, _, text = report.read().partition(b" ")
     if code != b"ready":
-        raise CommandFailed(text.decode() or "the client stopped at once", ExitCode(int(code or b"1")))
+        problem = text.decode() or "the client stopped at once [program.bug]"
+        raise CommandFailed(problem, ExitCode(int(code or b"1")), error_id="")  # with its id already
     for doubt in doubts(config, identity.name):
         print(f"warning: {doubt}", file=sys.stderr)
     where = config.node.state_dir / LOG_FILE
@@ -200,7 +201,8 @@ def _choose_aead(config: ClientConfig) -> None:
     try:
         aead.use_library(str(config.aead_library))
     except ValueError as error:
-        raise ConfigError(f"{config.file}: aead_library: {error}; leave it out to use OpenSSL") from error
+        text = f"{config.file}: aead_library: {error}; leave it out to use OpenSSL"
+        raise ConfigError(text, "config.library") from error
 
 
 def new_core(
@@ -249,9 +251,10 @@ async def _serve(config: ClientConfig, daemon: Daemon, up: str, ready: Callable[
         try:
             await stack.enter_async_context(serve_api(config.node.socket, daemon))
         except SocketInUse as error:
-            raise CommandFailed(str(error), ExitCode.ALREADY_RUNNING) from error
+            raise CommandFailed(str(error), ExitCode.ALREADY_RUNNING, "client.running") from error
         except OSError as error:
-            raise DeviceError(f"can't serve the local API on {config.node.socket}: {error}") from error
+            text = f"can't serve the local API on {config.node.socket}: {error}"
+            raise DeviceError(text, "device.socket") from error
         if config.metrics is not None:
             from shadowmesh.node.metrics import serve  # its library takes 2 MB
 
@@ -286,6 +289,7 @@ def only_one(state_dir: Path) -> Iterator[None]:
         raise CommandFailed(
             f"a client with the identity in {state_dir} runs already; stop it with the verb down",
             ExitCode.ALREADY_RUNNING,
+            "client.running",
         ) from None
     try:
         yield

@@ -310,6 +310,7 @@ def firewall_of(config: ClientConfig) -> Firewall | None:
     failures = firewall.failures() if firewall else []
     if failures:
         raise ConfigError(
-            "\n".join(f"{config.file}:{test.line}: {test.place}: {what}" for test, what in failures)
+            "\n".join(f"{config.file}:{test.line}: {test.place}: {what}" for test, what in failures),
+            "config.firewall-test",
         )
     return firewall

@@ -340,8 +340,8 @@ class Path:
         due = [self.probes.create(now)]
         if self.pace is Pace.ACTIVE and self.mtu.confirmed is not None:
             # Where one was lost, two at once: TCP waits twice as long after each time-out.
-            for _ in range(2 if self._big_lost else 1):
-                due.append(self.probes.create(now, self.mtu.confirmed, self.way.overhead))
+            count, size = 2 if self._big_lost else 1, self.mtu.confirmed
+            due += (self.probes.create(now, size, self.way.overhead) for _ in range(count))
         return due
 
     def _handle_big_answer(self, probe: Probe, now: float) -> None:

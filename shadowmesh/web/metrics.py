@@ -116,5 +116,6 @@ async def serve_metrics(where: Address | Path | None, app: Starlette) -> AsyncIt
             elif where is not None:
                 await stack.enter_async_context(serve(stack.enter_context(bind_tcp(where)), app))
         except OSError as error:
-            raise DeviceError(f"can't serve metrics on {where}: {error.strerror or error}") from error
+            text = f"can't serve metrics on {where}: {error.strerror or error}"
+            raise DeviceError(text, "device.socket") from error
         yield

@@ -114,9 +114,9 @@ def test_versions(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
             client,
             ["status", "--socket", "/absent"],
             4,
-            "no client runs here: there is no socket /absent\n",
+            "no client runs here: there is no socket /absent [client.not-running]\n",
         ),
-        (client, ["down", "--socket", "/absent"], 4, "no client runs here: there is no socket /absent\n"),
+        (client, ["down", "--socket", "/absent"], 4, "there is no socket /absent [client.not-running]\n"),
         (client, ["ping", "-c", "x.yaml"], 2, "'x.yaml' is not a number; here -c is the count, the file is"),
         (client, ["ping", "bob", "--socket", "/absent"], 4, "no client runs here"),
         (client, ["id", "--socket", "/absent"], 4, "no client runs here"),
@@ -461,12 +461,13 @@ def test_where_the_client_is_found(
         assert client(["status", *arguments]) == ExitCode.NOT_RUNNING
         return capsys.readouterr().err
 
-    advice = "; start it with `shadowmesh-client up -c client.yaml`\n"
+    advice = "; start it with `shadowmesh-client up -c client.yaml` [client.not-running]\n"
     assert asked().endswith(f"no socket /run/shadowmesh/shadowmesh.sock{advice}")
     monkeypatch.setenv("SHADOWMESH_SOCKET", "/from/environment")
     assert asked().endswith(f"no socket /from/environment{advice}")
     assert asked("-c", str(config)).endswith(f"no socket /from/config{advice}")
-    assert asked("-c", str(config), "--socket", "/from/option").endswith("no socket /from/option\n")
+    said = asked("-c", str(config), "--socket", "/from/option")
+    assert said.endswith("no socket /from/option [client.not-running]\n")
 
 
 def test_exit_codes_are_documented() -> None:

@@ -90,7 +90,7 @@ def test_without_a_client_it_needs_a_file(
 ) -> None:
     monkeypatch.setattr(ApiClient, "netcheck", refuse)
     assert main(["netcheck"]) == ExitCode.NOT_RUNNING
-    assert capsys.readouterr().err.endswith("client.yaml`, or name its file with -c\n")
+    assert capsys.readouterr().err.endswith("client.yaml`, or name its file with -c [client.not-running]\n")
     asked: list[ClientConfig] = []
 
     def ask_alone(config: ClientConfig) -> Netcheck:

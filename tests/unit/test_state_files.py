@@ -120,7 +120,8 @@ def test_drafts_are_called_what_is_removed(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EMFILE, errno.EIO, errno.ENOMEM])
 def test_what_the_machine_lacks_is_no_internal_error(number: int) -> None:
     code, text = explain(OSError(number, os.strerror(number), "/var/lib/shadowmesh/lock"))
-    assert (code, text) == (ExitCode.FAILED, f"/var/lib/shadowmesh/lock: {os.strerror(number)}")
+    said = f"/var/lib/shadowmesh/lock: {os.strerror(number)} [machine.resource]"
+    assert (code, text) == (ExitCode.FAILED, said)
     assert "internal error" in explain(OSError(errno.EINVAL, "Invalid argument"))[1]
 
 

@@ -1,0 +1,348 @@
+"""Every error that ends a command, by its id: why it comes, and what to do. Text only.
+
+`ShadowMeshError.error_id` names an entry; docs/errors.md is made from this table (`python -m
+shadowmesh.catalogue`), and tests/unit/test_catalogue.py provokes each.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """For people, in Markdown."""
+
+    cause: str
+    remedy: str
+
+
+ENTRIES: dict[str, Entry] = {
+    # What was typed, and this program.
+    "command.usage": Entry(
+        "A verb, option or argument that is unknown, missing or out of its range.",
+        "`VERB --help` shows what there is, with examples.",
+    ),
+    "command.refused": Entry(
+        "The verb understood what was asked, and can't do it; its own words say why.",
+        "Change the request as they say.",
+    ),
+    "program.bug": Entry(
+        "Something that nobody foresaw: a fault of this program.",
+        "Set `SHADOWMESH_DEBUG=1`, do it again, and report it with the traceback (`shadowmesh-client "
+        "bugreport`).",
+    ),
+    "machine.memory": Entry(
+        "The machine, or the limit of this process (`ulimit -v`, a cgroup), has no memory left.",
+        "Stop other programs, or raise the limit.",
+    ),
+    "machine.resource": Entry(
+        "A disk is full, read-only or broken, or there are no file descriptors or processes left.",
+        "`df -h`, `mount`, `dmesg`, `ulimit -n` show which; the text names the file where there is one.",
+    ),
+    # Configuration.
+    "config.unreadable": Entry(
+        "A file that the command or the configuration names is not there, or may not be read.",
+        "Check its path and its mode; run it with `sudo` where the file is root's.",
+    ),
+    "config.no-yaml": Entry(
+        "The file is no YAML, is empty, too large or no text: the line is where the reader gave up.",
+        "Put quotes around IPv6 addresses and texts with `: `; spaces indent, never tabs; start from "
+        "`configs/`.",
+    ),
+    "config.unknown-key": Entry(
+        "A key that does not exist at this place: misspelt, or indented too far or too little.",
+        "Take the one that the text suggests; [configuration.md](configuration.md) has all of them.",
+    ),
+    "config.twice": Entry(
+        "A key is given twice in one mapping; which one should count is not to be known.",
+        "Remove one of the two lines that the text names.",
+    ),
+    "config.missing": Entry(
+        "A key that has no default is not there.",
+        "Add the line that the text shows as an example.",
+    ),
+    "config.value": Entry(
+        "The value is of the wrong kind, form or range; the text says what it should be, with an example.",
+        "Change the value; [configuration.md](configuration.md) has each key with its range.",
+    ),
+    "config.conflict": Entry(
+        "Each value would be right alone, but not together: two that must differ, one that needs another.",
+        "Change one of the two that the text names.",
+    ),
+    "config.own-id": Entry(
+        "The list of relays or peers holds this machine's own NodeID.",
+        "Remove it, or put in the NodeID that `shadowmesh-client id` prints **on the other machine**.",
+    ),
+    "config.no-relay": Entry(
+        "There is no relay to meet the others at: neither `relays:` nor the network's file names one.",
+        "Add `relays:` with address and NodeID (`shadowmesh-relay id`).",
+    ),
+    "config.bridge": Entry(
+        "`interface.bridge` can't be used: it is no bridge, or this member has not the right to be a bridge.",
+        "Make it (`ip link add br0 type bridge`), or have the certificate signed with `--right bridge`;"
+        " [bridging.md](bridging.md).",
+    ),
+    "config.firewall-test": Entry(
+        "A packet under `firewall.tests` is decided otherwise than it says, so the rules do not do what"
+        " was meant.",
+        "Change the rule that the text names, or the test; `firewall explain` shows how a packet is decided.",
+    ),
+    "config.token-file": Entry(
+        "A file of admission tokens has a line that is no token, or too many or none.",
+        "One token a line, 20 to 512 printable characters: `openssl rand -base64 32`.",
+    ),
+    "config.tls": Entry(
+        "A certificate or key for TLS can't be used: damaged, of another kind, or they don't belong "
+        "together.",
+        "PEM files, the certificate with its chain; `openssl x509 -in FILE -noout -subject` shows what "
+        "it is.",
+    ),
+    "config.library": Entry(
+        "A library that was asked for (`aead_library:`, liboqs) can't be loaded or fails its self-test.",
+        "Install it, correct its path, or leave it out: OpenSSL does the same.",
+    ),
+    # The identity of this machine.
+    "identity.missing": Entry(
+        "This machine has no identity yet, or `state_dir` is another folder than `init` used.",
+        "`shadowmesh-client init` (or `shadowmesh-relay init`) makes one; it is never replaced.",
+    ),
+    "identity.file": Entry(
+        "The identity's file can't be read, or is damaged. It is never overwritten.",
+        "Restore it from a backup. Without one, move it away, `init` anew, and have the new NodeID "
+        "signed or listed.",
+    ),
+    "identity.folder": Entry(
+        "The folder of the identity can't be looked into or written.",
+        "Run it with `sudo`, or give `--state-dir` a folder of your own.",
+    ),
+    "identity.mode": Entry(
+        "Others can read the key's file, or change the folder: the key may be known.",
+        "`chmod` as the text says; if others have had access to the machine, take a new identity.",
+    ),
+    "identity.owner": Entry(
+        "The key's file belongs to another user than the one who runs the command.",
+        "`chown` as the text says, or run it as that user.",
+    ),
+    "identity.two-holders": Entry(
+        "Another machine runs with the same identity: a copied disk, image or folder.",
+        "Give one of the two an identity of its own: remove its `identity.pem` and run `init` there.",
+    ),
+    # Interface, sockets, rights.
+    "device.root": Entry(
+        "Making a network interface takes the capability CAP_NET_ADMIN.",
+        "Run it with `sudo`, or as the service does; `join --no-up` only writes the files.",
+    ),
+    "device.tun": Entry(
+        "`/dev/net/tun` is not there, or may not be opened.",
+        "`modprobe tun`; in a container, give it `--device /dev/net/tun --cap-add NET_ADMIN`.",
+    ),
+    "device.create": Entry(
+        "The kernel does not make the interface: its name is taken, or the right is missing.",
+        "Set another `interface.name`, or remove the old one: `ip link del NAME`.",
+    ),
+    "device.interface": Entry(
+        "The interface was made, and the kernel refuses a setting of it, such as its MTU or a sysctl.",
+        "The text names the step; a read-only `/proc/sys` in a container is a frequent reason.",
+    ),
+    "device.address": Entry(
+        "An address of `interface.addresses` can't be put on the interface.",
+        "See whether another interface has it (`ip addr`), or IPv6 is off (`sysctl "
+        "net.ipv6.conf.all.disable_ipv6`).",
+    ),
+    "device.bridge": Entry(
+        "The bridge of `interface.bridge` is not there, or is no bridge.",
+        "`ip link add br0 type bridge && ip link set br0 up`, or correct the name.",
+    ),
+    "device.removed": Entry(
+        "Somebody removed the interface while the client ran.",
+        "Start it again; a service manager does so by itself. Exclude it from what tidies interfaces up.",
+    ),
+    "device.listen": Entry(
+        "The port or address to listen on can't be had: another program has it, or the address is not "
+        "of this machine.",
+        "`ss -lunp` and `ss -ltnp` show who has it; set another, or `listen.port: 0`.",
+    ),
+    "device.socket": Entry(
+        "The Unix socket or address of the local API or of the metrics can't be served.",
+        "Its folder must be there and writable, its path below 108 bytes, its port free.",
+    ),
+    # The running client, and the peers.
+    "client.running": Entry(
+        "A client with this identity or on this socket runs already.",
+        "`shadowmesh-client status` shows it, `down` ends it; a second network takes a `state_dir`, "
+        "socket and interface of its own.",
+    ),
+    "client.not-running": Entry(
+        "No client answers on the socket: it was not started, has ended, or has another socket.",
+        "`shadowmesh-client up -c client.yaml`; the log says why one ended. With another `node.socket`,"
+        " give `-c` or `--socket`.",
+    ),
+    "client.no-answer": Entry(
+        "The client is there, and does not answer, refuses, or may not be asked by this user.",
+        "Use `sudo`; if it hangs, its log says why, and `systemctl restart shadowmesh-client` ends it.",
+    ),
+    "peer.unknown": Entry(
+        "No peer has this name, address or NodeID.",
+        "`shadowmesh-client peers` lists them; the beginning of a NodeID takes 10 characters.",
+    ),
+    "peer.no-reply": Entry(
+        "There is no session with the peer, or its answer did not come in time.",
+        "`shadowmesh-client why PEER` says what stands in the way.",
+    ),
+    # Networks and their authority.
+    "network.none": Entry(
+        "The verb is about a network, and this client is in none: it only knows `peers:`.",
+        "`join` by an invitation, or add `network:` with file and certificate.",
+    ),
+    "network.file": Entry(
+        "The file is not the public part of a network, or is damaged.",
+        "`shadowmesh-client network export` at the authority writes it anew.",
+    ),
+    "network.certificate": Entry(
+        "The file is no membership certificate, or is damaged.",
+        "Take the file that `network sign` wrote, or have it signed again.",
+    ),
+    "network.list": Entry(
+        "The file is no revocation list of this network, is damaged, or its authority has another key "
+        "by now.",
+        "Take the file that `network revoke` or `network export` wrote last.",
+    ),
+    "network.delegation": Entry(
+        "The file is no delegation, or is damaged.",
+        "`network delegate` at the authority writes one.",
+    ),
+    "network.public-keys": Entry(
+        "The file does not hold the public keys of a node.",
+        "`shadowmesh-client id --public` on that node prints them.",
+    ),
+    "network.not-valid": Entry(
+        "A certificate, list or delegation does not count: of another network or node, revoked, or not "
+        "signed by the authority.",
+        "The text says which; have it signed again at the authority (`network list`, `network sign`, "
+        "`network renew`).",
+    ),
+    "network.kept": Entry(
+        "What this machine keeps of the network in its `state_dir` is damaged.",
+        "Restore the file, or remove it: the network's file and the other members tell the newest again.",
+    ),
+    "network.contradiction": Entry(
+        "Two files tell of different successors of one authority's key: one is not from the authority.",
+        "Ask who runs the authority for its newest `network export`, before anything is removed.",
+    ),
+    "network.another": Entry(
+        "The file or the running client belongs to another network.",
+        "Name the right file; a client changes its network by a restart only.",
+    ),
+    "network.clock-file": Entry(
+        "The file `clock`, by which dates are held when the machine's clock goes back, is damaged.",
+        "Check the clock (`date`), then remove the file.",
+    ),
+    "authority.missing": Entry(
+        "There is no authority in this folder.",
+        "Run it where `network create` ran, or give `--state-dir`.",
+    ),
+    "authority.exists": Entry(
+        "There is an authority in this folder, and it is never replaced.",
+        "Give `--state-dir` another folder for a second network.",
+    ),
+    "authority.damaged": Entry(
+        "The authority's key or ledger is damaged or does not fit together.",
+        "Restore the whole folder from a backup.",
+    ),
+    "authority.folder": Entry(
+        "A file of the authority can't be read or written.",
+        "Run it as the user who made it, or with `sudo`; check the disk.",
+    ),
+    "authority.passphrase": Entry(
+        "The passphrase is wrong, too short, or there is nobody to ask for it.",
+        "Give `--passphrase-file FILE` or `SHADOWMESH_PASSPHRASE`; it has 10 characters at least.",
+    ),
+    # Invitations.
+    "invite.refused": Entry(
+        "The client does not open or judge this invitation: the delegation is damaged or not for it, or"
+        " no such node waits.",
+        "`invite list` and `invite pending` show what there is; make the invitation anew.",
+    ),
+    "invite.no-relay": Entry(
+        "No relay of this client takes invitations.",
+        "The relay must be connected (`status`) and admit the network (`admission.networks` there).",
+    ),
+    "invite.file": Entry(
+        "The file of open invitations is damaged.",
+        "Remove it, and make the open invitations anew.",
+    ),
+    "join.token": Entry(
+        "That is no token of an invitation, or a part of it is missing.",
+        "Copy the whole line that `invite create` printed; it begins with `smesh1`.",
+    ),
+    "join.refused": Entry(
+        "The inviting member refused: the invitation was used, has ended or was revoked, or a person "
+        "said no.",
+        "Ask for another; the word in brackets names the reason.",
+    ),
+    "join.unanswered": Entry(
+        "The relay, or the inviting member behind it, did not answer.",
+        "The inviting machine must run; `shadowmesh-client netcheck -c FILE` says whether this network "
+        "lets UDP out.",
+    ),
+    "join.configured": Entry(
+        "This machine has a configuration at that place, and it is never replaced.",
+        "Remove it, or give `-c` another file for a second network.",
+    ),
+    "join.folder": Entry(
+        "The files of the new member can't be written.",
+        "Run it with `sudo`, or give `-c` and `--state-dir` folders of your own.",
+    ),
+    # The relay.
+    "relay.running": Entry(
+        "A relay with this identity or on this socket runs already.",
+        "`shadowmesh-relay status` shows it; a second one takes a `state_dir`, socket and port of its own.",
+    ),
+    "relay.not-running": Entry(
+        "No relay answers on the socket.",
+        "`shadowmesh-relay serve -c relay.yaml`; with another `relay.socket`, give `-c` or `--socket`.",
+    ),
+    "relay.socket": Entry(
+        "The relay's socket belongs to its user.",
+        "Use `sudo`, or run it as that user.",
+    ),
+    "relay.no-answer": Entry(
+        "The relay is there and does not answer.",
+        "Its log says why; `systemctl restart shadowmesh-relay` ends it.",
+    ),
+    "relay.refused": Entry(
+        "The relay refused what was asked, such as a configuration with a mistake; it goes on as before.",
+        "The text has its words.",
+    ),
+    "relay.stopping": Entry(
+        "The relay was told to end and has not ended in time.",
+        "Its log says what it waits for.",
+    ),
+}
+
+
+def page() -> str:
+    """docs/errors.md."""
+    rows = [f"| `{name}` | {entry.cause} | {entry.remedy} |" for name, entry in ENTRIES.items()]
+    return HEAD + "\n".join(rows) + "\n"
+
+
+HEAD = """# Errors
+
+Made from shadowmesh/catalogue.py by `python -m shadowmesh.catalogue > docs/errors.md`.
+
+What ends a command is told on standard error, one line for each mistake, with its id in brackets at the end:
+
+```text
+shadowmesh-client: client.yaml:7: node.name: is missing; for example: name: alice [config.missing]
+```
+
+The exit code tells its kind ([cli.md](cli.md#exit-codes)). Why a running client is not connected is told by
+`status` and `why`, and why packets are dropped by the [table of reasons](cli.md#why-packets-are-dropped).
+
+| id | why it comes | what to do |
+|---|---|---|
+"""
+
+if __name__ == "__main__":
+    print(page(), end="")
