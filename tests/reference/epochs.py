@@ -1,13 +1,34 @@
 """The epochs of one end of a session, by docs/protocol.md section 5: when each was agreed, and what follows.
 
-No keys and no messages, only numbers and times (seconds).
+Numbers and times (seconds) by themselves, no messages; and what each epoch's keys come from, by RFC 5869.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import math
 
 LIFETIME, REKEY_AFTER, ASK_LATER, PAUSE, RECEIVE_OLD, LANES = 300.0, 120.0, 5.0, 1.0, 10.0, 8
+
+
+def next_root(root: bytes, secret: bytes, contents: bytes) -> bytes:
+    """Of the epoch that follows; `contents`: OFFER and ANSWER without their signatures."""
+    return hmac.digest(root, secret + hashlib.sha256(contents).digest(), hashlib.sha256)
+
+
+def material(root: bytes, epoch: int, role: bytes) -> bytes:
+    """The 76 bytes of key material that one role seals an epoch with."""
+    info, blocks = b"shadowmesh/1 frames " + role + epoch.to_bytes(4, "big"), [b""]
+    for count in (b"\1", b"\2", b"\3"):
+        blocks.append(hmac.digest(root, blocks[-1] + info + count, hashlib.sha256))
+    return b"".join(blocks)[:76]
+
+
+def signed(role: bytes, session: bytes, epoch: int, contents: bytes, nodes: bytes) -> bytes:
+    """What the signatures of OFFER and ANSWER are over; `nodes`: both NodeIDs, the initiator's first."""
+    digest = hashlib.sha256(contents).digest()
+    return b"shadowmesh/1 rekey " + role + session + epoch.to_bytes(4, "big") + digest + nodes
 
 
 class Epochs:
@@ -44,6 +65,19 @@ class Epochs:
             self._rekey_at = math.inf
             self.said.append(("offer" if self.initiator else "ask", self.newest + 1))
 
+    def grants(self, epoch: int) -> bool:
+        """Whether an initiator who is asked for that epoch would begin with it."""
+        return epoch == self.newest + 1 and self._rekey_at < math.inf
+
+    def too_soon(self, word: str, now: float) -> bool:
+        """Whether an offer came sooner than an initiator may send one."""
+        return word == "offer" and self.newest > 0 and now < self.agreed[-1] + PAUSE
+
+    def hasten(self, now: float) -> None:
+        """It wants a rekey now, and does not keep the pause that it should."""
+        if self._rekey_at < math.inf:
+            self._rekey_at = now
+
     def take(self, word: str, epoch: int, now: float) -> bool:
         """The other end said so; whether it may."""
         if word == "ask":
@@ -51,6 +85,8 @@ class Epochs:
                 self.want(now)
             return self.initiator
         waited_for = self._rekey_at == math.inf if self.initiator else word == "offer"
+        if not self.initiator and self.too_soon(word, now):
+            return False
         if epoch != self.newest + 1 or not waited_for or self.initiator != (word == "answer"):
             return False
         self._seal_with_newest()

@@ -107,9 +107,21 @@ class Papers:
             return True
         return deed.end <= deed.delegation_end and deed.end <= deed.basis_end + BASIS_GRACE
 
+    def moments(self, deed: Deed) -> list[float]:
+        """Every second at which `admits` may change, and the one before or after it."""
+        ends = [deed.end, self.until(deed)]
+        if deed.delegate:
+            ends += [deed.delegation_end, deed.basis_end + BASIS_GRACE]
+        finite = [end for end in ends if 0 < end < float("inf")]
+        return [deed.begin - 1, deed.begin, *finite, *(end + 1 for end in finite)]
+
     def keeps(self, deed: Deed, now: float) -> bool:
         """Whether a session goes on."""
-        return not self.revokes(deed) and now <= deed.end + GRACE and now <= self.until(deed)
+        return not self.revokes(deed) and now <= self.last(deed)
+
+    def last(self, deed: Deed) -> float:
+        """When a session ends at the latest."""
+        return min(deed.end + GRACE, self.until(deed))
 
     def _link(self, key: int) -> Link:
         place = self.keys.index(key)

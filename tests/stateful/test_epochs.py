@@ -2,7 +2,8 @@
 
 Control messages come in order, never, or again; packets come late, twice, in disorder or never. No lane
 is used twice under one key, nothing is sealed with keys of 300 s, two epochs at most are received, old roots
-are gone; and as soon as messages come through, both ends are in one epoch.
+are gone, each root comes from the one before; a peer that lies under its own good signatures is refused; and
+as soon as messages come through, both ends are in one epoch.
 """
 
 from __future__ import annotations
@@ -14,23 +15,43 @@ from typing import Any, NamedTuple, cast
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec import structs
 
 from shadowmesh.core.session import FAILED_OPENS_LIMIT, FAILED_OPENS_REKEY, NUMBER_MARGIN, Session
-from shadowmesh.crypto.identity import Identity
+from shadowmesh.crypto.identity import Identity, composite_verifies
 from shadowmesh.crypto.keys import Direction, frame_keys
 from shadowmesh.errors import RemoteProtocolError
 from shadowmesh.session.link import Received
 from shadowmesh.session.machine import Agreement
 from shadowmesh.units import NUMBER_LIMIT
 from shadowmesh.wire import messages
-from shadowmesh.wire.messages import HEADER_SIZE, MessageType, RekeyAnswer, RekeyAsk, RekeyOffer
-from tests.reference.epochs import LIFETIME, RECEIVE_OLD, REKEY_AFTER, Epochs
+from shadowmesh.wire.messages import (
+    COMPOSITE_SIGNATURE_SIZE,
+    HEADER_SIZE,
+    MessageType,
+    RekeyAnswer,
+    RekeyAsk,
+    RekeyOffer,
+)
+from tests.reference.epochs import (
+    LIFETIME,
+    RECEIVE_OLD,
+    REKEY_AFTER,
+    Epochs,
+    material,
+    next_root,
+    signed,
+)
 from tests.stateful import case_of
 
 IDENTITIES = Identity.generate("alice"), Identity.generate("bob")
 ROLES = Direction.INITIATOR, Direction.RESPONDER
 WORDS = {RekeyAsk: "ask", RekeyOffer: "offer", RekeyAnswer: "answer"}
 ENDS = st.integers(0, 1)
+NODES = b"".join(one.node_id for one in IDENTITIES)
+SESSION = bytes(32)
+LIES = "epoch", "signed epoch", "signer", "session", "contents", "Ed25519", "ML-DSA", "share"
+"""What is not as it should be in a message whose signatures hold but for that."""
 
 
 class Packet(NamedTuple):
@@ -137,7 +158,7 @@ def agreement(number: int, root: bytes) -> Agreement:
         role=role,
         root=bytearray(root),
         membership=b"",
-        binding=bytes(32),
+        binding=SESSION,
     )
 
 
@@ -152,8 +173,8 @@ class Rekeys(RuleBasedStateMachine):
         self.again()
 
     def again(self) -> None:
-        root = bytes((next(self.sessions) % 256,)) * 32
-        self.ends = [End(number, root, self.now, self.random) for number in (0, 1)]
+        self.root = bytes((next(self.sessions) % 256,)) * 32
+        self.ends = [End(number, self.root, self.now, self.random) for number in (0, 1)]
         self.control: list[list[tuple[bytes, int]]] = [[], []]
         self.past: list[list[bytes]] = [[], []]
         self.packets: list[list[Packet]] = [[], []]
@@ -229,6 +250,35 @@ class Rekeys(RuleBasedStateMachine):
         if self.past[way]:
             self.hear(1 - way if to_sender else way, self.past[way][which % len(self.past[way])])
 
+    @rule(epoch=st.integers(-1, 2))
+    def ask(self, epoch: int) -> None:
+        """A responder that asks when it likes, for the epoch that it likes."""
+        wanted = self.ends[0].model.newest + epoch
+        if wanted >= 1:
+            self.hear(0, messages.encode(RekeyAsk(wanted)))
+
+    @rule()
+    def hasten(self) -> None:
+        """An initiator that leaves no pause between two rekeys."""
+        end = self.ends[0]
+        end.model.hasten(self.now)
+        if end.session._rekey_at is not None:
+            end.session._rekey_at = self.now
+        self.serve()
+
+    @rule(way=ENDS, lie=st.sampled_from(LIES))
+    def lie(self, way: int, lie: str) -> None:
+        """In the next rekey, one end says what it may not."""
+        self.look(0, "numbers")
+        for _ in range(4):
+            honest = next((raw for raw, _ in self.control[way] if raw[0] != MessageType.REKEY_ASK), None)
+            if honest is not None:
+                self.tell(way, lie, honest)
+                return
+            self.wait(2)
+            while self.control[1 - way]:
+                self.deliver_control(1 - way)
+
     @rule(way=ENDS, which=st.integers(0, 50), keep=st.booleans())
     def deliver_packet(self, way: int, which: int, keep: bool) -> None:
         if self.packets[way]:
@@ -301,16 +351,61 @@ class Rekeys(RuleBasedStateMachine):
         end.outbox.clear()
         end.model.said.clear()
 
+    def tell(self, way: int, lie: str, honest: bytes) -> None:
+        end, raw = self.ends[way], self.told(way, lie, honest)
+        message, _ = messages.decode(MessageType(raw[0]), raw[HEADER_SIZE:])
+        too_soon = way == 1 and end.model.too_soon("offer", self.now)
+        with pytest.raises(RemoteProtocolError):
+            end.session.handle_message(Received(message, raw), self.now)
+        assert too_soon or not any(end.session._rekey._root)
+        self.end()
+
+    def told(self, way: int, lie: str, honest: bytes) -> bytes:
+        """The message to that end with one lie in it."""
+        message, _ = messages.decode(MessageType(honest[0]), honest[HEADER_SIZE:])
+        assert isinstance(message, RekeyOffer | RekeyAnswer)
+        epoch, peer = message.epoch, self.ends[way].session._rekey._agreement
+        content, theirs = honest[:-COMPOSITE_SIGNATURE_SIZE], honest[-COMPOSITE_SIGNATURE_SIZE:]
+        truth = self.signed(way, epoch, content)
+        assert composite_verifies(peer.peer_ed25519, peer.peer_mldsa, theirs, truth)
+        if lie == "epoch":
+            message = structs.replace(message, epoch=epoch + 1)
+        elif lie == "share":
+            message = structs.replace(message, share=bytes(len(message.share)))
+        content = messages.encode(message, bytes(COMPOSITE_SIGNATURE_SIZE))[:-COMPOSITE_SIGNATURE_SIZE]
+        proof = bytearray(IDENTITIES[1 - way].sign_composite(self.signed(way, epoch, content, lie)))
+        proof[0] ^= lie == "Ed25519"
+        proof[-1] ^= lie == "ML-DSA"
+        return content + bytes(proof)
+
+    def signed(self, way: int, epoch: int, content: bytes, lie: str = "") -> bytes:
+        """What the other end signs of a message to that end."""
+        role = ROLES[1 - way]
+        before = self.ends[0].session._rekey._offer if way == 0 else b""
+        return signed(
+            (role.other if lie == "signer" else role).value,
+            b"another" * 4 + bytes(4) if lie == "session" else SESSION,
+            epoch + (lie == "signed epoch"),
+            before + content + b"!" * (lie == "contents"),
+            NODES,
+        )
+
     def hear(self, number: int, raw: bytes) -> None:
         end = self.ends[number]
         message, _ = messages.decode(MessageType(raw[0]), raw[HEADER_SIZE:])
         assert isinstance(message, RekeyAsk | RekeyOffer | RekeyAnswer)
-        if not end.model.take(WORDS[type(message)], message.epoch, self.now):
+        if isinstance(message, RekeyAsk) and end.model.initiator:
+            assert end.session._rekey.handle_ask(message) == end.model.grants(message.epoch)
+        word = WORDS[type(message)]
+        too_soon = not end.model.initiator and end.model.too_soon(word, self.now)
+        if not end.model.take(word, message.epoch, self.now):
             with pytest.raises(RemoteProtocolError):
                 end.session.handle_message(Received(message, raw), self.now)
-            assert not any(end.session._rekey._root)
+            assert too_soon or not any(end.session._rekey._root)
             self.end()
             return
+        if isinstance(message, RekeyAnswer):
+            self.derive(message, raw)
         show = end.session.handle_message(Received(message, raw), self.now)
         end.remember()
         assert show == isinstance(message, RekeyAnswer)
@@ -319,6 +414,13 @@ class Rekeys(RuleBasedStateMachine):
             end.handles[max(handle for handle, _ in end.plane.received.values())] = end.model.newest
         if show:
             self.seal(number)
+
+    def derive(self, answer: RekeyAnswer, raw: bytes) -> None:
+        """The root that the initiator comes to by this answer, from that before."""
+        rekey = self.ends[0].session._rekey
+        assert rekey._exchange is not None
+        contents = rekey._offer + raw[:-COMPOSITE_SIGNATURE_SIZE]
+        self.root = next_root(self.root, rekey._exchange.finish(answer.share), contents)
 
     def seal(self, number: int) -> None:
         """A packet of lane 0."""
@@ -385,6 +487,9 @@ class Rekeys(RuleBasedStateMachine):
             assert 0 <= second - first <= 1
             roots = [bytes(end.session._rekey._root) for end in self.ends]
             assert (roots[0] == roots[1]) == (first == second)
+            assert roots[0] == self.root
+            for end, role in zip(self.ends, ROLES, strict=True) if first == second else ():
+                assert end.plane.made[-1].material == material(self.root, first, role.value)
 
 
 TestRekeys = case_of(Rekeys, 40, steps=30)
