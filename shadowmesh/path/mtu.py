@@ -112,6 +112,7 @@ class MtuSearch:
         if largest == self.largest:
             return
         self.largest = largest
+        self._too_large = largest + 1
         if self.confirmed is not None:
             self.confirmed = min(self.confirmed, largest)
             self._search(largest + 1, now)

@@ -166,6 +166,15 @@ def test_mtu_search_goes_up_to_the_interface(largest: int, carries: int) -> None
     assert carries - mtu.STEP < search.budget <= carries
 
 
+@pytest.mark.parametrize("largest", [1300, 8952])
+def test_an_interface_that_changes_before_the_base_has_passed_bounds_the_search(largest: int) -> None:
+    search = MtuSearch()
+    search.set_largest(largest, NOW)
+    search.handle_sent()
+    search.handle_answer(mtu.BASE, NOW)
+    assert search.due_size(NOW) == largest
+
+
 def test_black_hole_leads_to_the_base_and_the_raise_timer_back() -> None:
     search = MtuSearch()
     find_mtu(search, 1452)
