@@ -82,6 +82,10 @@ ENTRIES: dict[str, Entry] = {
         "Make it (`ip link add br0 type bridge`), or have the certificate signed with `--right bridge`;"
         " [bridging.md](bridging.md).",
     ),
+    "config.group": Entry(
+        "The group of `node.socket_group` does not exist on this machine, or may not be given to the socket.",
+        "`groupadd NAME`, or name one that `getent group` shows.",
+    ),
     "config.firewall-test": Entry(
         "A packet under `firewall.tests` is decided otherwise than it says, so the rules do not do what"
         " was meant.",

@@ -34,6 +34,7 @@ from shadowmesh.values import (
     parse_proxy,
     parse_route,
     parse_socket_path,
+    parse_system_group,
     parse_tcp,
     parse_tls,
 )
@@ -80,6 +81,8 @@ class NodeSection(msgspec.Struct, frozen=True):
     name: str
     state_dir: Path
     socket: Path
+    socket_group: str | None = None
+    """Whose members may open it as well, and only read."""
 
 
 class Listen(msgspec.Struct, frozen=True):
@@ -201,6 +204,7 @@ class ClientConfig(msgspec.Struct, frozen=True):
 
 
 _KEYS = tuple(name for name in ClientConfig.__struct_fields__ if name != "file")
+_NODE_KEYS = ("name", "state_dir", "socket", "socket_group")
 _INTERFACE_KEYS = ("name", "addresses", "mtu", "broadcast", "bridge", "vlans")
 
 
@@ -215,7 +219,7 @@ def load_client_config(path: Path) -> ClientConfig:
     peers = top.sections("peers", ("name", "id", "addresses", "endpoint", "groups", "rights", "routes"))
     routes = top.sections("routes", ("via", "to", "metric"))
     members = tuple(_peer(peer) for peer in peers)
-    node = _node(top.section("node", ("name", "state_dir", "socket")))
+    node = _node(top.section("node", _NODE_KEYS))
     firewall = (
         top.section("firewall", ("inbound", "outbound", "rules", "tests")) if top.has("firewall") else None
     )
@@ -254,15 +258,24 @@ def load_client_config(path: Path) -> ClientConfig:
 
 def refuse_bridge(config: ClientConfig, problem: str) -> NoReturn:
     """Raise ConfigError for `interface.bridge`, with its line, for a reason that takes more than the file."""
+    _refuse_later(config, "interface", _INTERFACE_KEYS, "bridge", problem, "config.bridge")
+
+
+def refuse_group(config: ClientConfig, problem: str) -> NoReturn:
+    """The same for `node.socket_group`."""
+    _refuse_later(config, "node", _NODE_KEYS, "socket_group", problem, "config.group")
+
+
+def _refuse_later(
+    config: ClientConfig, section: str, keys: tuple[str, ...], key: str, problem: str, error_id: str
+) -> NoReturn:
     from shadowmesh.document import Document
 
     document = Document.load(Path(config.file))
-    document.section(_KEYS).section("interface", _INTERFACE_KEYS).refuse(
-        "bridge", problem, error_id="config.bridge"
-    )
+    document.section(_KEYS).section(section, keys).refuse(key, problem, error_id=error_id)
     document.finish()
     # The file has changed meanwhile.
-    raise ConfigError(f"{config.file}: interface.bridge: {problem}", "config.bridge")
+    raise ConfigError(f"{config.file}: {section}.{key}: {problem}", error_id)
 
 
 def refuse_own_id(config: ClientConfig, own: NodeId) -> None:
@@ -302,6 +315,7 @@ def _node(section: Section) -> NodeSection:
         name=section.text("name", parse_name, "alice"),
         state_dir=section.text("state_dir", parse_path, DEFAULT_STATE_DIR, Path(DEFAULT_STATE_DIR)),
         socket=section.text("socket", parse_socket_path, DEFAULT_SOCKET, Path(DEFAULT_SOCKET)),
+        socket_group=section.text("socket_group", parse_system_group, "shadowmesh", None),
     )
 
 

@@ -94,6 +94,13 @@ def parse_socket_path(text: str) -> Path:
     return parse_path(text)
 
 
+def parse_system_group(text: str) -> str:
+    """Name of a group of this machine, as groupadd(8) takes it; whether there is one is not looked up."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", text):
+        raise ValueError(f"{text!r} is not the name of a group of this machine, such as groupadd takes")
+    return text
+
+
 def parse_interface_name(text: str) -> str:
     """What Linux takes (dev_valid_name) and its tools understand."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", text) or text in (".", "..", "all", "default", "lo"):

@@ -1,5 +1,6 @@
 """Whatever is written to the control API's socket, each answer is whole and of a documented status, the
-daemon is asked nothing that its schema does not allow, and nothing fails inside.
+daemon is asked nothing that its schema does not allow, and nothing fails inside. What anybody but root writes
+changes nothing.
 
 The bytes go to the HTTP server that the daemon runs, over a transport that is posed; the daemon behind it
 is a fake one that checks what it is asked.
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from typing import Any, cast
 
 import h11
@@ -21,6 +24,7 @@ from shadowmesh.api.schema import (
     InvitationRequest,
     InvitationVerdict,
     PingReply,
+    ReloadReply,
     RevocationsReply,
     VerdictReply,
     WhyReply,
@@ -32,9 +36,21 @@ from shadowmesh.web.server import MAX_BODY, Protocol
 from tests.unit.test_api import FakeControl
 
 COVERS = ("shadowmesh.api.server", "shadowmesh.web.server")
-STATUSES = frozenset((200, 202, 400, 404, 405, 413, 422, 504))
+STATUSES = frozenset((200, 202, 400, 403, 404, 405, 413, 422, 503, 504))
 PATHS = {
-    "GET": ("status", "invitations", "invitations/delegate", "nothing"),
+    "GET": (
+        "status",
+        "samples",
+        "samples?seconds=7",
+        "log",
+        "log?lines=3&level=warning",
+        "events",
+        "events?kinds=log,sample",
+        "openapi.json",
+        "invitations",
+        "invitations/delegate",
+        "nothing",
+    ),
     "POST": (
         "ping",
         "why",
@@ -67,6 +83,8 @@ SEEDS = [
     *(_request("POST", path, body) for path in PATHS["POST"] for body in BODIES),
     _request("POST", "ping", b"", b"transfer-encoding: chunked\r\n") + b"3\r\n{}\n\r\n0\r\n\r\n",
     _request("GET", "status") * 3,
+    _request("GET", "events?kinds=log", b"", b"last-event-id: 1\r\n"),
+    _request("HEAD", "events"),
     _request("POST", "ping", b"x" * (MAX_BODY + 1))[:200],
 ]
 logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
@@ -74,6 +92,13 @@ logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
 
 class Control(FakeControl):
     """Answers, and holds what it is asked to the schema."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changed = 0
+        """How often it was asked to change something."""
+        for text in ("bob: connected", "bob: gone"):
+            self.recent.handle(logging.LogRecord("shadowmesh", logging.INFO, "", 0, text, (), None))
 
     async def ping(self, peer: str, timeout: float) -> PingReply:  # noqa: ASYNC109
         assert 1 <= len(peer) <= 253
@@ -87,25 +112,54 @@ class Control(FakeControl):
         return super().why(peer)
 
     def take_revocations(self, file: str) -> RevocationsReply:
+        self.changed += 1
         assert 1 <= len(file) <= 2000
         return super().take_revocations(file)
 
     def invite(self, wanted: InvitationRequest) -> InvitationReply:
+        self.changed += 1
         assert 1 <= len(wanted.name) <= 100
         if wanted.ttl < 0:
             raise ConfigError("a time to live below 0")
         return InvitationReply(token="smesh1", relay="relay", expires=1)
 
     def judge(self, wanted: InvitationVerdict) -> VerdictReply:
+        self.changed += 1
         assert wanted.verdict in ("approved", "refused", "revoked")
         return VerdictReply(name=wanted.label)
+
+    def reload(self) -> ReloadReply:
+        self.changed += 1
+        return super().reload()
+
+    def request_stop(self) -> None:
+        self.changed += 1
+
+
+class Socket:
+    """A connected Unix socket with a process of this user at its other end."""
+
+    family = socket.AF_UNIX
+
+    def __init__(self, uid: int) -> None:
+        self._uid = uid
+
+    def getsockname(self) -> str:
+        return "/run/shadowmesh.sock"
+
+    def getpeername(self) -> str:
+        return ""
+
+    def getsockopt(self, *_: int) -> bytes:
+        return struct.pack("=iII", 1, self._uid, self._uid)
 
 
 class Transport(asyncio.Transport):
     """Keeps what is written."""
 
-    def __init__(self) -> None:
+    def __init__(self, uid: int) -> None:
         super().__init__()
+        self._socket = Socket(uid)
         self.written = bytearray()
         self.closed = False
 
@@ -128,7 +182,7 @@ class Transport(asyncio.Transport):
     def resume_reading(self) -> None: ...
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
+        return self._socket if name == "socket" else default
 
 
 class Failures(logging.Handler):
@@ -140,8 +194,9 @@ class Failures(logging.Handler):
 
 _log = logging.getLogger("shadowmesh.web.server")
 _loop = asyncio.new_event_loop()
+_control = Control()
 _config = uvicorn.Config(
-    create_app(Control()), http="h11", ws="none", lifespan="off", log_config=None, access_log=False
+    create_app(_control), http="h11", ws="none", lifespan="off", log_config=None, access_log=False
 )
 _config.load()
 
@@ -151,9 +206,9 @@ def close() -> None:
     _loop.close()
 
 
-async def converse(data: bytes) -> bytes:
-    """What comes back for these bytes, all of them at once and in two pieces."""
-    state, transport = ServerState(), Transport()
+async def converse(data: bytes, uid: int) -> bytes:
+    """What this user gets back for these bytes, in two pieces."""
+    state, transport = ServerState(), Transport(uid)
     protocol = Protocol(_config, state, {}, asyncio.get_running_loop())
     protocol.connection_made(cast("Any", transport))
     for piece in (data[: len(data) // 2], data[len(data) // 2 :]):
@@ -171,14 +226,16 @@ async def converse(data: bytes) -> bytes:
 
 
 def target(data: bytes) -> None:
-    """One connection."""
+    """One connection of root, and one of somebody else."""
     handler = Failures()
     _log.addHandler(handler)
     try:
-        written = _loop.run_until_complete(converse(data))
+        check(_loop.run_until_complete(converse(data, 0)))
+        _control.changed = 0
+        check(_loop.run_until_complete(converse(data, 1000)))
+        assert not _control.changed
     finally:
         _log.removeHandler(handler)
-    check(written)
 
 
 def check(written: bytes) -> None:

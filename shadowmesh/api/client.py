@@ -6,15 +6,27 @@ Blocking, one request per connection; used by the verbs, never by the daemon.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import select
 import socket
-import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
+from shadowmesh.api.live import (
+    LOG_LINES,
+    WINDOW,
+    EventKind,
+    Level,
+    LogLine,
+    LogReply,
+    Sample,
+    Samples,
+)
 from shadowmesh.api.schema import (
     DelegateReply,
     InvitationReply,
@@ -26,12 +38,14 @@ from shadowmesh.api.schema import (
     ReloadReply,
     RevocationsReply,
     RevocationsRequest,
+    Status,
     VerdictReply,
     WhyRequest,
 )
 from shadowmesh.decoding import UNDECODABLE
 from shadowmesh.errors import ConfigError, ShadowMeshError
-from shadowmesh.web.client import Unreachable, request
+from shadowmesh.web.caller import caller_of
+from shadowmesh.web.client import Unreachable, reading, request
 from shadowmesh.web.problem import Problem
 
 TIMEOUT = 5.0
@@ -40,8 +54,14 @@ TIMEOUT = 5.0
 NETCHECK_TIMEOUT = 30.0
 """Seconds for a netcheck, which takes 8 at most (`node.netcheck.TIMEOUT`)."""
 
-_CREDENTIALS = struct.Struct("=iII")
-"""struct ucred: pid, uid, gid; pid 0 is a process of a PID namespace that we can't see."""
+EVENTS_TIMEOUT = 40.0
+"""Seconds without a word on a stream of events, on which a comment comes every 15 (`events.HEARTBEAT`)."""
+
+Event = Status | Sample | LogLine
+_EVENTS: dict[str, type[Event]] = {"status": Status, "sample": Sample, "log": LogLine}
+
+
+Answer = TypeVar("Answer")
 
 
 class NotRunning(ShadowMeshError):
@@ -69,14 +89,49 @@ class ApiFailed(ShadowMeshError):
 
 
 class ApiClient:
-    """Asks the client that answers on the socket at `path`."""
+    """Asks the client that answers on the socket at `path`. docs/api.md shows how to use it elsewhere.
+
+    Every method raises NotRunning if no client answers, and ApiFailed if it refuses or fails, or if this user
+    may not ask. Nothing is kept open between two questions; an object may serve several threads.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def status_json(self) -> bytes:
-        """The status as the client wrote it (struct Status). Raises NotRunning or ApiFailed."""
+        """The status as the client wrote it (struct Status)."""
         return self._request("GET", "/v1/status")
+
+    def status(self) -> Status:
+        """The client, its relays and its peers now."""
+        return _decode(self.status_json(), Status)
+
+    def samples(self, seconds: int = WINDOW) -> Samples:
+        """The latest samples, at most 300. The first question only begins the sampling."""
+        return _decode(self._request("GET", f"/v1/samples?seconds={seconds}"), Samples)
+
+    def log_json(self, lines: int = LOG_LINES, level: Level = "debug") -> bytes:
+        """The latest lines of the log as the client wrote them (struct LogReply)."""
+        return self._request("GET", f"/v1/log?lines={lines}&level={level}")
+
+    def log(self, lines: int = LOG_LINES, level: Level = "debug") -> LogReply:
+        """The latest lines of the log, at most 1000, of `level` and above."""
+        return _decode(self.log_json(lines, level), LogReply)
+
+    def events(self, *kinds: EventKind, after: int | None = None) -> Iterator[Event]:
+        """What happens, as it comes, until the client stops; without `kinds`: everything.
+
+        A reader that falls behind is cut off: that looks like the end as well.
+
+        :param after: begin with the lines of the log that came after the one of this number.
+        """
+        target = "/v1/events" + (f"?kinds={','.join(kinds)}" if kinds else "")
+        headers = {} if after is None else {"Last-Event-ID": str(after)}
+        with self._translated(), reading(self.path, target, headers, EVENTS_TIMEOUT) as answer:
+            if answer.status >= 300:
+                raise _error(answer.status, answer.read())
+            with contextlib.suppress(http.client.IncompleteRead, ConnectionError):
+                yield from _events(answer)
 
     def ping(self, peer: str, timeout: float) -> PingReply:
         """One round trip to `peer`, at most `timeout` seconds. Raises UnknownPeer and NoReply too."""
@@ -141,24 +196,48 @@ class ApiClient:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(TIMEOUT)
             probe.connect(str(self.path))
-            credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-            pid = int(_CREDENTIALS.unpack(credentials)[0])
-            if pid not in (0, os.getpid()):
-                return os.pidfd_open(pid)
+            server = caller_of(probe)
+            if server is not None and server.pid not in (0, os.getpid()):
+                return os.pidfd_open(server.pid)
         return None
 
     def _request(self, method: str, target: str, body: bytes = b"", timeout: float = TIMEOUT) -> bytes:
-        try:
+        with self._translated():
             status, data = request(self.path, method, target, body, timeout)
-        except Unreachable as error:
-            raise NotRunning(f"no client runs here: {error}") from None
-        except PermissionError:
-            raise ApiFailed(f"may not open {self.path}; the socket belongs to root: use sudo") from None
-        except OSError as error:
-            raise ApiFailed(f"the client on {self.path} does not answer: {error}") from error
         if status >= 300:
             raise _error(status, data)
         return data
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except Unreachable as error:
+            raise NotRunning(f"no client runs here: {error}") from None
+        except PermissionError:
+            whose = "the socket belongs to root: use sudo, or set its node.socket_group to a group of yours"
+            raise ApiFailed(f"may not open {self.path}; {whose}") from None
+        except OSError as error:
+            raise ApiFailed(f"the client on {self.path} does not answer: {error}") from error
+
+
+def _events(answer: http.client.HTTPResponse) -> Iterator[Event]:
+    """Source: WHATWG HTML, section 9.2.6. Our server writes the data of an event on one line."""
+    kind = ""
+    for line in answer:
+        name, _, value = line.rstrip(b"\n").partition(b": ")
+        if name == b"event":
+            kind = value.decode()
+        elif name == b"data" and kind in _EVENTS:
+            yield _decode(value, _EVENTS[kind])
+
+
+def _decode(data: bytes, kind: type[Answer]) -> Answer:
+    """What a client answered. Raises ApiFailed if it is something else."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except UNDECODABLE as error:
+        raise ApiFailed(f"the client's answer is not what this version understands: {error}") from None
 
 
 def _ended(process: int) -> bool:

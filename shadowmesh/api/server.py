@@ -1,23 +1,30 @@
 """The daemon's side of the local control API: a starlette application on a Unix socket.
 
 Runs inside the daemon's event loop and asks one object (`Control`) for everything; it decides nothing
-about the node, takes no signals and writes no access log. Whoever can open the socket (mode 0600: its
-owner) may do everything the API offers, so there is no further authentication.
+about the node, takes no signals and writes no access log. Whoever can open the socket may read; what
+changes something is for root and the daemon's own user, as the kernel names them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from shadowmesh.api.events import EventStream, Stream, Streams, TooManyStreams
+from shadowmesh.api.live import EventsQuery, LogQuery, LogReply, Samples, SamplesQuery
+from shadowmesh.api.openapi import document
+from shadowmesh.api.routes import OPERATIONS, Operation
 from shadowmesh.api.schema import (
     DelegateReply,
     InvitationReply,
@@ -45,12 +52,37 @@ from shadowmesh.web.server import (
     read_struct,
     serve_unix,
 )
+from shadowmesh.web.server import Protocol as Connection
 
 Asked = TypeVar("Asked")
 
 
+class Live(Protocol):
+    """What the daemon tells of the time that passes."""
+
+    @property
+    def streams(self) -> Streams:
+        """The readers of events."""
+
+    def samples(self, wanted: SamplesQuery) -> Samples:
+        """The latest samples; asking keeps the sampling going."""
+
+    def log(self, wanted: LogQuery) -> LogReply:
+        """The latest lines of the log."""
+
+    def greet(self, stream: Stream, last: int | None) -> None:
+        """A new stream: put into it what it begins with.
+
+        :param last: number of the last line of the log that its reader knows.
+        """
+
+
 class Control(Protocol):
     """What the daemon offers to this API. All calls come from the daemon's own event loop."""
+
+    @property
+    def live(self) -> Live:
+        """What passes."""
 
     def status(self) -> Status:
         """A snapshot, made now."""
@@ -87,18 +119,86 @@ class Control(Protocol):
 
 
 @contextlib.asynccontextmanager
-async def serve_api(path: Path, control: Control) -> AsyncIterator[None]:
-    """Answer on `path` while the body runs. Raises SocketInUse, or OSError if it can't be bound."""
-    async with serve_unix(path, create_app(control)):
-        yield
+async def serve_api(path: Path, control: Control, group: int | None = None) -> AsyncIterator[None]:
+    """Answer on `path` while the body runs. Raises SocketInUse, or OSError if it can't be bound.
+
+    :param group: gid whose members may read.
+    """
+    async with serve_unix(path, create_app(control), group):
+        try:
+            yield
+        finally:
+            control.live.streams.close_all()
 
 
 def create_app(control: Control) -> Starlette:
-    """The application; its routes are in docs/cli.md."""
+    """The application; its routes are those of `OPERATIONS`."""
+    handlers: dict[str, Handler] = {
+        "status": _told(control.status),
+        "samples": _queried(SamplesQuery, control.live.samples),
+        "log": _queried(LogQuery, control.live.log),
+        "events": _events(control.live),
+        "ping": _ping(control),
+        "why": _why(control),
+        "netcheck": _netcheck(control),
+        "revocations": _revocations(control),
+        "reload": _told(control.reload),
+        "invitations": _told(control.invitations),
+        "invite": _asked(InvitationRequest, control.invite),
+        "delegate": _told(control.delegate),
+        "judge": _asked(InvitationVerdict, control.judge),
+        "down": _down(control),
+        "openapi": _told(functools.cache(document)),
+    }
+    return Starlette(
+        routes=[
+            Route(one.path, guarded(_permitted(one, handlers[one.id])), methods=[one.method])
+            for one in OPERATIONS
+        ],
+        exception_handlers={HTTPException: http_error},
+    )
 
-    async def status(_request: Request) -> Response:
-        return json_answer(200, control.status())
 
+def _permitted(operation: Operation, handler: Handler) -> Handler:
+    """For everybody if it only reads, else for root and our own user."""
+    if not operation.changes:
+        return handler
+
+    async def answer(request: Request) -> Response:
+        connection: Connection = request.state.connection
+        caller = connection.caller
+        if caller is not None and caller.owns_us:
+            return await handler(request)
+        who = "whoever asks" if caller is None else f"the user with uid {caller.uid}"
+        text = (
+            f"{who} may read here and change nothing: {operation.method} {operation.path} is for root and "
+            f"for the user that the client runs as (uid {os.geteuid()}); use sudo"
+        )
+        return problem_answer(403, "forbidden", text)
+
+    return answer
+
+
+def _events(live: Live) -> Handler:
+    async def events(request: Request) -> Response:
+        wanted = _query(request, EventsQuery)
+        if request.method == "HEAD":
+            return Response(media_type=EventStream.media_type)
+        connection: Connection = request.state.connection
+        try:
+            kinds = frozenset(wanted.kinds.split(","))
+            stream = live.streams.open(kinds, connection.transport.abort, connection.is_guest)
+        except TooManyStreams as error:
+            return problem_answer(503, "busy", str(error))
+        connection.streams = True
+        last = request.headers.get("last-event-id", "")
+        live.greet(stream, int(last) if last.isdecimal() and len(last) < 20 else None)
+        return EventStream(live.streams, stream)
+
+    return events
+
+
+def _ping(control: Control) -> Handler:
     async def ping(request: Request) -> Response:
         wanted = await read_struct(request, PingRequest)
         try:
@@ -108,6 +208,10 @@ def create_app(control: Control) -> Starlette:
         except TimeoutError as error:
             return problem_answer(504, "no-reply", str(error) or f"no reply within {wanted.timeout:g} s")
 
+    return ping
+
+
+def _why(control: Control) -> Handler:
     async def why(request: Request) -> Response:
         wanted = await read_struct(request, WhyRequest)
         try:
@@ -115,29 +219,22 @@ def create_app(control: Control) -> Starlette:
         except LookupError:
             return _unknown_peer(wanted.peer)
 
+    return why
+
+
+def _netcheck(control: Control) -> Handler:
     async def netcheck(_request: Request) -> Response:
         return json_answer(200, await control.netcheck())
 
+    return netcheck
+
+
+def _down(control: Control) -> Handler:
     async def down(_request: Request) -> Response:
         control.request_stop()
         return json_answer(202, {})
 
-    return Starlette(
-        routes=[
-            Route("/v1/status", guarded(status), methods=["GET"]),
-            Route("/v1/ping", guarded(ping), methods=["POST"]),
-            Route("/v1/why", guarded(why), methods=["POST"]),
-            Route("/v1/revocations", guarded(_revocations(control)), methods=["POST"]),
-            Route("/v1/netcheck", guarded(netcheck), methods=["POST"]),
-            Route("/v1/reload", _told(control.reload), methods=["POST"]),
-            Route("/v1/invitations", _told(control.invitations), methods=["GET"]),
-            Route("/v1/invitations", _asked(InvitationRequest, control.invite), methods=["POST"]),
-            Route("/v1/invitations/delegate", _told(control.delegate), methods=["GET"]),
-            Route("/v1/invitations/verdict", _asked(InvitationVerdict, control.judge), methods=["POST"]),
-            Route("/v1/down", guarded(down), methods=["POST"]),
-        ],
-        exception_handlers={HTTPException: http_error},
-    )
+    return down
 
 
 def _revocations(control: Control) -> Handler:
@@ -160,7 +257,7 @@ def _told(question: Callable[[], object]) -> Handler:
         except ConfigError as error:
             return problem_answer(422, "refused", str(error))
 
-    return guarded(answer)
+    return answer
 
 
 def _asked(kind: type[Asked], question: Callable[[Asked], object]) -> Handler:
@@ -173,7 +270,21 @@ def _asked(kind: type[Asked], question: Callable[[Asked], object]) -> Handler:
         except ConfigError as error:
             return problem_answer(422, "refused", str(error))
 
-    return guarded(answer)
+    return answer
+
+
+def _queried(kind: type[Asked], question: Callable[[Asked], object]) -> Handler:
+    """The same, with a query."""
+
+    async def answer(request: Request) -> Response:
+        return json_answer(200, question(_query(request, kind)))
+
+    return answer
+
+
+def _query(request: Request, kind: type[Asked]) -> Asked:
+    """The query as a struct. Raises msgspec.ValidationError, which `guarded` answers."""
+    return msgspec.convert(dict(request.query_params), kind, strict=False)
 
 
 def _unknown_peer(label: str) -> Response:

@@ -35,6 +35,7 @@ def up(config: Path, detach: bool, check: bool) -> int:
     if check:
         identity_name = _check_identity(settings)
         _check_firewall(settings)
+        _check_group(settings)
         click.echo(f"{config} is valid\n{_summary(settings)}")
         for doubt in doubts(settings, identity_name):
             click.echo(f"warning: {doubt}", err=True)
@@ -67,6 +68,13 @@ def _check_firewall(config: ClientConfig) -> None:
         from shadowmesh.overlay.firewall import firewall_of
 
         firewall_of(config)
+
+
+def _check_group(config: ClientConfig) -> None:
+    if config.node.socket_group is not None:
+        from shadowmesh.api.access import socket_group
+
+        socket_group(config)
 
 
 def _summary(config: ClientConfig) -> str:

@@ -58,9 +58,11 @@ from shadowmesh.node.bridge import BridgeService
 from shadowmesh.node.carriers import Carriers
 from shadowmesh.node.inviting import Inviting
 from shadowmesh.node.lines import Lines
+from shadowmesh.node.live import Live
 from shadowmesh.node.netcheck import check_network
 from shadowmesh.node.papers import Papers
-from shadowmesh.node.report import ON_DEMAND, is_idle, problem_of, report
+from shadowmesh.node.recent import RecentLog
+from shadowmesh.node.report import ON_DEMAND, is_idle, outline, problem_of, report, totals
 from shadowmesh.node.standing import clock_warning
 from shadowmesh.node.subnets import Subnets
 from shadowmesh.node.surroundings import Surroundings
@@ -87,6 +89,7 @@ class Daemon:
     :param bridge: what our interface is a port of.
     :param tracing: where the stages of the core go.
     :param device: what the engine reads; if somebody removes it, this ends.
+    :param recent: the latest lines of the log.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Daemon:
         bridge: BridgeService | None = None,
         tracing: Tracing | None = None,
         device: Tap | None = None,
+        recent: RecentLog | None = None,
     ) -> None:
         self.failure: CommandFailed | None = None
         """Why it stopped by itself."""
@@ -130,6 +134,13 @@ class Daemon:
         self._timer: asyncio.TimerHandle | None = None
         self._unsent: Counter[str] = Counter()
         self._lines = Lines()
+        self.live = Live(
+            lambda: totals(core, engine, self._all_unsent()),
+            lambda: outline(core),
+            self.status,
+            recent or RecentLog(),
+        )
+        """What it tells of the time that passes."""
 
     # The local API.
 
@@ -138,8 +149,6 @@ class Daemon:
         self._core.note_refusals(time.monotonic())
         self._drive()
         uptime = time.monotonic() - self._started_at
-        unsent = self._unsent + self._surroundings.mapper.drops + self._carriers.drops
-        unsent["spans_lost"] += self._tracing.lost
         ports = self._surroundings.mapper
         made = report(
             self._config,
@@ -148,13 +157,18 @@ class Daemon:
             self._udp,
             self._mtu,
             uptime,
-            unsent,
+            self._all_unsent(),
             ports,
             self._carriers,
         )
         bridge = self._bridge.status() if self._bridge is not None else None
         node = structs.replace(made.node, bridge=bridge)
         return structs.replace(made, routes=self._subnets.status(), node=node)
+
+    def _all_unsent(self) -> Counter[str]:
+        unsent = self._unsent + self._surroundings.mapper.drops + self._carriers.drops + self.live.drops
+        unsent["spans_lost"] += self._tracing.lost
+        return unsent
 
     async def netcheck(self) -> Netcheck:
         """Ask every relay how it sees us, wait for what is under way, and tell."""
@@ -312,6 +326,7 @@ class Daemon:
 
     def start(self) -> None:
         """Begin to serve; the engine runs already."""
+        self.live.start()
         asyncio.get_running_loop().add_reader(self._engine.fileno(), self._serve_engine)
         self._core.handle_timer(time.monotonic())
         self._drive()
@@ -326,6 +341,7 @@ class Daemon:
 
     async def finish(self) -> None:
         """Say goodbye to everybody and serve no more."""
+        self.live.stop()
         await self._subnets.stop()
         if self._bridge is not None:
             self._bridge.stop()

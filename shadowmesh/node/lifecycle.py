@@ -15,7 +15,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -24,6 +24,7 @@ import uvloop
 from shadowmesh import __version__
 from shadowmesh._ext import aead
 from shadowmesh._ext.engine import Engine
+from shadowmesh.api.access import closed_folder, socket_group
 from shadowmesh.api.server import serve_api
 from shadowmesh.command import CommandFailed, ExitCode, explain
 from shadowmesh.config import ClientConfig, doubts, refuse_own_id
@@ -49,6 +50,7 @@ from shadowmesh.membership.invitations import Invitations
 from shadowmesh.node import acquainted, tickets
 from shadowmesh.node.bridge import BridgeService, choose_mtu, find_bridge
 from shadowmesh.node.daemon import Daemon
+from shadowmesh.node.recent import RecentLog, remember
 from shadowmesh.node.subnets import not_forwarded
 from shadowmesh.node.wall import Wall
 from shadowmesh.overlay.firewall import firewall_of
@@ -67,6 +69,7 @@ def run_client(config: ClientConfig, detach: bool) -> int:
     identity = identities.load(config.node.state_dir)
     refuse_own_id(config, identity.node_id)
     firewall_of(config)
+    socket_group(config)
     if detach:
         return _run_detached(config, identity)
     log_to(sys.stderr.fileno(), config.log)
@@ -134,6 +137,11 @@ def _run_logged(config: ClientConfig, identity: Identity, ready: Callable[[], No
 
 
 def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) -> int:
+    with remember(config.log) as recent:
+        return _run_node(config, identity, ready, recent)
+
+
+def _run_node(config: ClientConfig, identity: Identity, ready: Callable[[], None], recent: RecentLog) -> int:
     remove_drafts(config.node.state_dir)
     membership = open_membership(config, identity)
     delegate = open_delegate(config, membership, identity) if membership is not None else None
@@ -169,7 +177,7 @@ def _run(config: ClientConfig, identity: Identity, ready: Callable[[], None]) ->
         engine.start()
         stack.callback(engine.stop)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            daemon = Daemon(config, core, engine, firewall, udp, mtu, identity, bridge, tracing, tap)
+            daemon = Daemon(config, core, engine, firewall, udp, mtu, identity, bridge, tracing, tap, recent)
             up = (
                 f"{config.node.name} ({node_id_text(identity.node_id)}) is up on {interface.name}, "
                 f"{', '.join(interface.addresses) or 'no address'}, UDP {local_address(udp)}, "
@@ -249,7 +257,7 @@ async def _serve(config: ClientConfig, daemon: Daemon, up: str, ready: Callable[
     loop.add_signal_handler(signal.SIGHUP, daemon.handle_hangup)
     async with contextlib.AsyncExitStack() as stack:
         try:
-            await stack.enter_async_context(serve_api(config.node.socket, daemon))
+            await stack.enter_async_context(_serve_api(config, daemon))
         except SocketInUse as error:
             raise CommandFailed(str(error), ExitCode.ALREADY_RUNNING, "client.running") from error
         except OSError as error:
@@ -267,6 +275,16 @@ async def _serve(config: ClientConfig, daemon: Daemon, up: str, ready: Callable[
         notify.stopping()
         await daemon.finish()
     log.info("stopped")
+
+
+@contextlib.asynccontextmanager
+async def _serve_api(config: ClientConfig, daemon: Daemon) -> AsyncIterator[None]:
+    path, group = config.node.socket, socket_group(config)
+    async with serve_api(path, daemon, group):
+        problem = closed_folder(path, group) if group is not None else ""
+        if problem:
+            log.warning("%s", problem)
+        yield
 
 
 def _open_lock(path: Path) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from shadowmesh import __version__
@@ -28,6 +28,7 @@ from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.io.portmap import PortMapper
 from shadowmesh.io.udp import local_address
 from shadowmesh.node.carriers import Carriers
+from shadowmesh.node.samples import PeerReading, Reading
 from shadowmesh.node.standing import network_status, peer_expiry, peer_renews, skew_of
 from shadowmesh.node.wall import firewall_status
 from shadowmesh.overlay.compilation import Party
@@ -76,6 +77,35 @@ def report(
         drops=dict(drops),
         firewall=firewall_status(engine, config.firewall),
     )
+
+
+def totals(core: Core, engine: Engine, unsent: Mapping[str, int]) -> Reading:
+    """What samples are made of; far cheaper than a status."""
+    drops = sum(engine.drops().values()) + sum(core.drops.values()) + sum(unsent.values())
+    return Reading(time.time(), drops, [_peer_totals(peer, engine) for peer in core.peers.values()])
+
+
+def _peer_totals(peer: PeerClient, engine: Engine) -> PeerReading:
+    counters = engine.peer_counters(peer.handle)
+    current = peer.routing.paths.current if _is_live(peer) else None
+    return PeerReading(
+        node_id=node_id_text(peer.node_id),
+        name=peer.member.name,
+        tx_bytes=int(counters["tx_bytes"]) + peer.demand.sent_bytes,
+        rx_bytes=int(counters["rx_bytes"]),
+        rtt_ms=_milliseconds(current.rtt) if current is not None else None,
+    )
+
+
+def outline(core: Core) -> Hashable:
+    """What somebody who looks at a status wants to see change at once: who is there, and by which path."""
+    relays = tuple((relay.state, relay is core.home, relay.last_error) for relay in core.relays)
+    return relays, tuple(_peer_outline(peer) for peer in core.peers.values())
+
+
+def _peer_outline(peer: PeerClient) -> Hashable:
+    paths = tuple(path.state for path in peer.routing.paths.paths)
+    return peer.member.name, peer.path, peer.present, peer.is_confirmed, peer.last_error, paths
 
 
 def nat_status(core: Core, ports: PortMapper) -> NatStatus:

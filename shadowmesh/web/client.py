@@ -1,9 +1,11 @@
-"""One HTTP request over a Unix socket, blocking, by the standard library; for verbs, never for daemons."""
+"""HTTP requests over a Unix socket, blocking, by the standard library; for verbs, never for daemons."""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 
@@ -16,11 +18,30 @@ def request(path: Path, method: str, target: str, body: bytes, timeout: float) -
 
     Raises Unreachable, PermissionError, or OSError for all that goes wrong on the way.
     """
-    connection = _UnixConnection(path, timeout)
-    try:
+    with _asking(path, timeout) as connection:
         connection.request(method, target, body)
         answer = connection.getresponse()
         return answer.status, answer.read()
+
+
+@contextlib.contextmanager
+def reading(
+    path: Path, target: str, headers: Mapping[str, str], timeout: float
+) -> Iterator[http.client.HTTPResponse]:
+    """The answer to a GET, to be read line by line.
+
+    :param timeout: seconds between two lines. Raises as `request` does, also inside the body.
+    """
+    with _asking(path, timeout) as connection:
+        connection.request("GET", target, headers=dict(headers))
+        yield connection.getresponse()
+
+
+@contextlib.contextmanager
+def _asking(path: Path, timeout: float) -> Iterator[_UnixConnection]:
+    connection = _UnixConnection(path, timeout)
+    try:
+        yield connection
     except FileNotFoundError:
         raise Unreachable(f"there is no socket {path}") from None
     except ConnectionRefusedError:

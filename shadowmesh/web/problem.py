@@ -6,7 +6,17 @@ from typing import Literal
 
 import msgspec
 
-ErrorKind = Literal["unknown-peer", "no-reply", "refused", "bad-request", "too-large", "not-found", "failed"]
+ErrorKind = Literal[
+    "unknown-peer",
+    "no-reply",
+    "refused",
+    "forbidden",
+    "busy",
+    "bad-request",
+    "too-large",
+    "not-found",
+    "failed",
+]
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shadowmesh.errors import ShadowMeshError
 from shadowmesh.units import Address
+from shadowmesh.web.caller import Caller, caller_of
 from shadowmesh.web.problem import ErrorKind, Problem
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,9 @@ MAX_BODY = 32_768
 
 MAX_CONNECTIONS = 64
 """At once at one socket; more are closed at once. A program that asks has one or two."""
+
+MAX_GUESTS = 32
+"""Of these, of users other than root and our own, so that no member of a group locks these out."""
 
 REQUEST_TIMEOUT = 10.0
 """Seconds for a whole request, from the begin or the answer before; and for an answer to be read."""
@@ -53,9 +57,12 @@ class SocketInUse(ShadowMeshError):
 
 
 @contextlib.asynccontextmanager
-async def serve_unix(path: Path, app: Starlette) -> AsyncIterator[None]:
-    """Answer on `path` while the body runs. Raises SocketInUse, or OSError if it can't be bound."""
-    listener = bind_socket(path)
+async def serve_unix(path: Path, app: Starlette, group: int | None = None) -> AsyncIterator[None]:
+    """Answer on `path` while the body runs. Raises SocketInUse, or OSError if it can't be bound.
+
+    :param group: gid whose members may connect as well as the owner.
+    """
+    listener = bind_socket(path, group)
     inode = _inode(path)
     try:
         async with serve(listener, app):
@@ -96,10 +103,11 @@ def bind_tcp(address: Address) -> socket.socket:
     return socket.create_server((address.host, address.port), family=family, backlog=16)
 
 
-def bind_socket(path: Path) -> socket.socket:
-    """A listening socket of mode 0600 at `path`. A socket file that nobody answers on is replaced.
+def bind_socket(path: Path, group: int | None = None) -> socket.socket:
+    """A listening socket of mode 0600 at `path`, 0660 and of `group` if there is one.
 
-    Raises SocketInUse if a daemon answers there, OSError for everything else.
+    A socket file that nobody answers on is replaced. Raises SocketInUse if a daemon answers there, OSError
+    for everything else.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -113,6 +121,8 @@ def bind_socket(path: Path) -> socket.socket:
                 listener.bind(str(path))
             finally:
                 os.umask(before)
+            if group is not None:
+                _open_to(path, group)
             listener.listen(16)
     except BaseException:
         listener.close()
@@ -120,14 +130,37 @@ def bind_socket(path: Path) -> socket.socket:
     return listener
 
 
+def _open_to(path: Path, group: int) -> None:
+    """In this order nobody else can connect in between; a service manager may have set the group already."""
+    if path.stat().st_gid != group:
+        os.chown(path, -1, group)
+    path.chmod(0o660)
+
+
 class Protocol(H11Protocol):
-    """uvicorn's, which would wait for ever for the rest of a request, and for who reads no answer."""
+    """uvicorn's, which would wait for ever for the rest of a request, and for who reads no answer.
+
+    Handlers find it as `request.state.connection`.
+    """
+
+    caller: Caller | None = None
+    """Who asks; None over TCP."""
+    streams = False
+    """Set by a handler whose answer goes on and on, and which looks itself after who does not read it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.caller = caller_of(transport.get_extra_info("socket"))
+        self.app_state = {**self.app_state, "connection": self}
         self._late = self.loop.call_later(REQUEST_TIMEOUT, self._look)
-        if len(self.connections) > MAX_CONNECTIONS:
+        guests = sum(isinstance(one, Protocol) and one.is_guest for one in self.connections)
+        if len(self.connections) > MAX_CONNECTIONS or (self.is_guest and guests > MAX_GUESTS):
             transport.abort()
+
+    @property
+    def is_guest(self) -> bool:
+        """Whether it comes of a user other than root and our own."""
+        return self.caller is not None and not self.caller.owns_us
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._late.cancel()
@@ -146,6 +179,8 @@ class Protocol(H11Protocol):
 
     def _look(self) -> None:
         """It is our turn, or it is late."""
+        if self.streams:
+            return
         if self.conn.their_state in (h11.IDLE, h11.SEND_BODY) or self.transport.get_write_buffer_size():
             self.transport.abort()
         else:

@@ -37,6 +37,9 @@ from shadowmesh.api.schema import (
 )
 from shadowmesh.api.server import serve_api
 from shadowmesh.errors import ConfigError
+from shadowmesh.node.live import Live
+from shadowmesh.node.recent import RecentLog
+from shadowmesh.node.samples import PeerReading, Reading
 from shadowmesh.web.server import MAX_BODY, SocketInUse, bind_socket
 
 
@@ -159,6 +162,14 @@ class FakeControl:
 
     def __init__(self) -> None:
         self.stopped = asyncio.Event()
+        self.sent = 0
+        """Bytes to bob, in all."""
+        self.recent = RecentLog()
+        self.live = Live(self.totals, lambda: self.sent // 1000, self.status, self.recent)
+
+    def totals(self) -> Reading:
+        bob = PeerReading("b" * 52, "bob", self.sent, 0, 1.94)
+        return Reading(1000.0, 3, [bob, PeerReading("c" * 52, "carol", 0, 0, None)])
 
     def status(self) -> Status:
         return make_status()

@@ -23,7 +23,7 @@ from shadowmesh.api.client import ApiClient, NoReply
 from shadowmesh.cli.main import main as client
 from shadowmesh.cli.network import PASSPHRASE_VARIABLE
 from shadowmesh.command import explain
-from shadowmesh.config import load_client_config, refuse_bridge
+from shadowmesh.config import load_client_config, refuse_bridge, refuse_group
 from shadowmesh.core.joiner import Rejected
 from shadowmesh.core.shared import Fatal
 from shadowmesh.crypto import identity as identities
@@ -198,6 +198,11 @@ def _bridge(world: World) -> str:
     return world.told(lambda: refuse_bridge(config, "there is no such bridge"))
 
 
+def _group(world: World) -> str:
+    config = load_client_config(world.file((CONFIGS / "client.yaml").read_text(), "client.yaml"))
+    return world.told(lambda: refuse_group(config, "there is no group nobodys"))
+
+
 def _address(_world: World) -> str:
     from shadowmesh.io.iproute import NetlinkError
 
@@ -362,6 +367,7 @@ PROVOCATIONS: dict[str, Callable[[World], str]] = {
     "config.own-id": _own_id,
     "config.no-relay": lambda world: world.check("node: {name: alice}\nrelays: []\n"),
     "config.bridge": _bridge,
+    "config.group": _group,
     "config.firewall-test": _firewall_test,
     "config.token-file": lambda world: world.told(lambda: load_tokens(world.file("short"))),
     "config.tls": lambda world: world.told(lambda: tls_context(world.file(), world.file())),
