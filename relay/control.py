@@ -17,7 +17,7 @@ from shadowmesh.decoding import UNDECODABLE
 from shadowmesh.errors import ConfigError
 from shadowmesh.web.client import Unreachable, request
 from shadowmesh.web.problem import Problem
-from shadowmesh.web.server import guarded, http_error, json_answer, problem_answer, read_struct
+from shadowmesh.web.server import guarded, http_error, json_answer, read_struct, refused_answer
 
 from .reload import ReloadReply
 from .report import Report
@@ -59,7 +59,7 @@ def create_app(
         try:
             return json_answer(200, reload())
         except ConfigError as error:
-            return problem_answer(UNPROCESSABLE, "refused", str(error))
+            return refused_answer(error)
 
     return Starlette(
         routes=[

@@ -182,8 +182,12 @@ ENTRIES: dict[str, Entry] = {
         " give `-c` or `--socket`.",
     ),
     "client.no-answer": Entry(
-        "The client is there, and does not answer, refuses, or may not be asked by this user.",
-        "Use `sudo`; if it hangs, its log says why, and `systemctl restart shadowmesh-client` ends it.",
+        "The client is there, and does not answer, or refuses.",
+        "Its log says why (`shadowmesh-client logs`); `systemctl restart shadowmesh-client` ends one that hangs.",
+    ),
+    "client.forbidden": Entry(
+        "This user may not open the client's socket, or may read there and not change.",
+        "Use `sudo`, or set `node.socket_group` to a group whose members may read.",
     ),
     "peer.unknown": Entry(
         "No peer has this name, address or NodeID.",

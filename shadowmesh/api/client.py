@@ -88,6 +88,12 @@ class ApiFailed(ShadowMeshError):
     error_id = "client.no-answer"
 
 
+class Forbidden(ApiFailed):
+    """This user may not open the socket, or may only read."""
+
+    error_id = "client.forbidden"
+
+
 class ApiClient:
     """Asks the client that answers on the socket at `path`. docs/api.md shows how to use it elsewhere.
 
@@ -216,7 +222,7 @@ class ApiClient:
             raise NotRunning(f"no client runs here: {error}") from None
         except PermissionError:
             whose = "the socket belongs to root: use sudo, or set its node.socket_group to a group of yours"
-            raise ApiFailed(f"may not open {self.path}; {whose}") from None
+            raise Forbidden(f"may not open {self.path}; {whose}") from None
         except OSError as error:
             raise ApiFailed(f"the client on {self.path} does not answer: {error}") from error
 
@@ -251,6 +257,10 @@ def _error(status: int, data: bytes) -> ShadowMeshError:
         problem = msgspec.json.decode(data, type=Problem)
     except UNDECODABLE:
         return ApiFailed(f"the client answered with HTTP status {status}")
+    if problem.error == "refused":
+        lines = problem.message.splitlines()
+        mistakes = list(zip(lines, problem.ids, strict=True)) if len(lines) == len(problem.ids) else []
+        return ConfigError(problem.message, mistakes=mistakes)
     kinds: dict[str, type[ShadowMeshError]]
-    kinds = {"unknown-peer": UnknownPeer, "no-reply": NoReply, "refused": ConfigError}
+    kinds = {"unknown-peer": UnknownPeer, "no-reply": NoReply, "forbidden": Forbidden}
     return kinds.get(problem.error, ApiFailed)(problem.message)

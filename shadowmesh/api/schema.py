@@ -16,6 +16,7 @@ PING_SCHEMA = "shadowmesh.ping/1"
 REVOCATIONS_SCHEMA = "shadowmesh.revocations/1"
 WHY_SCHEMA = "shadowmesh.why/1"
 NETCHECK_SCHEMA = "shadowmesh.netcheck/1"
+CHECK_SCHEMA = "shadowmesh.check/1"
 RELOAD_SCHEMA = "shadowmesh.reload/1"
 INVITATIONS_SCHEMA = "shadowmesh.invitations/1"
 
@@ -54,7 +55,11 @@ class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The client itself. `mac` as aa:bb:cc:dd:ee:ff, `listen` as ADDRESS:PORT, `uptime` seconds."""
+    """The client itself. `mac` as aa:bb:cc:dd:ee:ff, `listen` as ADDRESS:PORT, `uptime` seconds.
+
+    `interface_up`: it is there and up by the kernel's word. `connected_after`: seconds from `up` until the
+    first relay or peer was connected.
+    """
 
     name: str
     node_id: str
@@ -65,6 +70,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     addresses: list[str]
     listen: str
     uptime: float
+    interface_up: bool = True
+    connected_after: float | None = None
     aead: str = "OpenSSL"
     features: dict[str, bool] = {}
     nat: NatStatus = NatStatus()
@@ -223,6 +230,15 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     drops: dict[str, int]
     firewall: FirewallStatus | None = None
     routes: list[RouteStatus] = []
+
+
+class CheckReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What `status --check` prints. `reason` is for people."""
+
+    schema: str = CHECK_SCHEMA
+    check: Literal["live", "ready", "startup"]
+    ok: bool
+    reason: str
 
 
 class PingRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

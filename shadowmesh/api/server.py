@@ -49,6 +49,7 @@ from shadowmesh.web.server import (
     http_error,
     json_answer,
     problem_answer,
+    refused_answer,
     read_struct,
     serve_unix,
 )
@@ -255,7 +256,7 @@ def _told(question: Callable[[], object]) -> Handler:
         try:
             return json_answer(200, question())
         except ConfigError as error:
-            return problem_answer(422, "refused", str(error))
+            return refused_answer(error)
 
     return answer
 
@@ -268,7 +269,7 @@ def _asked(kind: type[Asked], question: Callable[[Asked], object]) -> Handler:
         try:
             return json_answer(200, question(wanted))
         except ConfigError as error:
-            return problem_answer(422, "refused", str(error))
+            return refused_answer(error)
 
     return answer
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from shadowmesh.api.checks import CHECKS, CheckName
 from shadowmesh.api.schema import (
     BridgeStatus,
     CarrierStatus,
@@ -16,6 +17,7 @@ from shadowmesh.api.schema import (
     RouteStatus,
     Status,
 )
+from shadowmesh.cli.check import wait_for
 from shadowmesh.cli.options import (
     ask,
     config_option,
@@ -25,7 +27,11 @@ from shadowmesh.cli.options import (
     start_advice,
 )
 from shadowmesh.cli.output import coloured, duration, milliseconds, percent, size, table
-from shadowmesh.command import examples
+from shadowmesh.command import ExitCode, examples
+from shadowmesh.values import printable
+
+MAX_WAIT = 86_400.0
+"""Seconds for --wait: a day is as good as for ever."""
 
 SHORT_ID = 10
 """Characters of a NodeID in tables: enough to tell nodes apart; --json has all 52."""
@@ -36,19 +42,51 @@ SHORT_ID = 10
         "shadowmesh-client status",
         "shadowmesh-client status --json | jq '.peers[] | {name, path, rtt_ms}'",
         "watch shadowmesh-client status",
+        "shadowmesh-client status --check ready --wait 30",
     )
+)
+@click.option(
+    "--check",
+    type=click.Choice(CHECKS),
+    help="Say in one line whether it is so; exits with 0, 1, or 4 if no client runs.",
+)
+@click.option(
+    "--wait",
+    type=click.FloatRange(0, MAX_WAIT),
+    metavar="SECONDS",
+    help="With --check: wait so long until it is so, also for a client that does not run yet.",
 )
 @config_option()
 @socket_option
 @json_option
-def status(config: Path | None, socket: Path | None, as_json: bool) -> None:
-    """Show peers, relays and what was dropped."""
+def status(
+    check: CheckName | None, wait: float | None, config: Path | None, socket: Path | None, as_json: bool
+) -> int:
+    """Show peers, relays and what was dropped.
+
+    For supervisors, --check asks one thing: live (the client answers), startup (it has been connected once
+    since up), ready (its interface is up, and a relay or a peer is connected).
+    """
+    if check is not None:
+        return _check(check, wait or 0.0, socket_path(config, socket), as_json)
+    if wait is not None:
+        raise click.UsageError("--wait is for --check")
     data = ask(socket_path(config, socket), lambda client: client.status_json(), start_advice(socket))
     if as_json:
         click.echo(data)
-        return
+        return ExitCode.OK
     for line in render(msgspec.json.decode(data, type=Status)):
         click.echo(coloured(line))
+    return ExitCode.OK
+
+
+def _check(name: CheckName, wait: float, path: Path, as_json: bool) -> ExitCode:
+    reply, code = wait_for(name, path, wait)
+    if as_json:
+        click.echo(msgspec.json.encode(reply))
+    else:
+        click.echo(f"{'' if reply.ok else 'not '}{name}: {printable(reply.reason)}")
+    return code
 
 
 def render(status: Status) -> list[str]:

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import socket
 import struct
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ _TUNSETIFF: Final = 0x400454CA
 _TUNGETIFF: Final = 0x800454D2
 _TUNGETFEATURES: Final = 0x800454CF
 _TUNSETOFFLOAD: Final = 0x400454D0
+_SIOCGIFFLAGS: Final = 0x8913
+_IFF_UP: Final = 0x0001
 _IFF_TAP: Final = 0x0002
 _IFF_NO_PI: Final = 0x1000
 _IFF_VNET_HDR: Final = 0x4000
@@ -107,6 +110,15 @@ class Tap:
         except OSError:
             return True
         return False
+
+    @property
+    def up(self) -> bool:
+        """Whether the kernel has it, administratively up (netdevice(7))."""
+        if self.gone:
+            return False
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+            found = fcntl.ioctl(asked, _SIOCGIFFLAGS, _IFREQ.pack(self.name.encode(), 0))
+        return bool(_IFREQ.unpack(found)[1] & _IFF_UP)
 
     def write(self, frame: bytes) -> bool:
         """Hand one Ethernet frame to the kernel, beside the engine; False if it takes none now."""

@@ -62,7 +62,7 @@ from shadowmesh.node.live import Live
 from shadowmesh.node.netcheck import check_network
 from shadowmesh.node.papers import Papers
 from shadowmesh.node.recent import RecentLog
-from shadowmesh.node.report import ON_DEMAND, is_idle, outline, problem_of, report, totals
+from shadowmesh.node.report import ON_DEMAND, is_connected, is_idle, outline, problem_of, report, totals
 from shadowmesh.node.standing import clock_warning
 from shadowmesh.node.subnets import Subnets
 from shadowmesh.node.surroundings import Surroundings
@@ -122,6 +122,7 @@ class Daemon:
         self._largest = max(LARGEST, mtu + FRAME_OVERHEAD)
         self._inviting = Inviting(core, identity)
         self._started_at = time.monotonic()
+        self._connected_after: float | None = None
         self._stop = asyncio.Event()
         self._surroundings = Surroundings(
             config, local_address(udp), self._handle_network, self._handle_mapped, self._handle_wake
@@ -162,7 +163,12 @@ class Daemon:
             self._carriers,
         )
         bridge = self._bridge.status() if self._bridge is not None else None
-        node = structs.replace(made.node, bridge=bridge)
+        node = structs.replace(
+            made.node,
+            bridge=bridge,
+            interface_up=self._device is None or self._device.up,
+            connected_after=self._connected_after,
+        )
         return structs.replace(made, routes=self._subnets.status(), node=node)
 
     def _all_unsent(self) -> Counter[str]:
@@ -405,6 +411,8 @@ class Daemon:
         survives(self._transmit)
         for event in self._core.poll_events():
             survives(self._serve_event, event)
+        if self._connected_after is None and is_connected(self._core):
+            self._connected_after = time.monotonic() - self._started_at
         self._tracing.flush()
         if self._timer is not None:
             self._timer.cancel()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prometheus_client.core import Metric
 
+from shadowmesh.api.checks import check
 from shadowmesh.api.schema import FirewallStatus, NetworkStatus, PeerStatus, RelayStatus, Status
 from shadowmesh.units import Address
 from shadowmesh.web.metrics import Labels, counter, create_app, data_plane, gauge, program, serve_metrics
@@ -38,9 +39,8 @@ def metrics(status: Status, now: float) -> Iterable[Metric]:
 
 def not_ready(status: Status) -> str:
     """Why this client can't serve just now; empty if it can."""
-    if not status.relays or any(relay.state == "connected" for relay in status.relays):
-        return ""
-    return "no relay is connected"
+    ready, reason = check("ready", status)
+    return "" if ready else reason
 
 
 def _seconds(milliseconds: float | None) -> float | None:

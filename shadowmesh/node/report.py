@@ -136,6 +136,12 @@ def is_idle(peer: PeerClient, now: float) -> bool:
     return peer.present and not _is_live(peer) and not peer.demand.wanted(now)
 
 
+def is_connected(core: Core) -> bool:
+    """Whether frames could go anywhere: a relay is connected, or a peer."""
+    relays = any(relay.state is RelayState.CONNECTED for relay in core.relays)
+    return relays or any(_is_live(peer) for peer in core.peers.values())
+
+
 def problem_of(peer: PeerClient, relays: Iterable[RelayClient]) -> str | None:
     """Why frames to this peer go nowhere, for people; None if they do, or if nothing failed yet."""
     if not _is_live(peer) and not any(relay.state is RelayState.CONNECTED for relay in relays):

@@ -20,7 +20,11 @@ ErrorKind = Literal[
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Body of every answer that is not 2xx. `error` is for programs, `message` for people."""
+    """Body of every answer that is not 2xx. `error` is for programs, `message` for people.
+
+    `ids` has the entry in docs/errors.md of each line of the message, where it has one.
+    """
 
     error: ErrorKind
     message: str
+    ids: list[str] = []

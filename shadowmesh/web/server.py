@@ -298,3 +298,9 @@ def json_answer(code: int, body: object) -> Response:
 def problem_answer(code: int, error: ErrorKind, message: str) -> Response:
     """An answer that is not 2xx."""
     return json_answer(code, Problem(error=error, message=message))
+
+
+def refused_answer(refusal: ShadowMeshError) -> Response:
+    """What was asked for makes sense to nobody but the program, and it says no."""
+    ids = [error_id for _, error_id in refusal.lines()]
+    return json_answer(422, Problem(error="refused", message=str(refusal), ids=ids))

@@ -159,3 +159,25 @@ def test_verbs_without_a_client(duo: Mesh) -> None:
         done = alice.run([*arguments, "--socket", nowhere], check=False)
         assert done.returncode == 4, done
         assert nowhere in done.stdout + done.stderr
+
+
+def test_checks_of_a_supervisor(duo: Mesh) -> None:
+    alice = duo.clients["alice"]
+    for name in ("live", "startup", "ready"):
+        done = alice.verb("status", "--check", name, "--json")
+        assert json.loads(done.stdout)["ok"], done.stdout
+    assert "is up, connected: 1 relay, " in alice.verb("status", "--check", "ready").stdout
+    alice.host.run(["ip", "link", "set", alice.interface, "down"])
+    try:
+        done = alice.verb("status", "--check", "ready", check=False)
+        assert (done.returncode, done.stdout) == (
+            1,
+            f"not ready: interface {alice.interface} is down or gone\n",
+        )
+    finally:
+        alice.host.run(["ip", "link", "set", alice.interface, "up"])
+    alice.verb("status", "--check", "ready", "--wait", "10")
+    absent = alice.host.run(
+        ["shadowmesh-client", "status", "--check", "live", "--socket", "/no"], check=False
+    )
+    assert absent.returncode == 4

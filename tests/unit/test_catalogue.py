@@ -19,7 +19,7 @@ from typing import Any, cast
 import pytest
 
 from shadowmesh import catalogue
-from shadowmesh.api.client import ApiClient, NoReply
+from shadowmesh.api.client import ApiClient, Forbidden, NoReply
 from shadowmesh.cli.main import main as client
 from shadowmesh.cli.network import PASSPHRASE_VARIABLE
 from shadowmesh.command import explain
@@ -390,6 +390,7 @@ PROVOCATIONS: dict[str, Callable[[World], str]] = {
     "client.running": _running,
     "client.not-running": lambda world: world.run("status", "--socket", str(world.tmp / "nobody")),
     "client.no-answer": lambda world: world.told(lambda: ApiClient(Path("/" + 200 * "x")).status_json()),
+    "client.forbidden": lambda world: world.asked(Forbidden("may not open it")),
     "peer.unknown": lambda world: world.run(
         *("firewall", "test", "-c", str(CONFIGS / "client.yaml"), "--from", "nobody", "--proto", "icmp")
     ),
@@ -484,5 +485,5 @@ def named_in(tree: ast.AST) -> Iterator[str]:
 def test_every_id_in_the_sources_has_an_entry() -> None:
     sources = (*ROOT.glob("shadowmesh/**/*.py"), *ROOT.glob("relay/*.py"))
     found = {name for path in sources for name in named_in(ast.parse(path.read_text()))}
-    assert found >= {"config.value", "device.removed", "client.not-running", "config.bridge"}
+    assert found >= {"config.unknown-key", "device.removed", "client.not-running"}
     assert found <= catalogue.ENTRIES.keys()

@@ -17,6 +17,7 @@ from shadowmesh import __version__
 from shadowmesh.api.client import ApiClient, ApiFailed, NoReply, NotRunning, UnknownPeer
 from shadowmesh.api.schema import (
     CarrierStatus,
+    CheckReply,
     FirewallRule,
     FirewallStatus,
     NatStatus,
@@ -47,7 +48,7 @@ from tests.unit.test_api import make_status, make_story
 ROOT = Path(__file__).parents[2]
 STRUCTS = [Status, NodeStatus, NatStatus, RelayStatus, PeerStatus, PathStatus, PingReply]
 STRUCTS += [Netcheck, RelayCheck, WhyReply, Side, TriedAddress, NetworkStatus, RevocationsReply]
-STRUCTS += [FirewallStatus, FirewallRule, ReloadReply]
+STRUCTS += [FirewallStatus, FirewallRule, ReloadReply, CheckReply]
 Command = Callable[[list[str]], int]
 VERBS: dict[Command, list[str]] = {
     client: [

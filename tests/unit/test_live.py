@@ -404,10 +404,13 @@ class Stranger:
             os.close(write)
             return
         try:
+            os.close(self._go)  # so that it ends with a parent that never asks
+            os.close(self._answers)
             os.setgroups(groups)
             os.setresgid(STRANGER, STRANGER, STRANGER)
             os.setresuid(STRANGER, STRANGER, STRANGER)
-            os.read(wait, 1)
+            if not os.read(wait, 1):
+                return
             os.write(write, json.dumps({name: told(ask) for name, ask in questions.items()}).encode())
         finally:
             os._exit(0)
@@ -471,11 +474,11 @@ def test_members_of_the_group_read_and_change_nothing(open_folder: Path) -> None
             found = await asyncio.to_thread(member.answers)
             assert [found[name] for name in READING if not found[name].startswith("answered")] == []
             for name in CHANGING:
-                assert found[name].startswith("ApiFailed: the user with uid 65534 may read here"), found[name]
+                assert found[name].startswith("Forbidden: the user with uid 65534 may read here"), found[name]
                 assert "use sudo" in found[name]
             assert not control.stopped.is_set()
             refused = (await asyncio.to_thread(other.answers))["status"]
-            assert refused.startswith("ApiFailed: may not open"), refused
+            assert refused.startswith("Forbidden: may not open"), refused
             assert (await asyncio.to_thread(ApiClient(path).reload)).applied == ["firewall"]
         control.live.stop()
 
@@ -492,7 +495,7 @@ def test_without_a_group_the_socket_is_its_owners(open_folder: Path) -> None:
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
             return (await asyncio.to_thread(stranger.answers))["status"]
 
-    assert asyncio.run(serve()).startswith("ApiFailed: may not open")
+    assert asyncio.run(serve()).startswith("Forbidden: may not open")
 
 
 @needs_root

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
@@ -126,7 +127,9 @@ def test_a_client_tells_what_its_status_tells() -> None:
 
 def test_a_client_without_relay_is_not_ready() -> None:
     assert not_ready(make_status()) == ""
-    assert not_ready(make_status("waiting")) == "no relay is connected"
+    assert not_ready(make_status("waiting")) == ""
+    alone = msgspec.structs.replace(make_status("waiting"), peers=[])
+    assert not_ready(alone) == "no relay and no peer is connected"
 
 
 def test_names_follow_the_conventions() -> None:

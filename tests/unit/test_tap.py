@@ -68,11 +68,16 @@ with Tap.open("smesh0", MAC, 1380, ADDRESSES) as tap:
     link = ip("addr", "show", "dev", "smesh0")[0]
     ra = open("/proc/sys/net/ipv6/conf/smesh0/accept_ra").read().strip()
     blocking = __import__("os").get_blocking(tap.fileno())
+    up = [tap.up]
+    for words in (["set", "smesh0", "down"], ["del", "smesh0"]):
+        subprocess.run(["ip", "link", *words], check=True)
+        up.append(tap.up)
 tap.close()
-result = [link, ra, blocking, [name for _, name in socket.if_nameindex()]]
+result = [link, ra, blocking, up, [name for _, name in socket.if_nameindex()]]
 """)
     assert isinstance(result, list)
-    link, accept_ra, blocking, names = result
+    link, accept_ra, blocking, up, names = result
+    assert up == [True, False, False]
     assert (link["address"], link["mtu"]) == (MAC.hex(":"), 1380)
     assert "UP" in link["flags"]
     shown = [f"{entry['local']}/{entry['prefixlen']}" for entry in link["addr_info"]]
