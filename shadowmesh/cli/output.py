@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TextIO
 
 import click
 
 from shadowmesh.output import duration, percent, size, table
 from shadowmesh.values import printable
 
-__all__ = ["coloured", "duration", "milliseconds", "percent", "size", "table"]
+__all__ = ["coloured", "colours", "duration", "milliseconds", "percent", "short_cipher", "size", "table"]
 
 _COLOURS = {
     "connected": "green",
@@ -21,10 +22,15 @@ _COLOURS = {
 }
 
 
+def colours(stream: TextIO) -> bool:
+    """Whether what is written to `stream` may have colours: for people at a terminal who want them."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def coloured(line: str) -> str:
     """The line with the states in it coloured, where a person at a terminal reads it."""
     line = printable(line)
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+    if not colours(sys.stdout):
         return line
     for state, colour in _COLOURS.items():
         if f"  {state}" in line:
@@ -35,3 +41,11 @@ def coloured(line: str) -> str:
 def milliseconds(value: float | None) -> str:
     """A round trip time, or a dash where none is known."""
     return "-" if value is None else f"{value:.1f} ms"
+
+
+def short_cipher(name: str | None) -> str:
+    """The cipher of a suite of TLS 1.3 as people know it; --json has the suite's own name."""
+    if name is None:
+        return "-"
+    short = name.removeprefix("TLS_").removesuffix("_SHA256").replace("_", "-")
+    return "ChaCha20-Poly1305" if short.upper() == "CHACHA20-POLY1305" else short

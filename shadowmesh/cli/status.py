@@ -26,7 +26,7 @@ from shadowmesh.cli.options import (
     socket_path,
     start_advice,
 )
-from shadowmesh.cli.output import coloured, duration, milliseconds, percent, size, table
+from shadowmesh.cli.output import coloured, duration, milliseconds, percent, short_cipher, size, table
 from shadowmesh.command import ExitCode, examples
 from shadowmesh.values import printable
 
@@ -159,7 +159,7 @@ def _peers(peers: list[PeerStatus]) -> list[str]:
             size(peer.rx_bytes),
             "-" if peer.last_handshake is None else duration(peer.last_handshake),
             "-" if peer.epoch is None else str(peer.epoch),
-            _short_cipher(peer.cipher),
+            short_cipher(peer.cipher),
             peer.key_exchange or "-",
         )
         for peer in peers
@@ -204,14 +204,6 @@ def _routes(routes: list[RouteStatus]) -> list[str]:
         if rows
         else []
     )
-
-
-def _short_cipher(name: str | None) -> str:
-    """The cipher of a suite of TLS 1.3 as people know it; --json has the suite's own name."""
-    if name is None:
-        return "-"
-    short = name.removeprefix("TLS_").removesuffix("_SHA256").replace("_", "-")
-    return "ChaCha20-Poly1305" if short.upper() == "CHACHA20-POLY1305" else short
 
 
 def _relays(relays: list[RelayStatus]) -> list[str]:

@@ -58,6 +58,8 @@ VERBS: dict[Command, list[str]] = {
         "status",
         "ping",
         "why",
+        "logs",
+        "top",
         "netcheck",
         "join",
         "invite",
