@@ -26,6 +26,14 @@ ENTRIES: dict[str, Entry] = {
         "The verb understood what was asked, and can't do it; its own words say why.",
         "Change the request as they say.",
     ),
+    "command.terminal": Entry(
+        "The verb draws on a terminal, and its input or output is none, or one that can't be drawn on.",
+        "Run it on a terminal with `TERM` set; programs take `status --json` or the [local API](api.md).",
+    ),
+    "command.library": Entry(
+        "The verb needs a library that is not installed with every copy of the package.",
+        "Install it as the text says, into the environment of `shadowmesh-client`.",
+    ),
     "program.bug": Entry(
         "Something that nobody foresaw: a fault of this program.",
         "Set `SHADOWMESH_DEBUG=1`, do it again, and report it with the traceback (`shadowmesh-client "
@@ -181,13 +189,13 @@ ENTRIES: dict[str, Entry] = {
         "`shadowmesh-client up -c client.yaml`; the log says why one ended. With another `node.socket`,"
         " give `-c` or `--socket`.",
     ),
-    "client.no-answer": Entry(
-        "The client is there, and does not answer, or refuses.",
-        "Its log says why (`shadowmesh-client logs`); `systemctl restart shadowmesh-client` ends one that hangs.",
-    ),
     "client.forbidden": Entry(
-        "This user may not open the client's socket, or may read there and not change.",
-        "Use `sudo`, or set `node.socket_group` to a group whose members may read.",
+        "This user may not open the client's socket, or may only read from it and asked for a change.",
+        "Use `sudo`; to let a group read without it, set `node.socket_group` ([api.md](api.md#access)).",
+    ),
+    "client.no-answer": Entry(
+        "The client is there, and does not answer, or fails.",
+        "Its log says why; if it hangs, `systemctl restart shadowmesh-client` ends it.",
     ),
     "peer.unknown": Entry(
         "No peer has this name, address or NodeID.",

@@ -135,7 +135,7 @@ class ApiClient:
         headers = {} if after is None else {"Last-Event-ID": str(after)}
         with self._translated(), reading(self.path, target, headers, EVENTS_TIMEOUT) as answer:
             if answer.status >= 300:
-                raise _error(answer.status, answer.read())
+                raise answered(answer.status, answer.read())
             with contextlib.suppress(http.client.IncompleteRead, ConnectionError):
                 yield from _events(answer)
 
@@ -211,7 +211,7 @@ class ApiClient:
         with self._translated():
             status, data = request(self.path, method, target, body, timeout)
         if status >= 300:
-            raise _error(status, data)
+            raise answered(status, data)
         return data
 
     @contextlib.contextmanager
@@ -252,7 +252,8 @@ def _ended(process: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _error(status: int, data: bytes) -> ShadowMeshError:
+def answered(status: int, data: bytes) -> ShadowMeshError:
+    """What an answer that is not 2xx means."""
     try:
         problem = msgspec.json.decode(data, type=Problem)
     except UNDECODABLE:

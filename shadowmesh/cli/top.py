@@ -42,13 +42,18 @@ def top(sort: str, config: Path | None, socket: Path | None) -> None:
     round trip, name, state, and i inverts; d changes between dark and light; q quits.
     """
     path = socket_path(config, socket)
-    if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
-        raise CommandFailed(NO_TERMINAL)
+    if not at_terminal():
+        raise CommandFailed(NO_TERMINAL, error_id="command.terminal")
     ask(path, lambda client: client.status_json(), start_advice(socket))
     try:
         from shadowmesh.cli.top_app import run
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "textual":
             raise
-        raise CommandFailed(MISSING) from None
+        raise CommandFailed(MISSING, error_id="command.library") from None
     run(path, cast("Order", sort))
+
+
+def at_terminal() -> bool:
+    """Whether there is a terminal that can be drawn on."""
+    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"

@@ -16,10 +16,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from shadowmesh import catalogue
-from shadowmesh.api.client import ApiClient, Forbidden, NoReply
+from shadowmesh.api.client import ApiClient, NoReply, answered
+from shadowmesh.cli import top
 from shadowmesh.cli.main import main as client
 from shadowmesh.cli.network import PASSPHRASE_VARIABLE
 from shadowmesh.command import explain
@@ -41,6 +43,7 @@ from shadowmesh.node import joining, lifecycle
 from shadowmesh.node.daemon import Daemon
 from shadowmesh.node.inviting import Inviting
 from shadowmesh.web.metrics import serve_metrics
+from shadowmesh.web.problem import ErrorKind, Problem
 from shadowmesh_relay import control, verbs
 from shadowmesh_relay.certificate import tls_context
 from shadowmesh_relay.cli import main as relay
@@ -348,12 +351,30 @@ def _no_reply(world: World) -> str:
 
 
 MISSING = "/nowhere/at/all"
+
+
+def _no_textual(world: World) -> str:
+    world.patch.setenv("TERM", "xterm")
+    world.patch.setattr(top, "at_terminal", lambda: True)
+    world.patch.setattr(ApiClient, "status_json", lambda _: b"{}")
+    world.patch.delitem(sys.modules, "shadowmesh.cli.top_app", raising=False)
+    world.patch.setitem(sys.modules, "textual.app", None)
+    return world.run("top")
+
+
+def _raise_answer(status: int, kind: ErrorKind) -> None:
+    """What the verbs make of such an answer of the client."""
+    raise answered(status, msgspec.json.encode(Problem(error=kind, message="the client said no")))
+
+
 PROVOCATIONS: dict[str, Callable[[World], str]] = {
     "command.usage": lambda world: world.run("stauts"),
     "command.refused": lambda world: (
         world.authority(),
         world.network("revoke", "nobody"),
     )[1],
+    "command.terminal": lambda world: world.run("top"),
+    "command.library": _no_textual,
     "program.bug": lambda world: world.asked(LookupError("what nobody foresaw")),
     "machine.memory": lambda world: world.asked(MemoryError()),
     "machine.resource": lambda world: world.asked(OSError(errno.ENOSPC, "No space left on device")),
@@ -389,8 +410,8 @@ PROVOCATIONS: dict[str, Callable[[World], str]] = {
     "device.socket": lambda world: world.told(lambda: asyncio.run(_metrics(world.file() / "socket"))),
     "client.running": _running,
     "client.not-running": lambda world: world.run("status", "--socket", str(world.tmp / "nobody")),
+    "client.forbidden": lambda world: world.told(lambda: _raise_answer(403, "forbidden")),
     "client.no-answer": lambda world: world.told(lambda: ApiClient(Path("/" + 200 * "x")).status_json()),
-    "client.forbidden": lambda world: world.asked(Forbidden("may not open it")),
     "peer.unknown": lambda world: world.run(
         *("firewall", "test", "-c", str(CONFIGS / "client.yaml"), "--from", "nobody", "--proto", "icmp")
     ),
@@ -470,7 +491,15 @@ def test_the_page_is_made_from_the_table() -> None:
 
 def named_in(tree: ast.AST) -> Iterator[str]:
     """The ids that a module gives to its errors."""
-    kinds = {"ConfigError", "IdentityError", "DeviceError", "CommandFailed", "refuse", "_fail"}
+    kinds = {
+        "ConfigError",
+        "IdentityError",
+        "DeviceError",
+        "CommandFailed",
+        "refuse",
+        "_refuse_later",
+        "_fail",
+    }
     for node in ast.walk(tree):
         given: list[ast.expr] = []
         if isinstance(node, ast.Call):

@@ -19,7 +19,7 @@ from textual.widgets import DataTable, Static
 from shadowmesh.api.client import ApiClient, Event, NotRunning
 from shadowmesh.api.live import EventKind, LogLine, PeerSample, Sample, Samples
 from shadowmesh.api.schema import Status
-from shadowmesh.cli import top_app
+from shadowmesh.cli import top, top_app
 from shadowmesh.cli.main import main as client
 from shadowmesh.cli.top_app import TopApp
 from shadowmesh.command import ExitCode
@@ -229,9 +229,7 @@ def test_without_a_terminal_it_says_what_to_do(
 
 
 def at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm-256color")
-    for stream in (sys.stdin, sys.stdout):
-        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(top, "at_terminal", lambda: True)
     monkeypatch.setattr(ApiClient, "status_json", lambda _: b"{}")
 
 
