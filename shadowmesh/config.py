@@ -6,7 +6,6 @@ Reference for people: docs/configuration.md; examples: configs/.
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ import msgspec
 from shadowmesh.errors import ConfigError
 from shadowmesh.observing import LogSection, log_section, metrics_address, tracing_url
 from shadowmesh.rules import FirewallSection, check_rules, parse_group, parse_tag, read_firewall
+from shadowmesh.spelling import did_you_mean
 from shadowmesh.units import REKEY_AFTER, RIGHTS, Address, NodeId
 from shadowmesh.values import (
     ANY_TLS,
@@ -406,9 +406,8 @@ def _peer_parser(own: str, peers: tuple[Peer, ...], network: bool) -> Callable[[
             return name
         if network:
             return parse_name(text)
-        close = difflib.get_close_matches(text, [name for name in by_id.values() if name], n=1)
         raise ValueError(
-            f"no peer is called {text!r}; {f'did you mean {close[0]}?' if close else 'list it under peers'}"
+            f"no peer is called {text!r}; {did_you_mean(text, by_id.values(), 'list it under peers')}"
         )
 
     return parse

@@ -10,7 +10,6 @@ refuses and goes on, `Document.finish` raises all of it as one `ConfigError`.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, Final, TypeVar, cast
 import yaml
 
 from shadowmesh.errors import ConfigError
+from shadowmesh.spelling import did_you_mean
 
 T = TypeVar("T")
 
@@ -198,9 +198,7 @@ class Section:
         for key_node, value in node.value:
             key = str(key_node.value)
             if key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {close[0]}?" if close else f"the keys here are {', '.join(known)}"
-                problem = f"unknown key; {hint}"
+                problem = "unknown key; " + did_you_mean(key, known, f"the keys here are {', '.join(known)}")
                 self.document.refuse(key_node, self.path(key), problem, error_id="config.unknown-key")
             elif key in self._values:
                 first = self._values[key].start_mark.line + 1

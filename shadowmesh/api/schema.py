@@ -16,7 +16,6 @@ PING_SCHEMA = "shadowmesh.ping/1"
 REVOCATIONS_SCHEMA = "shadowmesh.revocations/1"
 WHY_SCHEMA = "shadowmesh.why/1"
 NETCHECK_SCHEMA = "shadowmesh.netcheck/1"
-CHECK_SCHEMA = "shadowmesh.check/1"
 RELOAD_SCHEMA = "shadowmesh.reload/1"
 INVITATIONS_SCHEMA = "shadowmesh.invitations/1"
 
@@ -230,15 +229,6 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     drops: dict[str, int]
     firewall: FirewallStatus | None = None
     routes: list[RouteStatus] = []
-
-
-class CheckReply(msgspec.Struct, frozen=True, kw_only=True):
-    """What `status --check` prints. `reason` is for people."""
-
-    schema: str = CHECK_SCHEMA
-    check: Literal["live", "ready", "startup"]
-    ok: bool
-    reason: str
 
 
 class PingRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -43,6 +43,7 @@ from shadowmesh.api.schema import (
     WhyRequest,
 )
 from shadowmesh.errors import ConfigError
+from shadowmesh.spelling import did_you_mean
 from shadowmesh.web.server import (
     Handler,
     guarded,
@@ -205,7 +206,7 @@ def _ping(control: Control) -> Handler:
         try:
             return json_answer(200, await control.ping(wanted.peer, wanted.timeout))
         except LookupError:
-            return _unknown_peer(wanted.peer)
+            return _unknown_peer(wanted.peer, control)
         except TimeoutError as error:
             return problem_answer(504, "no-reply", str(error) or f"no reply within {wanted.timeout:g} s")
 
@@ -218,7 +219,7 @@ def _why(control: Control) -> Handler:
         try:
             return json_answer(200, control.why(wanted.peer))
         except LookupError:
-            return _unknown_peer(wanted.peer)
+            return _unknown_peer(wanted.peer, control)
 
     return why
 
@@ -288,5 +289,7 @@ def _query(request: Request, kind: type[Asked]) -> Asked:
     return msgspec.convert(dict(request.query_params), kind, strict=False)
 
 
-def _unknown_peer(label: str) -> Response:
-    return problem_answer(404, "unknown-peer", f"there is no peer {label!r} in the configuration")
+def _unknown_peer(label: str, control: Control) -> Response:
+    advice = did_you_mean(label, (peer.name for peer in control.status().peers))
+    text = f"there is no peer {label!r} in the configuration{'; ' if advice else ''}{advice}"
+    return problem_answer(404, "unknown-peer", text)

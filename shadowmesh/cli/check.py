@@ -9,7 +9,8 @@ import msgspec
 
 from shadowmesh.api.checks import CheckName, check
 from shadowmesh.api.client import ApiClient, ApiFailed, Forbidden, NotRunning
-from shadowmesh.api.schema import CheckReply, Status
+from shadowmesh.api.schema import Status
+from shadowmesh.cli.replies import CheckReply
 from shadowmesh.command import ExitCode
 
 POLL = 0.1

@@ -20,6 +20,7 @@ NAME = "shadowmesh-client"
         "up": "shadowmesh.cli.up:up",
         "down": "shadowmesh.cli.down:down",
         "status": "shadowmesh.cli.status:status",
+        "peers": "shadowmesh.cli.peers:peers",
         "ping": "shadowmesh.cli.ping:ping",
         "why": "shadowmesh.cli.why:why",
         "logs": "shadowmesh.cli.logs:logs",

@@ -27,6 +27,7 @@ from shadowmesh.cli.options import (
     start_advice,
 )
 from shadowmesh.cli.output import coloured, duration, milliseconds, percent, short_cipher, size, table
+from shadowmesh.cli.peers import PATH_HEAD, PATH_RIGHT, path_cells
 from shadowmesh.command import ExitCode, examples
 from shadowmesh.values import printable
 
@@ -178,22 +179,8 @@ def _refused(peer: PeerStatus) -> str:
 
 def _paths(peers: list[PeerStatus]) -> list[str]:
     """Every path that works or is being tried; those that failed are for `why` and --json."""
-    head = ("peer", "path", "state", "rtt", "jitter", "loss", "budget")
-    rows = [
-        (
-            peer.name,
-            path.path,
-            "in use" if path.in_use else path.state,
-            milliseconds(path.rtt_ms),
-            milliseconds(path.jitter_ms),
-            f"{path.loss:.0%}",
-            "-" if path.budget is None else str(path.budget),
-        )
-        for peer in peers
-        for path in peer.paths
-        if path.state != "failed"
-    ]
-    return [*table(head, rows, frozenset(["rtt", "jitter", "loss", "budget"])), ""] if rows else []
+    rows = [(peer.name, *path_cells(path)) for peer in peers for path in peer.paths if path.state != "failed"]
+    return [*table(("peer", *PATH_HEAD), rows, PATH_RIGHT), ""] if rows else []
 
 
 def _routes(routes: list[RouteStatus]) -> list[str]:

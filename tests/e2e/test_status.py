@@ -141,6 +141,17 @@ def test_ping_verb_of_an_unknown_peer(duo: Mesh) -> None:
     done = duo.clients["alice"].verb("ping", "nobody", "-c", "1", check=False)
     assert done.returncode == 6
     assert "nobody" in done.stdout + done.stderr
+    done = duo.clients["alice"].verb("ping", "bbo", "-c", "1", check=False)
+    assert done.stderr.endswith("there is no peer 'bbo' in the configuration; did you mean bob?\n")
+
+
+def test_peers_verb(duo: Mesh) -> None:
+    alice = duo.clients["alice"]
+    shown = json.loads(alice.verb("peers", "--relayed", "--json").stdout)
+    assert shown["schema"] == "shadowmesh.peers/1"
+    assert [peer["name"] for peer in shown["peers"]] == ["bob"]
+    assert alice.verb("peers", "--direct").stdout == "No such peers.\n"
+    assert duo.clients["bob"].node_id in alice.verb("peers", "bob").stdout
 
 
 def test_id_and_version(duo: Mesh) -> None:

@@ -17,7 +17,6 @@ from shadowmesh import __version__
 from shadowmesh.api.client import ApiClient, ApiFailed, NoReply, NotRunning, UnknownPeer
 from shadowmesh.api.schema import (
     CarrierStatus,
-    CheckReply,
     FirewallRule,
     FirewallStatus,
     NatStatus,
@@ -38,6 +37,7 @@ from shadowmesh.api.schema import (
 )
 from shadowmesh.cli.main import main as client
 from shadowmesh.cli.output import coloured, duration, size, table
+from shadowmesh.cli.replies import CheckReply, PeersReply
 from shadowmesh.cli.status import render
 from shadowmesh.command import ExitCode
 from shadowmesh.crypto import identity as identities
@@ -48,7 +48,7 @@ from tests.unit.test_api import make_status, make_story
 ROOT = Path(__file__).parents[2]
 STRUCTS = [Status, NodeStatus, NatStatus, RelayStatus, PeerStatus, PathStatus, PingReply]
 STRUCTS += [Netcheck, RelayCheck, WhyReply, Side, TriedAddress, NetworkStatus, RevocationsReply]
-STRUCTS += [FirewallStatus, FirewallRule, ReloadReply, CheckReply]
+STRUCTS += [FirewallStatus, FirewallRule, ReloadReply, CheckReply, PeersReply]
 Command = Callable[[list[str]], int]
 VERBS: dict[Command, list[str]] = {
     client: [
@@ -56,6 +56,7 @@ VERBS: dict[Command, list[str]] = {
         "up",
         "down",
         "status",
+        "peers",
         "ping",
         "why",
         "logs",
