@@ -40,7 +40,7 @@ from shadowmesh.values import (
 )
 
 if TYPE_CHECKING:
-    from shadowmesh.document import Section
+    from shadowmesh.document import Document, Section
 
 T = TypeVar("T")
 
@@ -203,7 +203,7 @@ class ClientConfig(msgspec.Struct, frozen=True):
     """What errors call it: the path as it was given."""
 
 
-_KEYS = tuple(name for name in ClientConfig.__struct_fields__ if name != "file")
+KEYS = tuple(name for name in ClientConfig.__struct_fields__ if name != "file")
 _NODE_KEYS = ("name", "state_dir", "socket", "socket_group")
 _INTERFACE_KEYS = ("name", "addresses", "mtu", "broadcast", "bridge", "vlans")
 
@@ -212,8 +212,12 @@ def load_client_config(path: Path) -> ClientConfig:
     """Read and check client.yaml. Raises ConfigError with a line for each mistake."""
     from shadowmesh.document import Document  # the YAML parser: verbs that need only our defaults skip it
 
-    document = Document.load(path)
-    top = document.section(_KEYS)
+    return read_client_config(Document.load(path))
+
+
+def read_client_config(document: Document) -> ClientConfig:
+    """The same of a text that is not in its file yet."""
+    top = document.section(KEYS)
     interface = top.section("interface", _INTERFACE_KEYS)
     relays = top.sections("relays", ("address", "id", "tcp", "proxy", "tls", "token_file"))
     peers = top.sections("peers", ("name", "id", "addresses", "endpoint", "groups", "rights", "routes"))
@@ -272,7 +276,7 @@ def _refuse_later(
     from shadowmesh.document import Document
 
     document = Document.load(Path(config.file))
-    document.section(_KEYS).section(section, keys).refuse(key, problem, error_id=error_id)
+    document.section(KEYS).section(section, keys).refuse(key, problem, error_id=error_id)
     document.finish()
     # The file has changed meanwhile.
     raise ConfigError(f"{config.file}: {section}.{key}: {problem}", error_id)

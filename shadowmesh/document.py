@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Literal, NamedTuple, TypeVar, cast
 
 import yaml
 
@@ -29,11 +29,38 @@ MAX_DEPTH = 8
 """Nesting of values; the deepest place of our files is 4 (the addresses of one peer)."""
 
 
+def load_text(path: Path) -> str:
+    """The whole file. Raises ConfigError if it can't be read, is too large or is no text."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_FILE_SIZE + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read: {error.strerror}", "config.unreadable") from error
+    if len(data) > MAX_FILE_SIZE:
+        text = f"{path}: is larger than {MAX_FILE_SIZE >> 20} MiB; is it the right file?"
+        raise ConfigError(text, "config.no-yaml")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        text = f"{path}:{line}: is not UTF-8 text; is it the right file?"
+        raise ConfigError(text, "config.no-yaml") from None
+
+
 class _Required:
     """Marks keys without a default."""
 
 
 REQUIRED: Final = _Required()
+
+
+class Reading(NamedTuple):
+    """One key that was asked for, whether the file has it or not."""
+
+    kind: Literal["text", "list", "words", "number", "flag", "section", "sections"]
+    node: yaml.Node | None
+    """What the file has there, right or wrong."""
+    default: object = None
 
 
 class Document:
@@ -44,30 +71,18 @@ class Document:
         self.file = file
         self._mistakes: dict[tuple[int, str], tuple[str, str]] = {}
         """The text and id of each, by line and key."""
-        self._root = self._compose(text)
+        self.readings: dict[str, Reading] = {}
+        """Every key that was read until now, as errors name it."""
+        self.root = self._compose(text)
 
     @classmethod
     def load(cls, path: Path) -> Document:
         """Read `path`. Raises ConfigError if it can't be read, is too large or is no YAML of ours."""
-        try:
-            with path.open("rb") as stream:
-                data = stream.read(MAX_FILE_SIZE + 1)
-        except OSError as error:
-            raise ConfigError(f"{path}: can't be read: {error.strerror}", "config.unreadable") from error
-        if len(data) > MAX_FILE_SIZE:
-            text = f"{path}: is larger than {MAX_FILE_SIZE >> 20} MiB; is it the right file?"
-            raise ConfigError(text, "config.no-yaml")
-        try:
-            text = data.decode()
-        except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            text = f"{path}:{line}: is not UTF-8 text; is it the right file?"
-            raise ConfigError(text, "config.no-yaml") from None
-        return cls(text, str(path))
+        return cls(load_text(path), str(path))
 
     def section(self, known: Iterable[str]) -> Section:
         """The top level, whose keys must be among `known`."""
-        return Section(self, "", self._root, known)
+        return Section(self, "", self.root, known)
 
     def refuse(
         self, node: yaml.Node, path: str, problem: str, example: str = "", error_id: str = "config.value"
@@ -118,7 +133,7 @@ class Section:
 
     def text(self, key: str, parse: Callable[[str], T], example: str, default: T | _Required = REQUIRED) -> T:
         """The text at `key` as `parse` makes of it; ValueError of `parse` becomes a refusal."""
-        node = self._values.get(key)
+        node = self._read(key, "text", None if isinstance(default, _Required) else default)
         if node is None:
             return self._absent(key, example, default)
         return self._parse(node, self.path(key), parse, f"{key}: {example}")
@@ -128,12 +143,12 @@ class Section:
         whole = f"{key}: [{example}]"
         return tuple(
             self._parse(node, f"{self.path(key)}[{index}]", parse, whole)
-            for index, node in enumerate(self._list(key, whole))
+            for index, node in enumerate(self._list(key, "list", whole))
         )
 
     def words(self, key: str, parse: Callable[[str], T], example: str) -> tuple[T, ...]:
         """One word at `key` or a list of them, numbers among them as they are written; empty by default."""
-        node = self._values.get(key)
+        node = self._read(key, "words", ())
         if node is None:
             return ()
         several = isinstance(node, yaml.SequenceNode)
@@ -144,19 +159,19 @@ class Section:
 
     def number(self, key: str, low: int, high: int, default: int) -> int:
         """The whole number at `key`, between `low` and `high`."""
-        value = self._values.get(key)
+        value = self._read(key, "number", default)
         return default if value is None else self._number(value, key, low, high, f"{key}: {default}")
 
     def number_or_word(self, key: str, low: int, high: int, word: str, example: str) -> int | str:
         """The whole number at `key`, or `word`, which is the default."""
-        value = self._values.get(key)
+        value = self._read(key, "number", word)
         if value is None or (value.tag == _STR and value.value == word):
             return word
         return self._number(value, key, low, high, f"{key}: {example}")
 
     def flag(self, key: str, default: bool) -> bool:
         """The `true` or `false` at `key`."""
-        node = self._values.get(key)
+        node = self._read(key, "flag", default)
         if node is None:
             return default
         if node.tag != _BOOL:
@@ -166,14 +181,14 @@ class Section:
     def section(self, key: str, known: Iterable[str]) -> Section:
         """The mapping at `key`; one that is left out reads as empty, so its required keys are missed."""
         empty = yaml.MappingNode(_MAP, [], self.node.start_mark, self.node.end_mark)
-        return Section(self.document, self.path(key), self._values.get(key, empty), known)
+        return Section(self.document, self.path(key), self._read(key, "section") or empty, known)
 
     def sections(self, key: str, known: tuple[str, ...]) -> list[Section]:
         """The list of mappings at `key`, empty by default."""
         example = f"{key}: [{{{', '.join(f'{name}: …' for name in known)}}}]"
         return [
             Section(self.document, f"{self.path(key)}[{index}]", node, known)
-            for index, node in enumerate(self._list(key, example))
+            for index, node in enumerate(self._list(key, "sections", example))
         ]
 
     def has(self, key: str) -> bool:
@@ -207,8 +222,13 @@ class Section:
             else:
                 self._values[key] = value
 
-    def _list(self, key: str, example: str) -> list[yaml.Node]:
+    def _read(self, key: str, kind: Any, default: object = None) -> yaml.Node | None:
         node = self._values.get(key)
+        self.document.readings[self.path(key)] = Reading(kind, node, default)
+        return node
+
+    def _list(self, key: str, kind: Literal["list", "sections"], example: str) -> list[yaml.Node]:
+        node = self._read(key, kind, ())
         if node is None:
             return []
         if not isinstance(node, yaml.SequenceNode):
@@ -275,6 +295,11 @@ def _plain_tag(value: str) -> str:
     if value in ("", "~", "null"):
         return _NULL
     return _INT if re.fullmatch(r"[-+]?[0-9]{1,18}", value) else _STR
+
+
+def plain_text(value: str) -> bool:
+    """Whether it is text without quotes, and neither a number nor another thing."""
+    return _plain_tag(value) == _STR
 
 
 def _quoting_hint(error: yaml.MarkedYAMLError, text: str) -> str:

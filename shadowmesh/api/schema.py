@@ -56,6 +56,7 @@ class NetworkStatus(msgspec.Struct, frozen=True, kw_only=True):
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The client itself. `mac` as aa:bb:cc:dd:ee:ff, `listen` as ADDRESS:PORT, `uptime` seconds.
 
+    `config`: absolute path of the file that it was started with.
     `interface_up`: it is there and up by the kernel's word. `connected_after`: seconds from `up` until the
     first relay or peer was connected.
     """
@@ -69,6 +70,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     addresses: list[str]
     listen: str
     uptime: float
+    config: str = ""
     interface_up: bool = True
     connected_after: float | None = None
     aead: str = "OpenSSL"

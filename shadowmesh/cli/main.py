@@ -30,6 +30,8 @@ NAME = "shadowmesh-client"
         "invite": "shadowmesh.cli.invite:invite",
         "network": "shadowmesh.cli.network:network",
         "firewall": "shadowmesh.cli.firewall:firewall",
+        "get": "shadowmesh.cli.get:get",
+        "set": "shadowmesh.cli.set:set_keys",
         "reload": "shadowmesh.cli.reload:reload",
         "id": "shadowmesh.cli.identity:show_id",
         "version": "shadowmesh.cli.version:version",

@@ -13,6 +13,8 @@ from shadowmesh.api.schema import PeerStatus
 
 CHECK_SCHEMA = "shadowmesh.check/1"
 PEERS_SCHEMA = "shadowmesh.peers/1"
+GET_SCHEMA = "shadowmesh.get/1"
+SET_SCHEMA = "shadowmesh.set/1"
 
 
 class CheckReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,3 +31,41 @@ class PeersReply(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: str = PEERS_SCHEMA
     peers: list[PeerStatus]
+
+
+class Setting(msgspec.Struct, frozen=True, kw_only=True):
+    """One key of client.yaml. `value`, `default`: text, number, boolean, list of texts, or null for none."""
+
+    key: str
+    value: object
+    default: object
+    given: bool
+
+
+class GetReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What `get` prints. `given` of each: the file has the key."""
+
+    schema: str = GET_SCHEMA
+    file: str
+    settings: list[Setting]
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """One key that `set` gave another value; null: there was, or is, none."""
+
+    key: str
+    old: object
+    new: object
+
+
+class SetReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What `set` prints. `applied` and `restart` as in `reload`; empty if no client runs by the file."""
+
+    schema: str = SET_SCHEMA
+    file: str
+    changes: list[Change]
+    diff: str
+    written: bool
+    running: bool
+    applied: list[str] = []
+    restart: list[str] = []

@@ -110,12 +110,18 @@ def load_public(path: Path) -> CompositePublic:
     return public
 
 
-def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Put `data` at `path` so that a crash leaves the old or the new content, on disk. Raises OSError."""
+def replace_file(path: Path, data: bytes, mode: int = 0o644, owner: tuple[int, int] | None = None) -> None:
+    """Put `data` at `path` so that a crash leaves the old or the new content, on disk. Raises OSError.
+
+    :param owner: user and group that the file shall have, and exactly `mode` then, whatever the umask says.
+    """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(fd, "wb") as file:
+            if owner is not None:
+                os.fchown(fd, *owner)
+                os.fchmod(fd, mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -166,6 +166,7 @@ class Daemon:
         node = structs.replace(
             made.node,
             bridge=bridge,
+            config=str(self._file),
             interface_up=self._device is None or self._device.up,
             connected_after=self._connected_after,
         )

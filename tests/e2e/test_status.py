@@ -172,6 +172,20 @@ def test_verbs_without_a_client(duo: Mesh) -> None:
         assert nowhere in done.stdout + done.stderr
 
 
+def test_set_changes_the_file_and_the_client(duo: Mesh) -> None:
+    alice = duo.clients["alice"]
+    before = alice.config_path.read_text()
+    done = alice.verb("set", "peers.bob.groups", "friends", "session.rekey_seconds", "77")
+    assert "counts at once: peers[].groups" in done.stdout
+    assert done.stderr.strip().endswith("needs a restart: session")
+    assert alice.peer("bob")["groups"] == ["friends"]
+    assert alice.verb("get", "session.rekey_seconds").stdout == "77\n"
+    assert alice.verb("set", "peers.bob.groups", "B A D", check=False).returncode == 3
+    alice.verb("set", "--unset", "peers.bob.groups", "--unset", "session.rekey_seconds")
+    assert alice.peer("bob")["groups"] == []
+    assert alice.config_path.read_text() == before
+
+
 def test_checks_of_a_supervisor(duo: Mesh) -> None:
     alice = duo.clients["alice"]
     for name in ("live", "startup", "ready"):

@@ -37,7 +37,7 @@ from shadowmesh.api.schema import (
 )
 from shadowmesh.cli.main import main as client
 from shadowmesh.cli.output import coloured, duration, size, table
-from shadowmesh.cli.replies import CheckReply, PeersReply
+from shadowmesh.cli.replies import Change, CheckReply, GetReply, PeersReply, SetReply, Setting
 from shadowmesh.cli.status import render
 from shadowmesh.command import ExitCode
 from shadowmesh.crypto import identity as identities
@@ -48,7 +48,17 @@ from tests.unit.test_api import make_status, make_story
 ROOT = Path(__file__).parents[2]
 STRUCTS = [Status, NodeStatus, NatStatus, RelayStatus, PeerStatus, PathStatus, PingReply]
 STRUCTS += [Netcheck, RelayCheck, WhyReply, Side, TriedAddress, NetworkStatus, RevocationsReply]
-STRUCTS += [FirewallStatus, FirewallRule, ReloadReply, CheckReply, PeersReply]
+STRUCTS += [
+    FirewallStatus,
+    FirewallRule,
+    ReloadReply,
+    CheckReply,
+    PeersReply,
+    GetReply,
+    Setting,
+    SetReply,
+    Change,
+]
 Command = Callable[[list[str]], int]
 VERBS: dict[Command, list[str]] = {
     client: [
@@ -66,6 +76,8 @@ VERBS: dict[Command, list[str]] = {
         "invite",
         "network",
         "firewall",
+        "get",
+        "set",
         "reload",
         "id",
         "version",
