@@ -44,16 +44,3 @@ def short_cipher(name: str | None) -> str:
         return "-"
     short = name.removeprefix("TLS_").removesuffix("_SHA256").replace("_", "-")
     return "ChaCha20-Poly1305" if short.upper() == "CHACHA20-POLY1305" else short
-
-
-def milliseconds(value: float | None) -> str:
-    """A round trip time, or a dash where none is known."""
-    return "-" if value is None else f"{value:.1f} ms"
-
-
-def short_cipher(name: str | None) -> str:
-    """The cipher of a suite of TLS 1.3 as people know it; --json has the suite's own name."""
-    if name is None:
-        return "-"
-    short = name.removeprefix("TLS_").removesuffix("_SHA256").replace("_", "-")
-    return "ChaCha20-Poly1305" if short.upper() == "CHACHA20-POLY1305" else short

@@ -80,7 +80,7 @@ def find(peers: list[PeerStatus], label: str) -> PeerStatus:
     if len(matching) == 1:
         return matching[0]
     advice = did_you_mean(label, (one.name for one in peers), "`shadowmesh-client peers` shows all")
-    raise CommandFailed(f"there is no peer {label!r}; {advice}", ExitCode.NO_PEER)
+    raise CommandFailed(f"there is no peer {label!r}; {advice}", ExitCode.NO_PEER, "peer.unknown")
 
 
 def is_direct(peer: PeerStatus) -> bool:

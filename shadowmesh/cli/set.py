@@ -58,7 +58,7 @@ def set_keys(
         new = change(old, str(file), list(zip(pairs[::2], pairs[1::2], strict=True)), unset)
         checked(new, str(file))
     except ConfigError as error:
-        raise ConfigError(f"{error}\nnothing was changed") from None
+        raise _with_line(error, "nothing was changed") from None
     reply = SetReply(
         file=str(file),
         changes=differences(old, new, str(file)),
@@ -76,6 +76,10 @@ def set_keys(
         _tell(reply, dry_run)
 
 
+def _with_line(error: ConfigError, line: str) -> ConfigError:
+    return ConfigError(f"{error}\n{line}", mistakes=[*error.lines(), (line, "")])
+
+
 def _write(file: Path, text: str) -> None:
     """In its place, with its owner and mode; behind a link, the file that it points to."""
     from shadowmesh.io.documents import replace_file
@@ -85,14 +89,16 @@ def _write(file: Path, text: str) -> None:
         known = real.stat()
         replace_file(real, text.encode(), stat.S_IMODE(known.st_mode), (known.st_uid, known.st_gid))
     except OSError as error:
-        raise CommandFailed(f"{real}: can't be written: {error.strerror}; nothing was changed") from None
+        raise CommandFailed(
+            f"{real}: can't be written: {error.strerror}; nothing was changed", error_id="machine.resource"
+        ) from None
 
 
 def _reload(client: ApiClient, reply: SetReply) -> SetReply:
     try:
         done = ask(client.path, lambda api: api.reload())
     except ConfigError as error:
-        raise ConfigError(f"{error}\n{reply.file} was changed, and the running client refuses it") from None
+        raise _with_line(error, f"{reply.file} was changed, and the running client refuses it") from None
     return msgspec.structs.replace(reply, applied=done.applied, restart=done.restart)
 
 

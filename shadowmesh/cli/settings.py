@@ -71,7 +71,9 @@ def only(found: list[Setting], key: str, document: Document) -> tuple[list[Setti
     if top in KEYS and top not in document.readings:
         raise CommandFailed(f"{key} is not set: the file has no {top}")
     known = [*KEYS, *(one.key for one in found)]
-    raise ConfigError(f"{key}: unknown key; {did_you_mean(key, known, '`get --all` shows all')}")
+    raise ConfigError(
+        f"{key}: unknown key; {did_you_mean(key, known, '`get --all` shows all')}", "config.unknown-key"
+    )
 
 
 def text_of(value: object) -> str:
@@ -128,7 +130,7 @@ def _put(text: str, file: str, steps: list[str], value: str) -> str:
         refused = error
     reading = trial.readings.get(steps_in(trial, steps))
     if reading is None:
-        raise refused or ConfigError(f"{'.'.join(steps)} is no key of its own")
+        raise refused or ConfigError(f"{'.'.join(steps)} is no key of its own", "config.unknown-key")
     if reading.kind in ("section", "sections"):
         raise ConfigError(f"{'.'.join(steps)} has keys of its own; name one of them, as `get` does")
     if reading.kind not in ("list", "words"):

@@ -18,6 +18,8 @@ from shadowmesh.errors import ConfigError
 _PLAIN = re.compile(r"[A-Za-z0-9/][A-Za-z0-9/._+-]*")
 """What needs no quotes wherever it stands."""
 
+_UNKNOWN = "config.unknown-key"
+
 Value = str | Sequence[str]
 """A scalar as it shall stand in the file, or several for a list."""
 
@@ -35,7 +37,7 @@ def path_of(key: str) -> list[str]:
     """The steps of a key: `peers.bob.groups`, or as errors name it, `peers[0].groups`."""
     steps = re.sub(r"\[([^\]]*)\]", r".\1", key).split(".")
     if "" in steps:
-        raise ConfigError(f"{key!r} is no key; a key is like listen.port or peers.bob.groups")
+        raise ConfigError(f"{key!r} is no key; a key is like listen.port or peers.bob.groups", _UNKNOWN)
     return steps
 
 
@@ -49,7 +51,8 @@ def put(text: str, file: str, steps: Sequence[str], value: Value) -> str:
         return _replaced(text, node, value)
     if isinstance(node, yaml.SequenceNode):
         name = ".".join(steps[: len(found)])
-        raise ConfigError(f"there is no {name}; a new entry is written into the file with an editor")
+        text = f"there is no {name}; a new entry is written into the file with an editor"
+        raise ConfigError(text, _UNKNOWN)
     if not isinstance(node, yaml.CollectionNode):  # `listen:` with nothing behind it
         return _replaced(text, node, _flow(rest, value))
     if node.flow_style:
@@ -67,7 +70,7 @@ def remove(text: str, file: str, steps: Sequence[str]) -> str:
     """`text` without what is at `steps`, and without what it was the only part of; ConfigError if none is."""
     found = _walk(text, file, steps)
     if len(found) <= len(steps):
-        raise ConfigError(f"{'.'.join(steps)} is not in {file}")
+        raise ConfigError(f"{'.'.join(steps)} is not in {file}", _UNKNOWN)
     depth = len(found) - 2
     while depth and len(found[depth].value) == 1:
         depth -= 1

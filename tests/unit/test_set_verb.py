@@ -154,7 +154,7 @@ def test_a_change_and_nothing_else(
     [
         (
             ["paths.direct", "nver"],
-            ":38: paths.direct: 'nver' is none of auto, never, static; for example: direct",
+            ": paths.direct: 'nver' is none of auto, never, static; for example: direct",
         ),
         (["paths.direkt", "never"], "paths.direkt: unknown key; did you mean direct?"),
         (["pats.direct", "never"], "pats: unknown key; did you mean paths?"),
