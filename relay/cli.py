@@ -5,7 +5,6 @@ Heavy imports happen in the verb that needs them, so that --help and --check are
 
 from __future__ import annotations
 
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,8 @@ from pathlib import Path
 import click
 
 from shadowmesh import __version__
-from shadowmesh.command import VerbGroup, examples, print_json, run
-from shadowmesh.units import PROTOCOL_VERSIONS
+from shadowmesh.command import VerbGroup, examples, json_option, run
+from shadowmesh.replies import IdentityReply, ValidReply, print_reply, print_version
 from shadowmesh.values import parse_name
 
 from .config import DEFAULT_STATE_DIR, RelayConfig, admits, load_relay_config
@@ -31,9 +30,6 @@ Next:
 
 _FILE = click.Path(path_type=Path, readable=False)
 """Not checked by click: our own errors say what to do."""
-_json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON (docs/cli.md has its schema)."
-)
 _state_dir_option = click.option(
     "--state-dir",
     type=_FILE,
@@ -85,7 +81,7 @@ def _name(_context: click.Context, _option: click.Parameter, value: str) -> str:
 )
 @click.option("--name", required=True, metavar="NAME", callback=_name, help="The relay's name.")
 @_state_dir_option
-@_json_option
+@json_option
 def init(name: str, state_dir: Path, as_json: bool) -> None:
     """Make the relay's identity and print its NodeID.
 
@@ -97,7 +93,7 @@ def init(name: str, state_dir: Path, as_json: bool) -> None:
     identity = identities.create(state_dir, name)
     node_id = identities.node_id_text(identity.node_id)
     if as_json:
-        print_json({"node_id": node_id, "name": identity.name, "state_dir": str(state_dir)})
+        print_reply(IdentityReply(node_id=node_id, name=identity.name, state_dir=str(state_dir)))
         return
     was = " already, and was left as it is" if known else ""
     click.echo(f"The identity of {identity.name} is in {state_dir}{was}.\nNodeID: {node_id}")
@@ -110,11 +106,14 @@ def init(name: str, state_dir: Path, as_json: bool) -> None:
 )
 @click.option("-c", "--config", type=_FILE, metavar="FILE", required=True, help="Configuration of the relay.")
 @click.option("--check", is_flag=True, help="Check the configuration and do nothing else.")
-def serve(config: Path, check: bool) -> int:
+@json_option
+def serve(config: Path, check: bool, as_json: bool) -> int:
     """Serve until SIGTERM or SIGINT.
 
     Needs no root for ports from 1024. SIGUSR1 writes the totals of what was carried into the log.
     """
+    if as_json and not check:
+        raise click.UsageError("--json is for --check; a relay that serves has `log: {format: json}`")
     settings = load_relay_config(config)
     if check:
         from shadowmesh.io.documents import load_network
@@ -124,7 +123,10 @@ def serve(config: Path, check: bool) -> int:
             load_network(file)
         if settings.admission.token_file:
             load_tokens(settings.admission.token_file)
-        click.echo(f"{config} is valid\n{_summary(settings)}")
+        if as_json:
+            print_reply(ValidReply(file=str(config), summary=_summary(settings)))
+        else:
+            click.echo(f"{config} is valid\n{_summary(settings)}")
         return 0
     from .server import run as serve_relay
 
@@ -134,7 +136,7 @@ def serve(config: Path, check: bool) -> int:
 @click.command("id", epilog=examples("shadowmesh-relay id", "shadowmesh-relay id --state-dir ./relay --json"))
 @click.option("-c", "--config", type=_FILE, metavar="FILE", help="Take the folder from this configuration.")
 @_state_dir_option
-@_json_option
+@json_option
 def show_id(config: Path | None, state_dir: Path, as_json: bool) -> None:
     """Print the relay's NodeID, read from its identity."""
     from shadowmesh.crypto import identity as identities
@@ -142,16 +144,16 @@ def show_id(config: Path | None, state_dir: Path, as_json: bool) -> None:
     identity = identities.load(load_relay_config(config).relay.state_dir if config else state_dir)
     node_id = identities.node_id_text(identity.node_id)
     if as_json:
-        print_json({"node_id": node_id, "name": identity.name})
+        print_reply(IdentityReply(node_id=node_id, name=identity.name))
     else:
         click.echo(node_id)
 
 
-@click.command(epilog=examples("shadowmesh-relay version", "shadowmesh-relay --version"))
-def version() -> None:
+@click.command(epilog=examples("shadowmesh-relay version", "shadowmesh-relay version --json"))
+@json_option
+def version(as_json: bool) -> None:
     """Print the version and the protocols it speaks."""
-    protocols = ", ".join(map(str, PROTOCOL_VERSIONS))
-    click.echo(f"{NAME} {__version__} (session protocol {protocols}; Python {platform.python_version()})")
+    print_version(NAME, as_json)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

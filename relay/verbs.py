@@ -10,8 +10,9 @@ from typing import Any
 import click
 import msgspec
 
-from shadowmesh.command import CommandFailed, ExitCode, examples, print_json
+from shadowmesh.command import CommandFailed, ExitCode, examples, json_option
 from shadowmesh.output import duration, size, table
+from shadowmesh.replies import print_reply
 
 from .clients import VisitorTotals
 from .cluster import ClusterReport
@@ -26,7 +27,17 @@ GRACE = 10.0
 """Seconds that a relay has to end after its time is up."""
 SHORT_ID = 10
 
+DRAIN_SCHEMA = "shadowmesh.relay-drain/1"
+
 Verb = Callable[..., Any]
+
+
+class DrainReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What `drain` prints: how many were there, and after how many seconds the relay had ended."""
+
+    schema: str = DRAIN_SCHEMA
+    clients: int
+    seconds: float
 
 
 def _socket_options(verb: Verb) -> Verb:
@@ -51,7 +62,7 @@ def _socket(config: Path | None, socket: Path | None) -> Path:
     )
 )
 @_socket_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/cli.md has its schema).")
+@json_option
 def status(config: Path | None, socket: Path | None, as_json: bool) -> None:
     """Show the clients of the running relay, and what was dropped."""
     data = ask_status(_socket(config, socket))
@@ -77,7 +88,7 @@ def status(config: Path | None, socket: Path | None, as_json: bool) -> None:
     metavar="SECONDS",
     help="End after this time, whoever is there still.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/cli.md has its schema).")
+@json_option
 def drain(config: Path | None, socket: Path | None, timeout: float, as_json: bool) -> None:
     """Have all clients go to other relays, then end the running relay.
 
@@ -94,7 +105,7 @@ def drain(config: Path | None, socket: Path | None, timeout: float, as_json: boo
                 raise
             took = time.monotonic() - began
             if as_json:
-                print_json({"clients": clients, "seconds": round(took, 3)})
+                print_reply(DrainReply(clients=clients, seconds=round(took, 3)))
             else:
                 click.echo(f"{clients} clients were sent away; the relay ended after {duration(took)}")
             return
@@ -109,7 +120,7 @@ def drain(config: Path | None, socket: Path | None, timeout: float, as_json: boo
     )
 )
 @_socket_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/cli.md has its schema).")
+@json_option
 def reload(config: Path | None, socket: Path | None, as_json: bool) -> None:
     """Have the running relay read again whom it admits.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import errno
 import importlib
-import json
 import os
 import sys
 import traceback
@@ -151,9 +150,9 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-def print_json(value: object) -> None:
-    """One JSON value on one line."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON (docs/cli.md and docs/schemas describe it)."
+)
 
 
 def _failed(name: str, text: str, code: ExitCode) -> ExitCode:

@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 
 from shadowmesh.cli.options import ask, config_option, socket_option, socket_path
-from shadowmesh.command import examples
+from shadowmesh.cli.replies import DownReply
+from shadowmesh.command import examples, json_option
+from shadowmesh.replies import print_reply
 
 
 @click.command(epilog=examples("shadowmesh-client down", "shadowmesh-client down -c client.yaml"))
@@ -16,7 +18,11 @@ from shadowmesh.command import examples
 @click.option(
     "--timeout", default=15.0, show_default=True, metavar="SECONDS", help="How long to wait for it."
 )
-def down(config: Path | None, socket: Path | None, timeout: float) -> None:
+@json_option
+def down(config: Path | None, socket: Path | None, timeout: float, as_json: bool) -> None:
     """Stop the running client and wait for it."""
     ask(socket_path(config, socket), lambda client: client.down(timeout))
-    click.echo("stopped")
+    if as_json:
+        print_reply(DownReply())
+    else:
+        click.echo("stopped")

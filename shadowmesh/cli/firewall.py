@@ -11,12 +11,15 @@ import msgspec
 
 from shadowmesh.api.client import ApiClient, ApiFailed, NotRunning
 from shadowmesh.api.schema import FirewallStatus, Status
-from shadowmesh.cli.options import ask, config_option, json_option, socket_option, socket_path, start_advice
+from shadowmesh.cli.options import ask, config_option, socket_option, socket_path, start_advice
 from shadowmesh.cli.output import table
-from shadowmesh.command import CommandFailed, ExitCode, VerbGroup, examples, print_json
+from shadowmesh.cli.replies import CountersReply, RulesReply, VerdictReply
+from shadowmesh.command import CommandFailed, ExitCode, VerbGroup, examples, json_option
 from shadowmesh.config import ClientConfig, load_client_config
+from shadowmesh.replies import print_reply
 from shadowmesh.rules import (
     UNTAGGED,
+    Action,
     Direction,
     Question,
     parse_address,
@@ -121,9 +124,9 @@ def test(
     return _tell(as_json, decision.action, decision.rule, said)
 
 
-def _tell(as_json: bool, action: str, rule: int | None, why: str) -> int:
+def _tell(as_json: bool, action: Action, rule: int | None, why: str) -> int:
     if as_json:
-        print_json({"action": action, "rule": None if rule is None else rule + 1, "why": why})
+        print_reply(VerdictReply(action=action, rule=None if rule is None else rule + 1, why=why))
     else:
         click.echo(f"{action}: {why}")
     return ExitCode.OK if action == "allow" else ExitCode.DENIED
@@ -199,7 +202,8 @@ def _peer(config: ClientConfig, known: _Known, text: str) -> str:
 
 @click.command(epilog=examples("shadowmesh-client firewall explain -c client.yaml"))
 @config_option(required=True)
-def explain(config: Path) -> None:
+@json_option
+def explain(config: Path, as_json: bool) -> None:
     """Print the rules in words, in the order in which they are asked, and run the tests of the file.
 
     Names and groups that nobody has are told: of the members whom the running client of this file has met,
@@ -211,23 +215,23 @@ def explain(config: Path) -> None:
     settings = load_client_config(config)
     wall = untested_firewall(settings)
     if wall is None:
-        click.echo(f"{config} has no firewall, so everything passes")
+        nothing = f"{config} has no firewall, so everything passes"
+        print_reply(RulesReply(rules=[])) if as_json else click.echo(nothing)
         return
-    for line in in_words(wall.section):
-        click.echo(line)
     known = _known(settings)
     missing = unknown(wall.section, known.parties)
-    for line in missing:
-        click.echo(line)
-    if missing and not known.live:
-        click.echo("No client of this file runs here, so only the peers in the file are known.")
+    if not as_json:
+        click.echo("\n".join([*in_words(wall.section), *missing]))
+        if missing and not known.live:
+            click.echo("No client of this file runs here, so only the peers in the file are known.")
     firewall_of(settings)
     tests = len(wall.section.tests)
-    click.echo(
-        f"{tests} test{'s' * (tests != 1)} in the file passed."
-        if tests
-        else "There are no tests in the file."
-    )
+    if as_json:
+        print_reply(RulesReply(rules=in_words(wall.section), unknown=missing, tests=tests))
+    elif tests:
+        click.echo(f"{tests} test{'s' * (tests != 1)} in the file passed.")
+    else:
+        click.echo("There are no tests in the file.")
 
 
 @click.command(
@@ -241,7 +245,7 @@ def counters(config: Path | None, socket: Path | None, as_json: bool) -> None:
     data = ask(socket_path(config, socket), lambda client: client.status_json(), start_advice(socket))
     found = msgspec.json.decode(data, type=Status).firewall
     if as_json:
-        click.echo(msgspec.json.encode(found))
+        print_reply(CountersReply(firewall=found))
     elif found is None:
         click.echo("This client has no firewall, so everything passes.")
     else:

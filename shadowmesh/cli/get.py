@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 import msgspec
 
-from shadowmesh.cli.options import config_option, json_option, socket_option
+from shadowmesh.cli.options import config_option, socket_option
 from shadowmesh.cli.output import table
 from shadowmesh.cli.replies import GetReply
-from shadowmesh.command import CommandFailed, examples
+from shadowmesh.command import CommandFailed, examples, json_option
 from shadowmesh.values import printable
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from shadowmesh.cli.options import ask, config_option, json_option, socket_option, state_dir_option
-from shadowmesh.command import examples, print_json
+from shadowmesh.cli.options import ask, config_option, socket_option, state_dir_option
+from shadowmesh.command import examples, json_option
 from shadowmesh.config import DEFAULT_STATE_DIR, load_client_config
+from shadowmesh.replies import IdentityReply, print_reply
 
 
 @click.command(
@@ -40,7 +41,7 @@ def show_id(
             return
         name, node_id = _of_files(folder)
     if as_json:
-        print_json({"node_id": node_id, "name": name})
+        print_reply(IdentityReply(node_id=node_id, name=name))
     else:
         click.echo(node_id)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from shadowmesh.cli.options import json_option, state_dir_option
-from shadowmesh.command import examples, print_json
+from shadowmesh.cli.options import state_dir_option
+from shadowmesh.command import examples, json_option
 from shadowmesh.config import DEFAULT_STATE_DIR
+from shadowmesh.replies import IdentityReply, print_reply
 from shadowmesh.values import parse_name
 
 _NEXT = """
@@ -49,7 +50,7 @@ def init(name: str, state_dir: Path | None, as_json: bool) -> None:
     identity = identities.create(folder, name)
     node_id = identities.node_id_text(identity.node_id)
     if as_json:
-        print_json({"node_id": node_id, "name": identity.name, "state_dir": str(folder)})
+        print_reply(IdentityReply(node_id=node_id, name=identity.name, state_dir=str(folder)))
         return
     was = " already, and was left as it is" if known else ""
     click.echo(f"The identity of {identity.name} is in {folder}{was}.\nNodeID: {node_id}")

@@ -26,9 +26,11 @@ from shadowmesh.cli.network import (
     passphrase_option,
     read_passphrase,
 )
-from shadowmesh.cli.options import ask, config_option, json_option, socket_option, socket_path, start_advice
+from shadowmesh.cli.options import ask, config_option, socket_option, socket_path, start_advice
 from shadowmesh.cli.output import duration, table
-from shadowmesh.command import CommandFailed, ExitCode, VerbGroup, examples, print_json
+from shadowmesh.cli.replies import Granted, InvitationMade, JudgedReply, PendingReply, Waiting
+from shadowmesh.command import CommandFailed, ExitCode, VerbGroup, examples, json_option
+from shadowmesh.replies import print_reply
 from shadowmesh.values import parse_name
 
 if TYPE_CHECKING:
@@ -162,12 +164,19 @@ def create(
     made = ask(path, lambda client: client.invite(wanted), start_advice(socket))
     if as_json:
         grants = [
-            {"name": one.name, "addresses": one.addresses, "serial": one.serial}
+            Granted(name=one.name, addresses=list(one.addresses), serial=one.serial)
             for one in delegation.body.grants
         ]
-        shown: dict[str, object] = {"schema": "shadowmesh.invitation/1", "token": made.token}
-        shown |= {"relay": made.relay, "expires": made.expires, "by_hand": by_hand}
-        print_json(shown | {"not_after": delegation.body.not_after, "grants": grants})
+        print_reply(
+            InvitationMade(
+                token=made.token,
+                relay=made.relay,
+                expires=made.expires,
+                by_hand=by_hand,
+                not_after=delegation.body.not_after,
+                grants=grants,
+            )
+        )
         return
     _show(made, asked, delegation, ttl)
 
@@ -271,10 +280,10 @@ def pending(config: Path | None, socket: Path | None, as_json: bool) -> None:
     waiting = [(one, node) for one in reply.invitations for node in one.waiting if not node.verdict]
     if as_json:
         shown = [
-            {"node_id": node.node_id, "name": one.name, "at": node.at, "source": node.source}
+            Waiting(node_id=node.node_id, name=one.name, at=node.at, source=node.source)
             for one, node in waiting
         ]
-        print_json({"schema": "shadowmesh.pending/1", "waiting": shown})
+        print_reply(PendingReply(waiting=shown))
         return
     rows = [(node.node_id[:10], one.name, _time_text(node.at), node.source) for one, node in waiting]
     click.echo("\n".join(table(("node", "name", "since", "from"), rows)) if rows else "nobody waits")
@@ -320,7 +329,7 @@ def _judge(label: str, verdict: Verdict, config: Path | None, socket: Path | Non
     wanted = InvitationVerdict(label=label, verdict=verdict)
     reply = ask(socket_path(config, socket), lambda client: client.judge(wanted), start_advice(socket))
     if as_json:
-        print_json({"name": reply.name, "node_id": reply.node_id, "verdict": verdict})
+        print_reply(JudgedReply(name=reply.name, node_id=reply.node_id, verdict=verdict))
     elif reply.node_id is None:
         click.echo(f"The invitation for {reply.name} is closed.")
     else:

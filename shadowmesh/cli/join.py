@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from shadowmesh.cli.network import date_text
-from shadowmesh.cli.options import json_option
-from shadowmesh.cli.up import require_net_admin
-from shadowmesh.command import CommandFailed, ExitCode, examples, print_json
+from shadowmesh.cli.replies import JoinReply
+from shadowmesh.cli.up import require_net_admin, teller
+from shadowmesh.command import CommandFailed, ExitCode, examples, json_option
 from shadowmesh.config import DEFAULT_SOCKET, DEFAULT_STATE_DIR, load_client_config
+from shadowmesh.replies import print_reply
 from shadowmesh.values import parse_interface_name
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def join(
         return ExitCode.OK
     from shadowmesh import node
 
-    return node.run(settings, detach=detach)
+    return node.run(settings, teller(settings, as_json) if detach else None)
 
 
 def _tell_waiting(identity: Identity) -> None:
@@ -116,11 +117,18 @@ def _tell(identity: Identity, admitted: Admitted, config: Path, as_json: bool) -
 
     body, network = admitted.credentials.certificate.body, admitted.network
     if as_json:
-        shown: dict[str, object] = {"schema": "shadowmesh.join/1", "name": body.name}
-        shown |= {"node_id": node_id_text(identity.node_id), "network": network.name}
-        shown |= {"network_id": node_id_text(network.id), "addresses": body.addresses}
-        shown |= {"groups": body.groups, "not_after": body.not_after, "config": str(config)}
-        print_json(shown)
+        print_reply(
+            JoinReply(
+                name=body.name,
+                node_id=node_id_text(identity.node_id),
+                network=network.name,
+                network_id=node_id_text(network.id),
+                addresses=list(body.addresses),
+                groups=list(body.groups),
+                not_after=body.not_after,
+                config=str(config),
+            )
+        )
     else:
         addresses = ", ".join(body.addresses)
         click.echo(

@@ -9,9 +9,9 @@ import msgspec
 
 from shadowmesh.api.client import ApiClient, NotRunning
 from shadowmesh.api.schema import Netcheck, RelayCheck
-from shadowmesh.cli.options import ask, config_option, json_option, socket_option, socket_path, start_advice
+from shadowmesh.cli.options import ask, config_option, socket_option, socket_path, start_advice
 from shadowmesh.cli.output import coloured, milliseconds, percent, table
-from shadowmesh.command import ExitCode, examples
+from shadowmesh.command import ExitCode, examples, json_option
 
 _MAPPINGS = {
     "no NAT": "none: relays see an address of this machine itself",

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
+import msgspec
 
-from shadowmesh.cli.options import json_option
-from shadowmesh.command import CommandFailed, ExitCode, VerbGroup, examples, print_json
+from shadowmesh.cli.replies import NetworkReply, RevokedReply, SignedReply
+from shadowmesh.command import CommandFailed, ExitCode, VerbGroup, examples, json_option
+from shadowmesh.replies import print_reply
 from shadowmesh.values import parse_host_port, parse_name, parse_node_id, parse_tcp
 
 if TYPE_CHECKING:
@@ -168,16 +170,16 @@ def create(
         made = folder.create(name, (*subnet, *subnet6), relays, passphrase, time.time())
     except ValueError as error:
         raise CommandFailed(str(error)) from None
-    shown = {
-        "name": name,
-        "network_id": node_id_text(made.id),
-        "subnets": [str(one) for one in made.subnets],
-        "state_dir": str(state_dir),
-    }
+    shown = NetworkReply(
+        name=name,
+        network_id=node_id_text(made.id),
+        subnets=[str(one) for one in made.subnets],
+        state_dir=str(state_dir),
+    )
     if as_json:
-        print_json(shown)
+        print_reply(shown)
         return
-    click.echo(f"The authority of {name} is in {state_dir}.\nNetwork id: {shown['network_id']}")
+    click.echo(f"The authority of {name} is in {state_dir}.\nNetwork id: {shown.network_id}")
     click.echo("Next: sign members with `shadowmesh-client network sign NODE_ID --name NAME`.")
 
 
@@ -268,20 +270,30 @@ def sign(
     print_certificate(certificate, path, as_json)
 
 
-def print_certificate(certificate: Certificate, path: Path, as_json: bool, **more: object) -> None:
-    """What was signed, and where it is."""
+def print_certificate(
+    certificate: Certificate, path: Path, as_json: bool, listed: tuple[Path, int] | None = None
+) -> None:
+    """What was signed, and where it is; `listed`: the revocation list with the old NodeID, and its number."""
     from shadowmesh.crypto.identity import node_id_text
 
     body = certificate.body
     if as_json:
-        shown: dict[str, object] = {
-            "name": body.name,
-            "node_id": node_id_text(body.node),
-            "addresses": body.addresses,
-        }
-        shown |= {"groups": body.groups, "rights": body.rights, "routes": body.routes, "serial": body.serial}
-        shown |= {"not_after": body.not_after, "fingerprint": certificate.fingerprint.hex()}
-        print_json(shown | {"file": str(path)} | more)
+        print_reply(
+            SignedReply(
+                name=body.name,
+                node_id=node_id_text(body.node),
+                addresses=list(body.addresses),
+                groups=list(body.groups),
+                rights=list(body.rights),
+                routes=list(body.routes),
+                serial=body.serial,
+                not_after=body.not_after,
+                fingerprint=certificate.fingerprint.hex(),
+                file=str(path),
+                revocations=str(listed[0]) if listed else msgspec.UNSET,
+                number=listed[1] if listed else msgspec.UNSET,
+            )
+        )
         return
     click.echo(
         f"{body.name} has {', '.join(body.addresses)}, until {date_text(body.not_after)} "
@@ -308,7 +320,7 @@ def replace_member(
             raise CommandFailed(str(error)) from None
         path = folder.keep_certificate(authority, certificate, output)
         file = folder.keep_list(authority, made)
-    print_certificate(certificate, path, as_json, revocations=str(file), number=made.number)
+    print_certificate(certificate, path, as_json, (file, made.number))
     if not as_json:
         click.echo(f"Its old NodeID is on revocation list {made.number}, in {file}.")
         click.echo("Next, when the new identity is up: shadowmesh-client network spread FILE")
@@ -344,7 +356,7 @@ def revoke(
             raise CommandFailed(str(error)) from None
         path = folder.keep_list(authority, made)
     if as_json:
-        print_json({"number": made.number, "valid_until": made.valid_until, "file": str(path)})
+        print_reply(RevokedReply(number=made.number, valid_until=made.valid_until, file=str(path)))
         return
     what = f"The certificate {serial}" if serial is not None else node
     click.echo(f"{what} is on revocation list {made.number}, in {path}.")

@@ -15,8 +15,9 @@ from shadowmesh.cli.network import (
     print_certificate,
     read_passphrase,
 )
-from shadowmesh.cli.options import json_option
-from shadowmesh.command import CommandFailed, examples, print_json
+from shadowmesh.cli.replies import DelegatedReply, RotatedReply
+from shadowmesh.command import CommandFailed, examples, json_option
+from shadowmesh.replies import print_reply
 
 
 @click.command(
@@ -90,8 +91,10 @@ def delegate(
             raise CommandFailed(str(error)) from None
         folder.keep_delegation(authority, made, output)
     if as_json:
-        shown = {"node_id": node_id_text(public.node_id), "serial": made.body.serial}
-        print_json({**shown, "not_after": made.body.not_after, "file": str(output)})
+        signer, body = node_id_text(public.node_id), made.body
+        print_reply(
+            DelegatedReply(node_id=signer, serial=body.serial, not_after=body.not_after, file=str(output))
+        )
         return
     until = date_text(made.body.not_after)
     click.echo(
@@ -134,9 +137,16 @@ def rotate(days: int, state_dir: Path, passphrase_file: Path | None, as_json: bo
         file = folder.keep_rotation(authority, made, passphrase)
     until = made.network.former[-1].until
     if as_json:
-        shown = {"name": made.network.name, "network_id": folder.ledger().network}
-        keys = {"keys": len(made.network.links) + 1, "old_key_until": until}
-        print_json({**shown, **keys, "number": made.revocations.number, "file": str(file)})
+        print_reply(
+            RotatedReply(
+                name=made.network.name,
+                network_id=folder.ledger().network,
+                keys=len(made.network.links) + 1,
+                old_key_until=until,
+                number=made.revocations.number,
+                file=str(file),
+            )
+        )
         return
     click.echo(f"The authority of {made.network.name} has a new key; the network's id is the same.")
     click.echo(f"What the old key signed counts until {date_text(until)}.")

@@ -6,18 +6,20 @@ import time
 from pathlib import Path
 
 import click
+import msgspec
 
 from shadowmesh.cli.network import authority_option, date_text, open_folder
 from shadowmesh.cli.options import (
     ask,
     config_option,
-    json_option,
     socket_option,
     socket_path,
     start_advice,
 )
 from shadowmesh.cli.output import table
-from shadowmesh.command import examples, print_json
+from shadowmesh.cli.replies import MemberEntry, MembersReply, NetworkReply
+from shadowmesh.command import examples, json_option
+from shadowmesh.replies import print_reply
 
 
 @click.command(
@@ -27,8 +29,6 @@ from shadowmesh.command import examples, print_json
 @json_option
 def list_members(state_dir: Path, as_json: bool) -> None:
     """Show who was signed for; needs no passphrase."""
-    import msgspec
-
     from shadowmesh.membership.authority import Entry, Reserved
 
     folder = open_folder(state_dir)
@@ -40,10 +40,15 @@ def list_members(state_dir: Path, as_json: bool) -> None:
         rows.append((entry, state))
     rows += [(one, "invited") for one in ledger.reserved if one.revoked is None and one.not_after >= now]
     if as_json:
-        absent: dict[str, object] = {"node": None, "routes": []}
-        members = [{**absent, **msgspec.to_builtins(entry), "state": state} for entry, state in rows]
-        shown = {"schema": "shadowmesh.members/1", "network": name, "network_id": ledger.network}
-        print_json({**shown, "list_number": ledger.list_number, "members": members})
+        members = [
+            msgspec.convert({**msgspec.to_builtins(entry), "state": state}, MemberEntry)
+            for entry, state in rows
+        ]
+        print_reply(
+            MembersReply(
+                network=name, network_id=ledger.network, list_number=ledger.list_number, members=members
+            )
+        )
         return
     head = ("name", "node", "addresses", "groups", "serial", "until", "state")
     cells = [
@@ -80,8 +85,9 @@ def export(state_dir: Path, as_json: bool) -> None:
     folder = open_folder(state_dir)
     made = folder.network()
     if as_json:
-        shown = {"name": made.name, "network_id": node_id_text(made.id)}
-        print_json({**shown, "subnets": [str(one) for one in made.subnets], "text": folder.export()})
+        subnets = [str(one) for one in made.subnets]
+        shown = NetworkReply(name=made.name, network_id=node_id_text(made.id), subnets=subnets)
+        print_reply(msgspec.structs.replace(shown, text=folder.export()))
         return
     click.echo(folder.export(), nl=False)
 
@@ -104,7 +110,7 @@ def spread(file: Path, config: Path | None, socket: Path | None, as_json: bool) 
     """
     reply = ask(socket_path(config, socket), lambda client: client.spread(file), start_advice(socket))
     if as_json:
-        print_json({"schema": reply.schema, "number": reply.number, "newer": reply.newer})
+        print_reply(reply)
     else:
         known = "" if reply.newer else ", and did before: nothing is new"
         click.echo(f"Revocation list {reply.number} counts{known}.")

@@ -47,9 +47,6 @@ def state_dir_option(function: Decorated) -> Decorated:
     )(function)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON (docs/cli.md has its schema).")
-
-
 def socket_path(config: Path | None, socket: Path | None) -> Path:
     """Where the client answers: --socket, else the configuration's, else the environment's or default."""
     if socket is not None:

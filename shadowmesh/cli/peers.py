@@ -9,10 +9,10 @@ import click
 import msgspec
 
 from shadowmesh.api.schema import PathStatus, PeerStatus, Status
-from shadowmesh.cli.options import ask, config_option, json_option, socket_option, socket_path, start_advice
+from shadowmesh.cli.options import ask, config_option, socket_option, socket_path, start_advice
 from shadowmesh.cli.output import coloured, duration, milliseconds, percent, short_cipher, size, table
 from shadowmesh.cli.replies import PeersReply
-from shadowmesh.command import CommandFailed, ExitCode, examples
+from shadowmesh.command import CommandFailed, ExitCode, examples, json_option
 from shadowmesh.spelling import did_you_mean
 
 MIN_PREFIX = 10

@@ -5,23 +5,22 @@ from __future__ import annotations
 import statistics
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
-import msgspec
 
 from shadowmesh.api.client import ApiClient, NoReply, UnknownPeer
-from shadowmesh.api.schema import MAX_PING_TIMEOUT, PING_SCHEMA, PingReply
+from shadowmesh.api.schema import MAX_PING_TIMEOUT, PingReply
 from shadowmesh.cli.options import (
     ask,
     config_option,
-    json_option,
     socket_option,
     socket_path,
     start_advice,
 )
-from shadowmesh.command import ExitCode, examples, print_json
-from shadowmesh.web.problem import ErrorKind
+from shadowmesh.cli.replies import PingProblem
+from shadowmesh.command import ExitCode, examples, json_option
+from shadowmesh.replies import print_reply
 
 
 class _Count(click.IntRange):
@@ -69,7 +68,7 @@ class _Count(click.IntRange):
 @click.option(
     "--until-direct",
     is_flag=True,
-    help="Stop at the first reply over a direct path; exit with 8 if none came.",
+    help="Stop at the first reply over a direct path; exit with 9 if none came.",
 )
 @config_option("--config")
 @socket_option
@@ -108,8 +107,8 @@ def ping(  # one parameter for each option
 def _ping_once(client: ApiClient, peer: str, timeout: float, as_json: bool) -> list[PingReply]:
     """Print one line; the reply, if there was one."""
 
-    def print_problem(kind: ErrorKind, error: Exception) -> None:
-        print_json({"schema": PING_SCHEMA, "peer": peer, "error": kind, "message": str(error)})
+    def print_problem(kind: Literal["unknown-peer", "no-reply"], error: Exception) -> None:
+        print_reply(PingProblem(peer=peer, error=kind, message=str(error)))
 
     try:
         reply = client.ping(peer, timeout)
@@ -124,7 +123,7 @@ def _ping_once(client: ApiClient, peer: str, timeout: float, as_json: bool) -> l
             print_problem("unknown-peer", error)
         raise
     if as_json:
-        print_json(msgspec.to_builtins(reply))
+        print_reply(reply)
     else:
         click.echo(f"reply from {reply.peer} ({reply.node_id[:10]}…) via {reply.path}: {reply.rtt_ms:.1f} ms")
     return [reply]

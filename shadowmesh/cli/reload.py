@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from shadowmesh.cli.options import ask, config_option, json_option, socket_option, socket_path, start_advice
-from shadowmesh.command import examples
+from shadowmesh.cli.options import ask, config_option, socket_option, socket_path, start_advice
+from shadowmesh.command import examples, json_option
 
 
 @click.command(

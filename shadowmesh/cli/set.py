@@ -11,9 +11,9 @@ import click
 import msgspec
 
 from shadowmesh.api.client import ApiClient
-from shadowmesh.cli.options import ask, config_option, json_option, socket_option
+from shadowmesh.cli.options import ask, config_option, socket_option
 from shadowmesh.cli.replies import Change, SetReply
-from shadowmesh.command import CommandFailed, examples
+from shadowmesh.command import CommandFailed, examples, json_option
 from shadowmesh.errors import ConfigError
 from shadowmesh.values import printable
 

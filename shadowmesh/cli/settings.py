@@ -9,14 +9,14 @@ import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import msgspec
 
 from shadowmesh.api.client import ApiClient, ApiFailed, NotRunning
 from shadowmesh.api.schema import Status
 from shadowmesh.cli.options import socket_path
-from shadowmesh.cli.replies import Change, Setting
+from shadowmesh.cli.replies import Change, Setting, Value
 from shadowmesh.cli.splice import path_of, put, quoted, remove, steps_in
 from shadowmesh.command import CommandFailed
 from shadowmesh.config import KEYS, ClientConfig, read_client_config
@@ -97,7 +97,7 @@ def _settings_of(text: str, file: str) -> list[Setting]:
     return settings(document)
 
 
-def _at(found: dict[str, Setting], key: str) -> object:
+def _at(found: dict[str, Setting], key: str) -> Value:
     return found[key].value if key in found else None
 
 
@@ -141,7 +141,7 @@ def _put(text: str, file: str, steps: list[str], value: str) -> str:
     return put(text, file, steps, [quoted(part, as_text=reading.kind == "list") for part in parts])
 
 
-def _value(reading: Reading) -> object:
+def _value(reading: Reading) -> Value:
     if reading.node is None:
         return _plain(reading.default)
     if isinstance(reading.node.value, list):
@@ -154,8 +154,8 @@ def _value(reading: Reading) -> object:
     return int(text) if reading.kind == "number" and text.lstrip("+-").isdigit() else text
 
 
-def _plain(default: object) -> object:
+def _plain(default: object) -> Value:
     """A default as JSON has it."""
     if isinstance(default, tuple):
         return list(default)
-    return str(default) if isinstance(default, Path) else default
+    return str(default) if isinstance(default, Path) else cast("Value", default)

@@ -21,14 +21,13 @@ from shadowmesh.cli.check import wait_for
 from shadowmesh.cli.options import (
     ask,
     config_option,
-    json_option,
     socket_option,
     socket_path,
     start_advice,
 )
 from shadowmesh.cli.output import coloured, duration, milliseconds, percent, short_cipher, size, table
 from shadowmesh.cli.peers import PATH_HEAD, PATH_RIGHT, path_cells
-from shadowmesh.command import ExitCode, examples
+from shadowmesh.command import ExitCode, examples, json_option
 from shadowmesh.values import printable
 
 MAX_WAIT = 86_400.0

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from shadowmesh.cli.options import config_option
-from shadowmesh.command import CommandFailed, examples
+from shadowmesh.cli.replies import UpReply
+from shadowmesh.command import CommandFailed, ExitCode, examples, json_option
 from shadowmesh.config import ClientConfig, doubts, load_client_config, refuse_own_id
 from shadowmesh.errors import IdentityError
+from shadowmesh.replies import ValidReply, print_reply
 
 _CAP_NET_ADMIN = 12
 """Bit of the capability that making an interface needs (capabilities(7))."""
@@ -25,25 +28,49 @@ _CAP_NET_ADMIN = 12
 @config_option(required=True)
 @click.option("--detach", is_flag=True, help="Go to the background once the client is ready.")
 @click.option("--check", is_flag=True, help="Check the configuration and do nothing else; needs no root.")
-def up(config: Path, detach: bool, check: bool) -> int:
+@json_option
+def up(config: Path, detach: bool, check: bool, as_json: bool) -> int:
     """Join the network and stay until stopped.
 
     Makes the network interface, connects to the relays and meets the peers; keeps trying for ever.
     SIGTERM, Ctrl+C or the verb down stop it, and interface, addresses and routes go with it.
     """
+    if as_json and not (check or detach):
+        raise click.UsageError("--json is for --check and --detach; else there is `log: {format: json}`")
     settings = load_client_config(config)
     if check:
-        identity_name = _check_identity(settings)
-        _check_firewall(settings)
-        _check_group(settings)
-        click.echo(f"{config} is valid\n{_summary(settings)}")
-        for doubt in doubts(settings, identity_name):
-            click.echo(f"warning: {doubt}", err=True)
-        return 0
+        _check(settings, config, as_json)
+        return ExitCode.OK
     require_net_admin(f"run sudo shadowmesh-client up -c {config}")
     from shadowmesh import node
 
-    return node.run(settings, detach=detach)
+    return node.run(settings, teller(settings, as_json) if detach else None)
+
+
+def teller(config: ClientConfig, as_json: bool) -> Callable[[int, Path], None]:
+    """What `--detach` prints once the client is ready, by process and log."""
+
+    def tell(pid: int, log: Path) -> None:
+        name, interface = config.node.name, config.interface.name
+        if as_json:
+            print_reply(UpReply(name=name, interface=interface, pid=pid, log=str(log)))
+        else:
+            click.echo(f"{name} is up on {interface} (pid {pid}); log: {log}")
+
+    return tell
+
+
+def _check(settings: ClientConfig, file: Path, as_json: bool) -> None:
+    identity_name = _check_identity(settings)
+    _check_firewall(settings)
+    _check_group(settings)
+    warnings = doubts(settings, identity_name)
+    if as_json:
+        print_reply(ValidReply(file=str(file), summary=_summary(settings), warnings=warnings))
+        return
+    click.echo(f"{file} is valid\n{_summary(settings)}")
+    for doubt in warnings:
+        click.echo(f"warning: {doubt}", err=True)
 
 
 def _check_identity(config: ClientConfig) -> str | None:

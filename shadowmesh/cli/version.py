@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import platform
-
 import click
 
-from shadowmesh import __version__
-from shadowmesh.command import examples
-from shadowmesh.units import PROTOCOL_VERSIONS
+from shadowmesh.command import examples, json_option
+from shadowmesh.replies import print_version
 
 
-@click.command(epilog=examples("shadowmesh-client version", "shadowmesh-client --version"))
-def version() -> None:
+@click.command(epilog=examples("shadowmesh-client version", "shadowmesh-client version --json"))
+@json_option
+def version(as_json: bool) -> None:
     """Print the version and the protocols it speaks."""
-    protocols = ", ".join(map(str, PROTOCOL_VERSIONS))
-    click.echo(
-        f"shadowmesh-client {__version__} (session protocol {protocols}; Python {platform.python_version()})"
-    )
+    print_version("shadowmesh-client", as_json)

@@ -8,9 +8,9 @@ import click
 import msgspec
 
 from shadowmesh.api.schema import Side, WhyReply
-from shadowmesh.cli.options import ask, config_option, json_option, socket_option, socket_path, start_advice
+from shadowmesh.cli.options import ask, config_option, socket_option, socket_path, start_advice
 from shadowmesh.cli.output import table
-from shadowmesh.command import ExitCode, examples
+from shadowmesh.command import ExitCode, examples, json_option
 from shadowmesh.values import printable
 
 
@@ -27,7 +27,7 @@ def why(peer: str, config: Path | None, socket: Path | None, as_json: bool) -> i
     Shows what both sides tried, what stands in the way of a direct path, and what to do about it.
 
     PEER is a name, an overlay address, a NodeID or its first 10 or more characters. Exits with 0 if frames
-    take a direct path, else with 8.
+    take a direct path, else with 9.
     """
     data = ask(socket_path(config, socket), lambda client: client.why_json(peer), start_advice(socket))
     reply = msgspec.json.decode(data, type=WhyReply)

@@ -64,20 +64,20 @@ LOCK_FILE = "lock"
 LOG_FILE = "client.log"
 
 
-def run_client(config: ClientConfig, detach: bool) -> int:
-    """Run here, or with `detach` in a child process, returning once that is ready or has failed."""
+def run_client(config: ClientConfig, detached: Callable[[int, Path], None] | None) -> int:
+    """Run here, or with `detached` in a child process, returning once that is ready or has failed."""
     identity = identities.load(config.node.state_dir)
     refuse_own_id(config, identity.node_id)
     firewall_of(config)
     socket_group(config)
-    if detach:
-        return _run_detached(config, identity)
+    if detached is not None:
+        return _run_detached(config, identity, detached)
     log_to(sys.stderr.fileno(), config.log)
     with only_one(config.node.state_dir):
         return _run(config, identity, lambda: None)
 
 
-def _run_detached(config: ClientConfig, identity: Identity) -> int:
+def _run_detached(config: ClientConfig, identity: Identity, detached: Callable[[int, Path], None]) -> int:
     """Fork; the child reports through a pipe: "ready", or the text of its failure."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -94,8 +94,7 @@ def _run_detached(config: ClientConfig, identity: Identity) -> int:
         raise CommandFailed(problem, ExitCode(int(code or b"1")), error_id="")  # with its id already
     for doubt in doubts(config, identity.name):
         print(f"warning: {doubt}", file=sys.stderr)
-    where = config.node.state_dir / LOG_FILE
-    print(f"{config.node.name} is up on {config.interface.name} (pid {child}); log: {where}")
+    detached(child, config.node.state_dir / LOG_FILE)
     return ExitCode.OK
 
 

@@ -37,7 +37,7 @@ from shadowmesh.api.schema import (
 )
 from shadowmesh.cli.main import main as client
 from shadowmesh.cli.output import coloured, duration, size, table
-from shadowmesh.cli.replies import Change, CheckReply, GetReply, PeersReply, SetReply, Setting
+from shadowmesh.cli.replies import Change, CheckReply, CountersReply, GetReply, PeersReply, SetReply, Setting
 from shadowmesh.cli.status import render
 from shadowmesh.command import ExitCode
 from shadowmesh.crypto import identity as identities
@@ -172,13 +172,14 @@ def test_init_is_done_once(command: Command, tmp_path: Path, capsys: pytest.Capt
     assert "Next:" not in again
     assert command(["init", "--name", "other", "--state-dir", folder, "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown == {"node_id": shown["node_id"], "name": "alice", "state_dir": folder}
+    expected = {"schema": "shadowmesh.identity/1", "node_id": shown["node_id"], "name": "alice"}
+    assert shown == {**expected, "state_dir": folder}
     assert f"NodeID: {shown['node_id']}\n" in text
     assert "Next:" in text
     assert command(["id", "--state-dir", folder]) == 0
     assert capsys.readouterr().out == shown["node_id"] + "\n"
     assert command(["id", "--state-dir", folder, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"node_id": shown["node_id"], "name": "alice"}
+    assert json.loads(capsys.readouterr().out) == expected
 
 
 def test_check_says_what_is_valid(capsys: pytest.CaptureFixture[str]) -> None:
@@ -434,7 +435,8 @@ def test_counters_of_the_firewall(
     assert client(["firewall", "counters"]) == 0
     assert capsys.readouterr().out == EXPECTED_COUNTERS
     assert client(["firewall", "counters", "--json"]) == 0
-    assert msgspec.json.decode(capsys.readouterr().out, type=FirewallStatus) == FIREWALL
+    shown = msgspec.json.decode(capsys.readouterr().out, type=CountersReply)
+    assert shown.firewall == FIREWALL
     monkeypatch.setattr(ApiClient, "status_json", lambda _: msgspec.json.encode(make_status()))
     assert client(["firewall", "counters"]) == 0
     assert capsys.readouterr().out == "This client has no firewall, so everything passes.\n"

@@ -335,6 +335,7 @@ def test_the_verb_test_names_the_rule(tmp_path: Path, capsys: pytest.CaptureFixt
     )
     assert client([*ask, "--from", "bob", "--proto", "tcp", "--dst-port", "23", "--json"]) == ExitCode.DENIED
     assert json.loads(capsys.readouterr().out) == {
+        "schema": "shadowmesh.firewall-test/1",
         "action": "deny",
         "rule": None,
         "why": "no rule matches, and firewall.inbound is deny",
