@@ -31,7 +31,7 @@ REAL_TESTS   = $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --rerun
 
 .DEFAULT_GOAL := help
 .PHONY: help setup ext demo test unit e2e stateful lint format bench bench-micro transfer fuzz fuzz-long fuzz-coverage
-.PHONY: sanitize tsan chaos soak verify audit build clean distclean
+.PHONY: sanitize tsan chaos soak verify audit docs build clean distclean
 
 help: ## List the targets (this is what `make` alone does).
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -104,6 +104,9 @@ verify: $(STAMPS)/verify ## Check the models of docs/models (ProVerif, if it is 
 audit: $(STAMPS)/audit ## Look at what a release is made of: versions, secrets, bill of materials, two builds.
 	$(BIN)/python .ci/audit.py
 
+docs: $(STAMPS)/docs ## Build the manual of docs/ into build/docs; a warning is a failure.
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/docs
+
 build: setup ## Build the wheel into dist/.
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls -l dist
@@ -168,6 +171,11 @@ $(STAMPS)/fuzz: Makefile pyproject.toml constraints.txt | $(STAMPS)/venv
 $(STAMPS)/audit: pyproject.toml constraints.txt | $(STAMPS)/venv
 	@# What the extra `audit` names; asking for the extra itself would build the extensions again.
 	@$(BIN)/pip install --quiet -c constraints.txt cyclonedx-bom detect-secrets pip-audit
+	@touch $@
+
+$(STAMPS)/docs: pyproject.toml constraints.txt | $(STAMPS)/venv
+	@# What the extra `docs` names; asking for the extra itself would build the extensions again.
+	@$(BIN)/pip install --quiet -c constraints.txt furo myst-parser sphinx
 	@touch $@
 
 # ProVerif is in no registry: verify.py says so where it is missing.

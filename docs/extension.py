@@ -1,0 +1,90 @@
+"""What the manual takes from the code, and how it treats links to files that are no pages of it.
+
+Text in, text out, without Sphinx; `setup` alone needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+PROGRAMS = {
+    "shadowmesh-client": "shadowmesh.cli.main:client",
+    "shadowmesh-relay": "shadowmesh_relay.cli:relay",
+}
+
+INCLUDED = {"../SECURITY.md": "reporting.md", "../CHANGELOG.md": "changelog.md"}
+"""Files of the root -> the page that has their text."""
+
+_OUTSIDE = re.compile(r"\]\(((?:\.\./|models/)[^)#]+\.md)")
+
+
+def links(text: str) -> str:
+    """A page whose links to Markdown outside the manual lead to the page that includes it, or to the file."""
+    return _OUTSIDE.sub(lambda found: f"]({INCLUDED.get(found[1], 'path:' + found[1])}", text)
+
+
+def commands(program: str) -> str:
+    """Reference of a program as Markdown: each verb with usage, words, arguments, options, examples."""
+    module, _, name = PROGRAMS[program].partition(":")
+    group: click.Group = getattr(importlib.import_module(module), name)
+    return "\n".join(_verbs(group, click.Context(group, info_name=program)))
+
+
+def _verbs(group: click.Group, context: click.Context) -> Iterator[str]:
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        below = click.Context(command, info_name=name, parent=context)
+        if isinstance(command, click.Group):
+            yield from _verbs(command, below)
+        else:
+            yield from _verb(command, below)
+
+
+def _verb(command: click.Command, context: click.Context) -> Iterator[str]:
+    yield from (f"### {context.command_path}", "")
+    usage = " ".join(command.collect_usage_pieces(context))
+    yield from ("```text", f"{context.command_path} {usage}", "```", "")
+    yield from (inspect.cleandoc(command.help or ""), "")
+    # An option's help record is what --help prints: both are always the same.
+    records = [record for one in command.params if (record := one.get_help_record(context))]
+    yield from ("| option | meaning |", "|---|---|")
+    yield from (f"| `{_cell(names)}` | {_cell(text)} |" for names, text in records)
+    yield ""
+    if command.epilog:
+        lines = inspect.cleandoc(command.epilog.replace("\b", "")).splitlines()[1:]
+        yield from ("```sh", inspect.cleandoc("\n".join(lines)), "```", "")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Give Sphinx the directive."""
+    from docutils import nodes
+    from sphinx.util.docutils import SphinxDirective
+
+    class Commands(SphinxDirective):  # type: ignore[misc] # mypy does not see Sphinx
+        required_arguments = 1
+
+        def run(self) -> list[nodes.Node]:
+            text = commands(self.arguments[0])
+            found: list[nodes.Node] = self.parse_text_to_nodes(text, allow_section_headings=True)
+            return found
+
+    def read(_app: Sphinx, _page: str, source: list[str]) -> None:
+        source[0] = links(source[0])
+
+    app.add_directive("shadowmesh-commands", Commands)
+    app.connect("source-read", read)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
