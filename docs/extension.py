@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -21,6 +22,7 @@ PROGRAMS = {
     "shadowmesh-relay": "shadowmesh_relay.cli:relay",
 }
 
+ROOT = Path(__file__).resolve().parent.parent
 INCLUDED = {"../SECURITY.md": "reporting.md", "../CHANGELOG.md": "changelog.md"}
 """Files of the root -> the page that has their text."""
 
@@ -30,6 +32,14 @@ _OUTSIDE = re.compile(r"\]\(((?:\.\./|models/)[^)#]+\.md)")
 def links(text: str) -> str:
     """A page whose links to Markdown outside the manual lead to the page that includes it, or to the file."""
     return _OUTSIDE.sub(lambda found: f"]({INCLUDED.get(found[1], 'path:' + found[1])}", text)
+
+
+def readme(section: str) -> str:
+    """A section of README.md without its heading; its links as they are from a page of docs/."""
+    text = (ROOT / "README.md").read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    assert text, f"README.md has no section {section!r}"
+    text = re.sub(r"<!-- /?\w+ -->\n", "", text)
+    return re.sub(r"\]\((?!docs/|[a-z]+:)", "](path:../", text).replace("](docs/", "](")
 
 
 def commands(program: str) -> str:
@@ -70,21 +80,27 @@ def _cell(text: str) -> str:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Give Sphinx the directive."""
+    """Give Sphinx the directives."""
     from docutils import nodes
     from sphinx.util.docutils import SphinxDirective
 
-    class Commands(SphinxDirective):  # type: ignore[misc] # mypy does not see Sphinx
-        required_arguments = 1
+    def directive(make: Callable[[str], str]) -> type[SphinxDirective]:
+        class Made(SphinxDirective):  # type: ignore[misc] # mypy does not see Sphinx
+            required_arguments = 1
+            final_argument_whitespace = True
 
-        def run(self) -> list[nodes.Node]:
-            text = commands(self.arguments[0])
-            found: list[nodes.Node] = self.parse_text_to_nodes(text, allow_section_headings=True)
-            return found
+            def run(self) -> list[nodes.Node]:
+                text = make(self.arguments[0])
+                found: list[nodes.Node] = self.parse_text_to_nodes(text, allow_section_headings=True)
+                return found
 
-    def read(_app: Sphinx, _page: str, source: list[str]) -> None:
-        source[0] = links(source[0])
+        return Made
 
-    app.add_directive("shadowmesh-commands", Commands)
+    def read(_app: Sphinx, page: str, source: list[str]) -> None:
+        if "/" not in page:  # pages in folders link to nothing outside
+            source[0] = links(source[0])
+
+    app.add_directive("shadowmesh-commands", directive(commands))
+    app.add_directive("shadowmesh-readme", directive(readme))
     app.connect("source-read", read)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

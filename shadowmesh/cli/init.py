@@ -14,10 +14,12 @@ from shadowmesh.values import parse_name
 
 _NEXT = """
 Next:
-  1. Give the NodeID to the relay's operator, who lists it under admission.nodes.
-  2. Give it to each peer, whose client.yaml lists it under peers:
+  In a network: let its authority sign the NodeID, on the machine that has its key:
+       shadowmesh-client network sign {node_id} --name {name}
+  Without one: give it to the relay's operator, who lists it under admission.nodes, and to each peer, whose
+  client.yaml lists it under peers:
        - {{name: {name}, id: {node_id}, addresses: [ITS-OVERLAY-ADDRESS]}}
-  3. Write your own client.yaml (examples are in configs/), check and start it:
+  Then write client.yaml (examples are in configs/), check and start it:
        shadowmesh-client up -c client.yaml --check
        shadowmesh-client up -c client.yaml"""
 

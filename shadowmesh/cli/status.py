@@ -102,7 +102,7 @@ def render(status: Status) -> list[str]:
         *_renewers(status.peers),
         *_bridge(node.bridge),
         "",
-        *(_peers(status.peers) if status.peers else ["No peers are configured."]),
+        *(_peers(status.peers) if status.peers else [_nobody(node.network)]),
         "",
         *_paths(status.peers),
         *_routes(status.routes),
@@ -143,6 +143,12 @@ def _bridge(bridge: BridgeStatus | None) -> list[str]:
     if bridge.retry_in is None:
         return [line]
     return [line, f"  loop: {bridge.reason}; tried again in {duration(bridge.retry_in)}"]
+
+
+def _nobody(network: NetworkStatus | None) -> str:
+    if network is None:
+        return "No peers are configured."
+    return f"No other member of {network.name} is known yet; `shadowmesh-client invite create` makes one."
 
 
 def _peers(peers: list[PeerStatus]) -> list[str]:

@@ -108,6 +108,9 @@ def _summary(config: ClientConfig) -> str:
     none = "no address" if config.network is None else "addresses of its certificate"
     addresses = ", ".join(config.interface.addresses) or none
     relays, peers = len(config.relays), len(config.peers)
+    others = f"{relays} relay{'s' * (relays != 1)}, {peers} peer{'s' * (peers != 1)}"
+    if config.network is not None:
+        others = f"{others if relays or peers else 'relays'} and members of its network"
     firewall = ""
     bridge = "" if config.interface.bridge is None else f" in bridge {config.interface.bridge}"
     if config.firewall is not None:
@@ -118,7 +121,7 @@ def _summary(config: ClientConfig) -> str:
         )
     return (
         f"{config.node.name} on {config.interface.name}{bridge} ({addresses}), MTU {config.interface.mtu}, "
-        f"{relays} relay{'s' * (relays != 1)}, {peers} peer{'s' * (peers != 1)}{firewall}"
+        f"{others}{firewall}"
     )
 
 

@@ -319,7 +319,21 @@ def with_carrier(status: Status, carrier: CarrierStatus, transport: str | None) 
 
 
 def test_a_status_without_peers_says_so() -> None:
-    assert "No peers are configured." in render(msgspec.structs.replace(make_status(), peers=[]))
+    status = msgspec.structs.replace(make_status(), peers=[])
+    assert "No peers are configured." in render(status)
+    network = NetworkStatus(
+        name="home",
+        network_id="b" * 52,
+        member="alice",
+        groups=[],
+        serial=1,
+        expires_in=1e6,
+        revocation_list=0,
+        clock_behind=0.0,
+    )
+    node = msgspec.structs.replace(status.node, network=network)
+    lines = render(msgspec.structs.replace(status, node=node))
+    assert any(line.startswith("No other member of home is known yet") for line in lines)
 
 
 @pytest.mark.usefixtures("running")
