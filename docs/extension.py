@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -79,6 +80,64 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def openapi(part: str) -> str:
+    """The local API from its OpenAPI document: its `requests`, or its `objects`."""
+    from shadowmesh.api.openapi import document
+
+    found = document()
+    if part == "requests":
+        paths = found["paths"].items()
+        return "\n".join(line for path, methods in paths for line in _requests(path, methods))
+    return "\n".join(
+        line for name, one in found["components"]["schemas"].items() for line in _object(name, one)
+    )
+
+
+def _requests(path: str, methods: dict[str, dict[str, Any]]) -> Iterator[str]:
+    for method, one in methods.items():
+        yield from (f"### {method.upper()} {path}", "", f"{one['summary']} {one['description']}", "")
+        yield from ("| | | |", "|---|---|---|")
+        for parameter in one.get("parameters", []):
+            yield f"| query | `{parameter['name']}` | {_type(parameter['schema'])} |"
+        for content in one.get("requestBody", {}).get("content", {}).values():
+            yield f"| body | | {_type(content['schema'])} |"
+        for status, answer in one["responses"].items():
+            kinds = [_type(content.get("schema", {})) for content in answer.get("content", {}).values()]
+            what = answer["description"] if answer["description"] != one["summary"] else ""
+            yield f"| answer | {status} {', '.join(kinds)} | {what} |"
+        yield ""
+
+
+def _object(name: str, schema: dict[str, Any]) -> Iterator[str]:
+    text = inspect.cleandoc(schema.get("description", ""))
+    yield from (f"### {name}", "", text, "", "| field | type | default |", "|---|---|---|")
+    required = schema.get("required", [])
+    for field, one in schema.get("properties", {}).items():
+        default = "required" if field in required else f"`{json.dumps(one.get('default'))}`"
+        yield f"| `{field}` | {_type(one)} | {default} |"
+    yield ""
+
+
+def _type(schema: dict[str, Any]) -> str:
+    """A JSON schema in words, with links to the objects."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in schema:
+        return " or ".join(_type(one) for one in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if schema.get("type") == "array":
+        return f"list of {_type(schema.get('items', {}))}"
+    if isinstance(schema.get("additionalProperties"), dict):
+        return f"object of {_type(schema['additionalProperties'])}"
+    bounds = [f"{word} {schema[key]}" for key, word in _BOUNDS.items() if key in schema]
+    return " ".join([schema.get("type", "any"), *bounds])
+
+
+_BOUNDS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "maxLength": "up to length"}
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Give Sphinx the directives."""
     from docutils import nodes
@@ -101,6 +160,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
             source[0] = links(source[0])
 
     app.add_directive("shadowmesh-commands", directive(commands))
+    app.add_directive("shadowmesh-openapi", directive(openapi))
     app.add_directive("shadowmesh-readme", directive(readme))
     app.connect("source-read", read)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

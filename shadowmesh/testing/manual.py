@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 AGAIN_TIMEOUT = 30.0
+SLOW_TIMEOUT = 900.0
 AGAIN_INTERVAL = 0.3
-"""Seconds in which what is true only after a moment has to be seen; between two looks."""
+"""Seconds: for what is true only after a moment; for what compiles; between two looks."""
 
 _BLOCK = re.compile(
     r"^<!-- (?P<kind>task|run|file|copy|name|shows)(?:: (?P<words>[^;]*?))?(?:; (?P<flag>\w+))? -->\n"
@@ -96,7 +97,7 @@ class Machine:
         self.directory.mkdir()
         self.holder = self._hold(lab)
         self.write("/usr/local/sbin/systemctl", _script(f"{sys.executable} -m shadowmesh.testing.systemctl"))
-        self.run("chmod +x /usr/local/sbin/systemctl; rm -f /etc/resolv.conf")
+        self.run("chmod +x /usr/local/sbin/systemctl")
 
     def _hold(self, lab: Lab) -> Process:
         """A process that keeps the mounts: folders as they are here, with changes of their own in memory."""
@@ -114,10 +115,16 @@ class Machine:
         process.wait_for_line("^ready$", COMMAND_TIMEOUT)
         return process
 
-    def run(self, commands: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run lines of a shell as root at home; both outputs are one. LabError if they fail."""
+    def run(
+        self, commands: str, check: bool = True, timeout: float = COMMAND_TIMEOUT, inside: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run lines of a shell as root at home; both outputs are one. LabError if they fail.
+
+        :param inside: in the network of the lab, else in that of this machine.
+        """
         shell = f"cd /root\nset -euo pipefail\n{commands}"
-        command = ["nsenter", f"--target={self.holder.pid}", "--mount", "--net", "bash", "-c", shell]
+        network = ["--net"] if inside else []
+        command = ["nsenter", f"--target={self.holder.pid}", "--mount", *network, "bash", "-c", shell]
         try:
             done = subprocess.run(
                 command,
@@ -126,7 +133,7 @@ class Machine:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                timeout=COMMAND_TIMEOUT,
+                timeout=timeout,
                 check=False,
                 env=_ENVIRONMENT,
             )
@@ -177,6 +184,8 @@ class Reader:
 
     EVERY = ("relay", "alice", "bob", "new")
     """The machines of the manual."""
+    BUILDER = "alice"
+    """The one that does what is `slow`, which is to install; the others have the program already."""
     PLACEHOLDERS = (
         ("RELAY-NODE-ID", "relay", r"^NodeID: (\w{52})$"),
         ("smesh1…", "alice", r"\b(smesh1\w+)"),
@@ -199,11 +208,11 @@ class Reader:
             self.printed[name] = ""
             machine.knows(self.names)
             # Where the manual has the sources.
-            machine.run(f"cp -r {ROOT}/configs .")
-            if not self.slow:
-                machine.run(
-                    f"mkdir -p /opt/shadowmesh; ln -s {Path(sys.executable).parent} /opt/shadowmesh/bin"
-                )
+            if self.slow and name == self.BUILDER:
+                machine.run(f"git clone -q {ROOT} sources; mv sources/* .")
+            else:
+                machine.run(f"cp -r {ROOT}/configs .")
+                machine.run(f"mkdir /opt/shadowmesh; ln -s {Path(sys.executable).parent} /opt/shadowmesh/bin")
         return self.machines[name]
 
     def name(self, name: str, host: str) -> None:
@@ -244,7 +253,9 @@ class Reader:
 
     def _tried(self, step: Step, name: str, text: str) -> str:
         """Run it once; why it is not as the manual says, empty if it is."""
-        done = self.machine(name).run(text, check=False)
+        slow = step.flag == "slow"
+        limit = SLOW_TIMEOUT if slow else COMMAND_TIMEOUT
+        done = self.machine(name).run(text, check=False, timeout=limit, inside=not slow)
         self.printed[name] += done.stdout
         entry = f"{name}# {text}{done.stdout}"
         if self.transcript and self.transcript[-1].startswith(f"{name}# {text}"):

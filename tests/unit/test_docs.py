@@ -13,6 +13,7 @@ import click
 import pytest
 
 from shadowmesh import __version__
+from shadowmesh.api.openapi import document
 from shadowmesh.cli.main import client
 from shadowmesh.command import ExitCode
 from shadowmesh_relay.cli import relay
@@ -99,6 +100,22 @@ def test_the_reference_of_commands_has_every_verb_and_option(program: str, group
         assert re.search(rf"^### {program} {name}\b", text, re.MULTILINE), name
     ping = "| `--until-direct` |" if group is client else "| `--timeout SECONDS` |"
     assert ping in text
+
+
+def test_the_reference_of_the_api_has_every_request_and_object() -> None:
+    found = document()
+    requests, objects = (load("extension").openapi(part) for part in ("requests", "objects"))
+    for path, methods in found["paths"].items():
+        assert all(f"### {method.upper()} {path}\n" in requests for method in methods)
+    for name, schema in found["components"]["schemas"].items():
+        part = objects.partition(f"### {name}\n")[2].partition("\n### ")[0]
+        assert all(f"| `{field}` |" in part for field in schema.get("properties", {}))
+
+
+def test_a_section_of_the_readme_keeps_its_links() -> None:
+    text = load("extension").readme("How fast it is")
+    assert "](path:../bench/results/compare.png)" in text
+    assert "<!--" not in text
 
 
 @pytest.mark.parametrize("verb", ["why", "ping"])
