@@ -17,13 +17,7 @@ from shadowmesh._ext.bytes cimport load48
 from shadowmesh._ext.convert cimport id_of, sized, unsigned
 from shadowmesh._ext.drops cimport drops_of, statistics_of
 from shadowmesh._ext.duty cimport duty_free
-from shadowmesh._ext.endpoint cimport (
-    Endpoint,
-    endpoint_equal,
-    endpoint_from,
-    endpoint_key,
-    socket_family,
-)
+from shadowmesh._ext.endpoint cimport Endpoint, endpoint_equal, endpoint_from, endpoint_key, socket_family
 from shadowmesh._ext.features cimport Features, features_choose, features_dict
 from shadowmesh._ext.firewall cimport guard_clear, guard_counters, guard_install
 from shadowmesh._ext.flows cimport FLOW_BUCKETS
@@ -77,6 +71,7 @@ from shadowmesh._ext.tables cimport (
     TABLE_OK,
     grace_reclaim,
     grace_retire,
+    grace_turns,
     table_find,
     table_install,
     table_remove,
@@ -194,6 +189,9 @@ cdef class Engine:
         events = drain(&receiver.control, &receiver.long_headers, self.event_fd)
         drain_into(&self.plane.outbound.wanted, events)
         return events
+
+    def turns(self):
+        return grace_turns(self.plane.grace, 2)  # the readers of plane.pyx
 
     # ---- peers and routes
 

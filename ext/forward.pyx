@@ -52,6 +52,7 @@ from shadowmesh._ext.tables cimport (
     READERS,
     grace_reclaim,
     grace_retire,
+    grace_turns,
     table_find,
     table_install,
     table_next,
@@ -200,6 +201,9 @@ cdef class Forwarder:
         if more:
             drain_end(self.event_fd)
         return events
+
+    def turns(self):
+        return grace_turns(self.plane.grace, self.threads)
 
     def set_limits(self, *, packet_rate=0, byte_rate=0):
         cdef uint64_t packets = unsigned(packet_rate, MOST_PACKETS, "packet_rate")

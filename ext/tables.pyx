@@ -12,7 +12,7 @@ it was retired or has announced since that it holds nothing of before.  Readers 
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
-from shadowmesh._ext.atomic cimport fence, load_acquire, store_pointer
+from shadowmesh._ext.atomic cimport fence, load_acquire, load_relaxed, store_pointer
 from shadowmesh._ext.convert cimport id_of, unsigned
 from shadowmesh._ext.system cimport getrandom
 
@@ -84,6 +84,12 @@ cdef size_t grace_reclaim(Grace *grace) noexcept nogil:
             grace.waiting -= 1
             record.dispose(record)
     return grace.waiting
+
+
+cdef tuple grace_turns(const Grace *grace, size_t readers):
+    """Of each of the first readers, how often it became busy or idle: odd while it is busy."""
+    cdef size_t reader
+    return tuple([load_relaxed(grace.readers + reader * 8) for reader in range(readers)])
 
 
 # ---- table -----------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from shadowmesh.io.logs import OWN, log_to
 from shadowmesh.io.shield import PAUSE, survives
 from shadowmesh.io.tracing import Tracing, trace_to
 from shadowmesh.io.udp import from_sockaddr, local_address, open_udp, receive, send, to_sockaddr
+from shadowmesh.io.watchdog import Pulse, watched
 from shadowmesh.units import Address, NodeId
 from shadowmesh.web.metrics import create_app as metrics_app
 from shadowmesh.web.metrics import serve_metrics
@@ -295,8 +296,9 @@ def run(config: RelayConfig, path: Path) -> int:
         hook = Hook(config.admission.hook, identity.node_id) if config.admission.hook else None
         server = Server(core, forwarder, udp, second, hook, websocket, tracing)
         reporter = Reporter(config, identity.node_id, core, forwarder, sockets, websocket, tracing, cluster)
+        watch = watched(Pulse(forwarder.turns, [one.fileno() for one in sockets]))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(config, server, reporter, core, forwarder, admissions, cluster))
+            runner.run(_serve(config, server, reporter, core, forwarder, admissions, cluster, watch))
         log.info(
             "stopped; %s", totals(len(core.clients), forwarder.counters(), reporter.drops(server.unsent))
         )
@@ -311,8 +313,9 @@ async def _serve(
     forwarder: Forwarder,
     admissions: Admissions,
     cluster: Cluster | None,
+    watch: contextlib.AbstractContextManager[None],
 ) -> None:
-    """Serve until told to stop, with the local API and the metrics beside."""
+    """Serve until told to stop, with the local API, the metrics and the watchdog beside."""
     began = time.monotonic()
 
     def report() -> Report:
@@ -348,6 +351,7 @@ async def _serve(
         await stack.enter_async_context(serve_metrics(config.metrics, scraped))
         if config.cluster is not None and cluster is not None:
             await stack.enter_async_context(_linked(config.cluster, cluster, server))
+        stack.enter_context(watch)
         relay = report().relay
         await server.serve(
             f"{relay.name} ({relay.node_id}) serves on UDP {relay.listen}{_over_tcp(config)}, "

@@ -76,6 +76,11 @@ class Engine:
         to send; empty, if the frame was too large for that (900 bytes) and is lost.
         """
 
+    def turns(self) -> tuple[int, ...]:
+        """How often a batch of what the TAP brought was begun or ended, and of what UDP brought: odd within
+        one.  Each is counted by the thread that works; none is counted while there is nothing to do.
+        """
+
     def add_peer(self, peer: int, mac: Buffer) -> None:
         """`peer`: 1..4095, not in use.  `mac`: 6 bytes, unicast, not ours and of no other peer."""
 

@@ -42,6 +42,9 @@ class Forwarder:
     def poll(self) -> list[Event]:
         """As `Engine.poll`.  EVENT_ENDPOINT (handle = client) says that a client proved a new address."""
 
+    def turns(self) -> tuple[int, ...]:
+        """By socket: how often its thread began or ended a batch; odd within one. See `Engine.turns`."""
+
     def set_limits(self, *, packet_rate: int = 0, byte_rate: int = 0) -> None:
         """What each client may have forwarded per second, a tenth of a second at once; 0: no limit.
 

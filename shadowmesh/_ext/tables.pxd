@@ -50,6 +50,7 @@ cdef Grace *grace_new() noexcept nogil
 cdef void grace_free(Grace *grace) noexcept nogil
 cdef void grace_retire(Grace *grace, Retired *record, dispose_function dispose) noexcept nogil
 cdef size_t grace_reclaim(Grace *grace) noexcept nogil
+cdef tuple grace_turns(const Grace *grace, size_t readers)
 
 cdef bint table_init(Table *table, Grace *grace) noexcept nogil
 cdef void table_free(Table *table, dispose_function dispose) noexcept nogil

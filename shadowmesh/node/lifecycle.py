@@ -45,6 +45,7 @@ from shadowmesh.io.tap import Tap
 from shadowmesh.io.tokens import load_tokens
 from shadowmesh.io.tracing import trace_to
 from shadowmesh.io.udp import local_address, open_udp
+from shadowmesh.io.watchdog import Pulse, watched
 from shadowmesh.membership.guard import Membership
 from shadowmesh.membership.invitations import Invitations
 from shadowmesh.node import acquainted, tickets
@@ -182,7 +183,8 @@ def _run_node(config: ClientConfig, identity: Identity, ready: Callable[[], None
                 f"{', '.join(interface.addresses) or 'no address'}, UDP {local_address(udp)}, "
                 f"ShadowMesh {__version__}"
             )
-            runner.run(_serve(config, daemon, up, ready))
+            watch = watched(Pulse(engine.turns, (tap.fileno(), udp.fileno())))
+            runner.run(_serve(config, daemon, up, ready, watch))
     if daemon.failure is not None:
         raise daemon.failure
     return ExitCode.OK
@@ -248,8 +250,18 @@ def new_core(
     )
 
 
-async def _serve(config: ClientConfig, daemon: Daemon, up: str, ready: Callable[[], None]) -> None:
-    """Serve until told to stop; `up` is the line that says that all is there."""
+async def _serve(
+    config: ClientConfig,
+    daemon: Daemon,
+    up: str,
+    ready: Callable[[], None],
+    watch: contextlib.AbstractContextManager[None],
+) -> None:
+    """Serve until told to stop.
+
+    :param up: the line that says that all is there.
+    :param watch: entered while it serves.
+    """
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.request_stop)
@@ -267,6 +279,7 @@ async def _serve(config: ClientConfig, daemon: Daemon, up: str, ready: Callable[
 
             await stack.enter_async_context(serve(config.metrics, daemon.status))
         daemon.start()
+        stack.enter_context(watch)
         notify.ready(f"{config.node.name} is up on {config.interface.name}")
         log.info("%s", up, extra=OWN)
         ready()
