@@ -32,6 +32,7 @@ from websockets.server import ServerProtocol
 from shadowmesh._ext.bundle import MAX_BUNDLE, Bundler
 from shadowmesh.errors import DeviceError
 from shadowmesh.io.tunnel import Tunnel, arrange_stream
+from shadowmesh.io.udp import why_not
 from shadowmesh.units import Address
 
 from .certificate import Certificate, tls_context
@@ -148,7 +149,7 @@ class WebSocketService:
             listener.listen(BACKLOG)
         except OSError as error:
             listener.close()
-            text = f"can't listen on TCP {where}: {error.strerror}"
+            text = f"can't listen on TCP {where}: {why_not(error)}"
             raise DeviceError(text, "device.listen") from error
         self._listener = listener
 

@@ -34,13 +34,18 @@ _NODE_IDS = re.compile(r"(?<!\w)(?:[a-z2-7]{52}(?!\w)|[a-z2-7]{10}…)")
 """As people copy them, and shortened as both programs show them."""
 
 
+def _priority(record: logging.LogRecord) -> int:
+    return next(number for level, number in _PRIORITIES if record.levelno >= level)
+
+
 def log_to(fd: int, settings: LogSection | None = None) -> None:
     """Send the log to `fd`, our own lines from level INFO on. Call once in a process."""
     chosen = settings or LogSection()
     # Unlike open(2), dup(2) keeps the position of a file that others write to as well.
     handler = logging.StreamHandler(os.fdopen(os.dup(fd), "w", buffering=1))
-    plain = JournalFormatter() if is_journal(fd) else PlainFormatter()
-    handler.setFormatter(JsonFormatter() if chosen.format == "json" else plain)
+    in_journal = is_journal(fd)
+    plain = JournalFormatter() if in_journal else PlainFormatter()
+    handler.setFormatter(JsonFormatter(in_journal) if chosen.format == "json" else plain)
     if not chosen.addresses:
         handler.addFilter(without_addresses)
     logging.getLogger().addHandler(handler)
@@ -86,7 +91,14 @@ def is_journal(fd: int) -> bool:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: `time` (RFC 3339, UTC), `level`, `logger`, `message`, perhaps `exception`."""
+    """One JSON object a line: `time` (RFC 3339, UTC), `level`, `logger`, `message`, perhaps `exception`.
+
+    :param in_journal: the journal gets the priority as from `JournalFormatter`, and takes it off the line.
+    """
+
+    def __init__(self, in_journal: bool = False) -> None:
+        super().__init__()
+        self._in_journal = in_journal
 
     def format(self, record: logging.LogRecord) -> str:
         when = dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds")
@@ -98,7 +110,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        text = json.dumps(line, ensure_ascii=False)
+        return f"<{_priority(record)}>{text}" if self._in_journal else text
 
 
 class PlainFormatter(logging.Formatter):
@@ -115,5 +128,5 @@ class JournalFormatter(logging.Formatter):
     """`<6>message`: the journal takes the priority from it, and has its own clock. Source: sd-daemon(3)."""
 
     def format(self, record: logging.LogRecord) -> str:
-        priority = next(number for level, number in _PRIORITIES if record.levelno >= level)
+        priority = _priority(record)
         return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines() or [""])

@@ -59,6 +59,15 @@ def open_udp(host: str, port: int, beside: bool = False, receive_buffer: int = B
     return udp
 
 
+def why_not(error: OSError) -> str:
+    """Why a port could not be opened, and what to do about it."""
+    remedy = {
+        errno.EADDRINUSE: ": another program has that port",
+        errno.EACCES: ": a port below 1024 needs root or CAP_NET_BIND_SERVICE (with systemd: configs/ports.conf)",
+    }
+    return f"{error.strerror}{remedy.get(error.errno or 0, '')}"
+
+
 def _enlarge(udp: socket.socket, forced: int, polite: int, size: int) -> None:
     """Past net.core.?mem_max where we may, else as far as we may."""
     try:

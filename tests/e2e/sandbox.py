@@ -130,7 +130,7 @@ def main() -> None:
         os.execvp(command[0], command)
     protect(settings)
     again = [sys.executable, __file__, "filter", unit, "--", *command]
-    named = settings["CapabilityBoundingSet"][0].split()
+    named = " ".join(settings["CapabilityBoundingSet"]).split()
     kept = ",".join(["-all", *(f"+{one.removeprefix('CAP_').lower()}" for one in named)])
     words = ["--bounding-set", kept, "--no-new-privs"]
     if settings.get("DynamicUser") == ["yes"]:

@@ -45,6 +45,13 @@ def test_lines_for_the_journal_have_a_priority(level: int, priority: int) -> Non
     assert JournalFormatter().format(record(level, "one\ntwo")) == f"<{priority}>one\n<{priority}>two"
 
 
+def test_json_lines_for_the_journal_have_a_priority_before_the_object() -> None:
+    priority, _, rest = (
+        JsonFormatter(in_journal=True).format(record(logging.WARNING, "<0>x\ny")).partition(">")
+    )
+    assert (priority, json.loads(rest)["message"]) == ("<4", "<0>x\ny")
+
+
 def test_the_journal_is_known_by_its_inode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "log").open("w") as stream, (tmp_path / "other").open("w") as other:
         status = os.fstat(stream.fileno())

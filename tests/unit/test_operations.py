@@ -196,24 +196,26 @@ def test_the_dashboard_has_no_two_panels_in_one_place() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
-@pytest.mark.parametrize("name", ["shadowmesh-client", "shadowmesh-relay"])
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "configs").glob("*.service")))
 def test_units_are_well_formed_and_hardened(name: str, tmp_path: Path) -> None:
-    program = tmp_path / name
+    program = tmp_path / "program"
     program.touch(mode=0o755)
-    text = (ROOT / f"configs/{name}.service").read_text().replace(f"/usr/local/bin/{name}", str(program))
-    unit = tmp_path / f"{name}.service"
-    unit.write_text(text)
+    for path in (*(ROOT / "configs").glob("*.service"), *(ROOT / "configs").glob("*.target")):
+        (tmp_path / path.name).write_text(re.sub(r"=/usr/local/bin/\S+", f"={program}", path.read_text()))
+    unit = tmp_path / name
     verified = subprocess.run(
-        ["systemd-analyze", "verify", str(unit)], check=False, capture_output=True, text=True
+        ["systemd-analyze", "verify", "--man=no", str(unit)], check=False, capture_output=True, text=True
     )
-    assert (verified.returncode, verified.stderr) == (0, "")
+    # What systemd before 254 does not know, and says so, it leaves out.
+    newer = r".*Unknown key(?: name)? 'Restart(?:Steps|MaxDelaySec)'.*\n"
+    assert (verified.returncode, re.sub(newer, "", verified.stderr)) == (0, "")
     command = ["systemd-analyze", "security", "--offline=yes", str(unit)]
     judged = subprocess.run(command, check=False, capture_output=True, text=True).stdout
     exposure = re.search(r"Overall exposure level for \S+: (\d+\.\d)", judged)
     assert exposure, judged[-500:]
     assert float(exposure[1]) <= WORST_EXPOSURE
     stated = (ROOT / "docs/operations.md").read_text()
-    assert f"`{name}.service` {exposure[1]}" in stated
+    assert f"`{name}` {exposure[1]}" in stated
 
 
 def test_the_containerfile_copies_what_there_is() -> None:

@@ -11,6 +11,7 @@ import click
 import pytest
 
 from shadowmesh._ext.drops import DropReason, Statistic
+from shadowmesh.cli.join import DEFAULT_CONFIG
 from shadowmesh.cli.main import client
 from shadowmesh.command import ExitCode
 from shadowmesh.config import DEFAULT_SOCKET, DEFAULT_STATE_DIR
@@ -78,6 +79,12 @@ def test_units_start_what_there_is(name: str, group: click.Group, verb: str) -> 
     assert Path(context.params["config"]).is_absolute()
     assert "--detach" not in arguments, "the service manager wants the process itself"
     assert service["Type"] == "notify"
+    assert int(service["WatchdogSec"]) >= 30, "an idle program is woken twice in that time"
+    program, found, *arguments = shlex.split(service["ExecReload"])
+    reload = group.get_command(click.Context(group), found)
+    assert (Path(program).name, found) == (name, "reload")
+    assert reload is not None
+    assert reload.make_context(found, list(arguments)).params["config"] == context.params["config"]
 
 
 @pytest.mark.parametrize("name", ["shadowmesh-client", "shadowmesh-relay"])
@@ -88,7 +95,22 @@ def test_units_hold_the_default_folders_and_do_not_start_again_in_vain(name: str
     assert service["StateDirectoryMode"] == "0700"
     if name == "shadowmesh-client":
         assert f"/run/{service['RuntimeDirectory']}" == str(Path(DEFAULT_SOCKET).parent)
-        assert service["RuntimeDirectoryMode"] == "0700"
+        assert service["RuntimeDirectoryMode"] == "0755", "the socket has a mode of its own"
     vain = {int(code) for code in service["RestartPreventExitStatus"].split()}
     assert vain == {ExitCode.USAGE, ExitCode.REFUSED, ExitCode.CLONED}
-    assert "CAP_NET_ADMIN" in service["CapabilityBoundingSet"].split()
+    assert service["CapabilityBoundingSet"] == "CAP_NET_ADMIN"
+
+
+def test_a_client_may_write_where_its_renewed_certificates_go() -> None:
+    """`join` puts them beside the configuration, and all else is read-only."""
+    service = unit("shadowmesh-client.service")["Service"]
+    assert service["ProtectSystem"] == "strict"
+    assert f"-{Path(DEFAULT_CONFIG).parent}" in service["ReadWritePaths"].split()
+
+
+def test_the_unit_of_several_clients_is_the_unit_of_one() -> None:
+    """But for the file and the folders, which have the name of the instance."""
+    one = (ROOT / "configs/shadowmesh-client.service").read_text().partition("[Unit]")[2]
+    each = (ROOT / "configs/shadowmesh-client@.service").read_text().partition("[Unit]")[2]
+    one = one.replace("ShadowMesh client\n", "ShadowMesh client of %i\n").replace("/client.yaml", "/%i.yaml")
+    assert each == one.replace("Directory=shadowmesh\n", "Directory=shadowmesh-%i\n")

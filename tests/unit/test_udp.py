@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 import pytest
 
-from shadowmesh.io.udp import ALWAYS_FITS, open_udp, send
+from shadowmesh.io.udp import ALWAYS_FITS, open_udp, send, why_not
 from shadowmesh.units import Address, Whole
 
 
@@ -31,3 +32,10 @@ def test_quic_may_be_fragmented_and_probes_may_not(host: str) -> None:
             assert send(watched, data, Address("127.0.0.1", 9))  # type: ignore[arg-type]
         assert watched.allowed == [True, False, False, True]
         assert udp.getsockopt(socket.IPPROTO_IP, 10) == 2, "the engine's packets are never fragmented"
+
+
+def test_a_low_port_that_is_refused_names_the_remedy() -> None:
+    assert why_not(PermissionError(errno.EACCES, "Permission denied")).endswith(
+        "a port below 1024 needs root or CAP_NET_BIND_SERVICE (with systemd: configs/ports.conf)"
+    )
+    assert why_not(OSError(errno.EADDRNOTAVAIL, "Cannot assign")) == "Cannot assign"
