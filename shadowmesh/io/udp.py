@@ -63,7 +63,7 @@ def why_not(error: OSError) -> str:
     """Why a port could not be opened, and what to do about it."""
     remedy = {
         errno.EADDRINUSE: ": another program has that port",
-        errno.EACCES: ": a port below 1024 needs root or CAP_NET_BIND_SERVICE (with systemd: configs/ports.conf)",
+        errno.EACCES: ": ports below 1024 are for root or CAP_NET_BIND_SERVICE (systemd: configs/ports.conf)",
     }
     return f"{error.strerror}{remedy.get(error.errno or 0, '')}"
 

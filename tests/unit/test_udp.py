@@ -36,6 +36,6 @@ def test_quic_may_be_fragmented_and_probes_may_not(host: str) -> None:
 
 def test_a_low_port_that_is_refused_names_the_remedy() -> None:
     assert why_not(PermissionError(errno.EACCES, "Permission denied")).endswith(
-        "a port below 1024 needs root or CAP_NET_BIND_SERVICE (with systemd: configs/ports.conf)"
+        "ports below 1024 are for root or CAP_NET_BIND_SERVICE (systemd: configs/ports.conf)"
     )
     assert why_not(OSError(errno.EADDRNOTAVAIL, "Cannot assign")) == "Cannot assign"
