@@ -44,6 +44,10 @@ class ExitCode(enum.IntEnum):
     """The firewall denies the packet that was described."""
     NOT_JOINED = 11
     """`join`: the invitation is of no use, or nobody could be asked."""
+    WARNING = 12
+    """`doctor`: it works, and something should be mended."""
+    PROBLEM = 13
+    """`doctor`: something keeps it from working."""
     INTERRUPTED = 130
     """128 + SIGINT, as shells count."""
 

@@ -26,6 +26,7 @@ NAME = "shadowmesh-client"
         "logs": "shadowmesh.cli.logs:logs",
         "top": "shadowmesh.cli.top:top",
         "netcheck": "shadowmesh.cli.netcheck:netcheck",
+        "doctor": "shadowmesh.cli.doctor:doctor",
         "join": "shadowmesh.cli.join:join",
         "invite": "shadowmesh.cli.invite:invite",
         "network": "shadowmesh.cli.network:network",

@@ -72,6 +72,7 @@ VERBS: dict[Command, list[str]] = {
         "logs",
         "top",
         "netcheck",
+        "doctor",
         "join",
         "invite",
         "network",
