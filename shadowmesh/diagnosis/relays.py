@@ -22,8 +22,8 @@ LOADED = 90
 
 _RELAY_SAYS = "the relay says: "
 """How the client's words on a relay that refused it begin (`core.relays`)."""
-_OTHER_IDENTITY = "NodeID differs"
-"""In the client's words on a relay that is another than the pinned one (`session.machine`)."""
+_OTHER_IDENTITY = ("its NodeID differs", "is my NodeID the one that you pinned")
+"""In the words of either side on a relay that is another than the pinned one (`session.machine`)."""
 _NTP = "turn on NTP (systemctl enable --now systemd-timesyncd, or chrony)"
 
 
@@ -108,7 +108,11 @@ def admitted(facts: Facts) -> Verdict:
     """Whether relays let us in."""
     if isinstance(facts.netcheck, Unseen):
         return skipped(facts.netcheck)
-    refused = [one for one in facts.netcheck.relays if _RELAY_SAYS in (one.last_error or "")]
+    refused = [
+        one
+        for one in facts.netcheck.relays
+        if _RELAY_SAYS in (one.last_error or "") and not _is_another(one)
+    ]
     if refused:
         text = listed(f"{one.address}: {(one.last_error or '').removeprefix(_RELAY_SAYS)}" for one in refused)
         remedy = "put this NodeID (shadowmesh-client id) into admission.nodes there, or mend what it says"
@@ -121,7 +125,7 @@ def identity(facts: Facts) -> Verdict:
     """Whether relays are those that are pinned."""
     if isinstance(facts.netcheck, Unseen):
         return skipped(facts.netcheck)
-    others = [one.address for one in facts.netcheck.relays if _OTHER_IDENTITY in (one.last_error or "")]
+    others = [one.address for one in facts.netcheck.relays if _is_another(one)]
     if others:
         remedy = "compare relays[].id with `shadowmesh-relay id` there; if they agree, somebody is in between"
         return problem(f"{listed(others)} has another identity than the pinned one", remedy)
@@ -174,6 +178,10 @@ def nat(facts: Facts) -> Verdict:
     if found.mapping == "unknown":
         return skipped("what the NAT does is not known; it takes two relays, or one with a second_port")
     return ok(f"NAT mapping: {found.mapping}")
+
+
+def _is_another(relay: RelayCheck) -> bool:
+    return any(words in (relay.last_error or "") for words in _OTHER_IDENTITY)
 
 
 def _of_connected(relays: Iterable[RelayCheck], what: str) -> Verdict:

@@ -51,6 +51,7 @@ from tests.unit.doctor_facts import (
 SECOND = RelayCheck(address="192.0.2.9:4433", state="waiting", last_error="nothing answered")
 REFUSED = "the relay says: this relay does not admit your NodeID"
 OTHER = "the peer is not the node that is pinned: its NodeID differs"
+ASKS = "the relay says: the proof in HELLO does not hold; is my NodeID the one that you pinned?"
 BLOCKED = replace(reached(), udp="blocked", relays=[SECOND])
 WITH_PASSWORD = replace(
     CONFIG, relays=(replace(CONFIG.relays[0], proxy="http://user:password@proxy.example.net:3128"),)
@@ -258,12 +259,13 @@ CASES: dict[str, list[tuple[Result, Facts, str]]] = {
     "relay.admitted": [
         (OK, healthy(), "admits us"),
         (PROBLEM, relay_with(state="waiting", last_error=REFUSED), "does not admit your NodeID"),
-        (SKIPPED, relay_with(state="waiting"), "no relay is connected"),
+        (SKIPPED, relay_with(state="waiting", last_error=ASKS), "no relay is connected"),
         (SKIPPED, UNASKED, "dark"),
     ],
     "relay.identity": [
         (OK, healthy(), "has the pinned NodeID"),
         (PROBLEM, relay_with(state="waiting", last_error=OTHER), "another identity"),
+        (PROBLEM, relay_with(state="waiting", last_error=ASKS), "another identity"),
         (SKIPPED, relay_with(state="waiting"), "no relay is connected"),
         (SKIPPED, UNASKED, "dark"),
     ],
