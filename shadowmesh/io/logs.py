@@ -5,6 +5,7 @@ Both programs use it. It decides the form alone; what is logged, and how much, i
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import ipaddress
 import json
@@ -26,10 +27,10 @@ _PRIORITIES = (
 
 _ADDRESSES = re.compile(
     r"\[[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(?:%\w+)?\](?::\d+)?"  # [2001:db8::1]:4433
-    r"|(?<![\w:.])(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?(?![\w.])"
+    r"|(?<![\w:.])(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?(?!\w|\.\w)"  # a full stop may follow
 )
 _IPV6 = re.compile(r"(?<![\w:.])([0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F.]*)(?:%\w+)?(?!\w)")
-"""What may be one: a time of day looks the same at first."""
+"""What may be one, with a colon or full stop of the sentence: a time of day looks the same at first."""
 _NODE_IDS = re.compile(r"(?<!\w)(?:[a-z2-7]{52}(?!\w)|[a-z2-7]{10}…)")
 """As people copy them, and shortened as both programs show them."""
 
@@ -60,11 +61,12 @@ def hide(text: str) -> str:
 
 
 def _hide_ipv6(match: re.Match[str]) -> str:
-    try:
-        ipaddress.IPv6Address(match[1])
-    except ValueError:
-        return match[0]
-    return "[address]"
+    text = match[1]
+    for address in (text, text[:-1]):
+        with contextlib.suppress(ValueError):
+            ipaddress.IPv6Address(address)
+            return f"[address]{text[len(address) :]}"
+    return match[0]
 
 
 def without_addresses(record: logging.LogRecord) -> bool:

@@ -74,6 +74,9 @@ NODE = "7g2ouyxa3tc3kmxappexwyfiyw2npqm2gt3s52kabmzu5jsrivxa"
         ("route to 2001:db8::1 is gone", "route to [address] is gone"),
         ("link fe80::1%eth0: gone", "link [address]: gone"),
         ("at ::1 and ::", "at [address] and [address]"),
+        ("it left 192.0.2.1. Then 192.0.2.1:4433.", "it left [address]. Then [address]."),
+        ("2001:db8::1: gone, to 2001:db8::2.", "[address]: gone, to [address]."),
+        ("2001:db8::: gone", "[address]: gone"),
         (f"this relay does not admit your NodeID {NODE}", "this relay does not admit your NodeID [node]"),
         ("7g2ouyxa3t… and aaaabbbb22… have a channel", "[node] and [node] have a channel"),
     ],
@@ -89,6 +92,7 @@ def test_addresses_and_ids_are_taken_out(text: str, hidden: str) -> None:
         "revocation list 12 of home counts from now on",
         "peer bob: session established, 12:30:05 ago, X25519+ML-KEM-1024",
         "dropped connection lost 1.5 s",
+        "release 1.2.3.4.5 and 1.2.3.4a",
         "ShadowMesh 0.1.0 is up::ready",
     ],
 )
