@@ -84,6 +84,10 @@ class Document:
         """The top level, whose keys must be among `known`."""
         return Section(self, "", self.root, known)
 
+    def values(self) -> object:
+        """Everything as it is written, without comments: mappings, lists, texts."""
+        return _values(self._root)
+
     def refuse(
         self, node: yaml.Node, path: str, problem: str, example: str = "", error_id: str = "config.value"
     ) -> None:
@@ -278,6 +282,14 @@ _TAG = "tag:yaml.org,2002:"
 _MAP, _SEQ, _STR, _INT, _BOOL, _NULL = (_TAG + kind for kind in ("map", "seq", "str", "int", "bool", "null"))
 
 _KINDS = {_MAP: "a mapping", _SEQ: "a list", _NULL: "nothing"}
+
+
+def _values(node: yaml.Node) -> object:
+    if isinstance(node, yaml.MappingNode):
+        return {str(key.value): _values(value) for key, value in node.value}
+    if isinstance(node, yaml.SequenceNode):
+        return [_values(one) for one in node.value]
+    return str(node.value)
 
 
 def _kind(node: yaml.Node) -> str:

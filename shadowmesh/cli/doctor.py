@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from shadowmesh.cli.options import SOCKET_VARIABLE, config_option, json_option, socket_option
+from shadowmesh.cli.options import config_option, json_option, socket_option, usual_socket
 from shadowmesh.command import ExitCode, examples
-from shadowmesh.config import DEFAULT_SOCKET
 from shadowmesh.values import printable
 
 if TYPE_CHECKING:
@@ -65,9 +64,13 @@ def look(config: Path | None, socket: Path | None) -> Facts:
     """Gather the facts, telling a person at a terminal what takes long."""
     from shadowmesh.diagnosis.gather import gather
 
-    file = config or (DEFAULT_CONFIG if socket is None and DEFAULT_CONFIG.exists() else None)
     with progress() as tell:
-        return gather(file, socket, Path(os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET), tell)
+        return gather(chosen_config(config, socket), socket, usual_socket(), tell)
+
+
+def chosen_config(config: Path | None, socket: Path | None) -> Path | None:
+    """The file that is meant: -c, else the usual one if it is there and no client is named by --socket."""
+    return config or (DEFAULT_CONFIG if socket is None and DEFAULT_CONFIG.exists() else None)
 
 
 def render(report: Doctor, everything: bool) -> list[str]:

@@ -27,6 +27,7 @@ NAME = "shadowmesh-client"
         "top": "shadowmesh.cli.top:top",
         "netcheck": "shadowmesh.cli.netcheck:netcheck",
         "doctor": "shadowmesh.cli.doctor:doctor",
+        "bugreport": "shadowmesh.cli.bugreport:bugreport",
         "join": "shadowmesh.cli.join:join",
         "invite": "shadowmesh.cli.invite:invite",
         "network": "shadowmesh.cli.network:network",

@@ -53,6 +53,11 @@ def socket_path(config: Path | None, socket: Path | None) -> Path:
         return socket
     if config is not None:
         return load_client_config(config).node.socket
+    return usual_socket()
+
+
+def usual_socket() -> Path:
+    """Where a client answers of which nothing is said."""
     return Path(os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET)
 
 

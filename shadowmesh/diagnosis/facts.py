@@ -75,6 +75,10 @@ class Files(msgspec.Struct, frozen=True, kw_only=True):
 class Papers(msgspec.Struct, frozen=True, kw_only=True):
     """Certificate and revocation list, as the files have them."""
 
+    network: str
+    network_id: str
+    member: str
+    groups: tuple[str, ...]
     addresses: tuple[str, ...]
     not_before: float
     not_after: float

@@ -49,7 +49,7 @@ def gather(config_file: Path | None, socket_path: Path | None, usual: Path, prog
     """
     progress("the machine")
     config, config_problem = read_config(config_file)
-    socket_path = socket_path or (usual if isinstance(config, Unseen) else config.node.socket)
+    socket_path = client_socket(config, socket_path, usual)
     client = ask_client(socket_path)
     progress("the names of the relays")
     papers, papers_problem = read_papers(config)
@@ -77,6 +77,11 @@ def gather(config_file: Path | None, socket_path: Path | None, usual: Path, prog
         surroundings=surroundings,
         firewall=system.read_firewall(),
     )
+
+
+def client_socket(config: ClientConfig | Unseen, named: Path | None, usual: Path) -> Path:
+    """Where the client answers: `named`, else as the configuration says, else `usual`."""
+    return named or (usual if isinstance(config, Unseen) else config.node.socket)
 
 
 def read_config(file: Path | None) -> tuple[ClientConfig | Unseen, str]:
@@ -197,6 +202,10 @@ def read_papers(config: ClientConfig | Unseen) -> tuple[Papers | Unseen | None, 
     newest = max((one for one in lists if one is not None), key=lambda one: one.number, default=None)
     return (
         Papers(
+            network=network.name,
+            network_id=node_id_text(network.id),
+            member=body.name,
+            groups=tuple(body.groups),
             addresses=tuple(body.addresses),
             not_before=body.not_before,
             not_after=body.not_after,

@@ -109,9 +109,7 @@ def admitted(facts: Facts) -> Verdict:
     if isinstance(facts.netcheck, Unseen):
         return skipped(facts.netcheck)
     refused = [
-        one
-        for one in facts.netcheck.relays
-        if _RELAY_SAYS in (one.last_error or "") and not _is_another(one)
+        one for one in facts.netcheck.relays if _RELAY_SAYS in (one.last_error or "") and not _is_another(one)
     ]
     if refused:
         text = listed(f"{one.address}: {(one.last_error or '').removeprefix(_RELAY_SAYS)}" for one in refused)

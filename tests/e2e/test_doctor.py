@@ -7,6 +7,7 @@ waits some seconds for answers that don't come.
 from __future__ import annotations
 
 import json
+import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -135,6 +136,44 @@ def test_a_healthy_machine_has_nothing(ward: Mesh) -> None:
     for name in ("client.running", "relay.reachable", "udp.works", "mtu.relay_paths", "firewall.host"):
         assert said[name][0] == "ok", said[name]
     assert examine(alice, config=False)[1]["config.loads"][0] == "skipped"
+
+
+def test_a_report_of_a_running_client_has_no_key_and_no_address(ward: Mesh) -> None:
+    alice = ward.clients["alice"]
+    file = alice.directory / "report.tar.gz"
+    done = alice.run(
+        ["bugreport", "-c", str(alice.config_path), "-o", str(file), "--anonymise", "strict", "--json"]
+    )
+    told = json.loads(done.stdout)
+    with tarfile.open(file) as archive:
+        texts = {one.name.partition("/")[2]: archive.extractfile(one).read().decode() for one in archive}  # type: ignore[union-attr]
+    assert set(texts) == {one["name"] for one in told["files"]}
+    expected = {
+        "README.txt",
+        "doctor.json",
+        "status.json",
+        "netcheck.json",
+        "drops.json",
+        "config.yaml",
+        "links.json",
+    }
+    assert expected <= set(texts), told["left_out"]
+    whole = "\n".join(texts.values())
+    # The first line of an identity names its node.
+    key_lines = (alice.state_dir / "identity.pem").read_text().splitlines()[1:]
+    hidden = [line for line in key_lines if not line.startswith("-----")]
+    hidden += [node.node_id[:10] for node in (*ward.clients.values(), *ward.relays.values())]
+    hidden += [
+        alice.host.ipv4,
+        alice.ipv4,
+        ward.clients["bob"].ipv6,
+        ward.relays["relay"].endpoint,
+        "alice",
+        "bob",
+    ]
+    hidden.append(alice.status()["node"]["mac"])
+    assert [text for text in hidden if text and text in whole] == []
+    assert json.loads(texts["status.json"])["peers"][0]["state"] == "connected"
 
 
 def test_a_relay_that_is_not_admitted_to(reports: dict[str, tuple[int, Said]]) -> None:

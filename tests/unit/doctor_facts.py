@@ -86,6 +86,10 @@ def healthy() -> Facts:
         netcheck=reached(),
         names=(Lookup(host="relay.example.net", addresses=("192.0.2.1",)),),
         papers=Papers(
+            network="home",
+            network_id="h" * 52,
+            member="alice",
+            groups=(),
             addresses=("10.77.0.1/24",),
             not_before=NOW - 30 * DAY,
             not_after=NOW + 60 * DAY,

@@ -73,6 +73,7 @@ VERBS: dict[Command, list[str]] = {
         "top",
         "netcheck",
         "doctor",
+        "bugreport",
         "join",
         "invite",
         "network",
