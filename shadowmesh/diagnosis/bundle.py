@@ -32,11 +32,12 @@ KNOWN_KEYS = frozenset(
     re.findall(
         r"\w+",
         """
-        node name state_dir socket listen address port interface addresses mtu broadcast rate burst
-        bridge vlans relays id tcp proxy tls token_file peers endpoint groups rights routes via to
-        metric firewall inbound outbound rules tests action direction src dst proto src_port
-        dst_port ethertype vlan expect peer aead_library paths direct port_mapping metrics log
-        format tracing otlp network file connect certificate delegation session rekey_seconds
+        node name state_dir socket socket_group listen address port interface addresses mtu
+        broadcast rate burst bridge vlans relays id tcp proxy tls token_file peers endpoint groups
+        rights routes via to metric firewall inbound outbound rules tests action direction src dst
+        proto src_port dst_port ethertype vlan expect peer aead_library paths direct port_mapping
+        metrics log format tracing otlp network file connect certificate delegation session
+        rekey_seconds
         """,
     )
 )

@@ -8,13 +8,13 @@ Each part is a text or a JSON value, or `Unseen` with the reason why it is not t
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import importlib.metadata
 import json
 import os
 import platform
 import re
 import socket
-import struct
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
@@ -24,17 +24,16 @@ from typing import NamedTuple
 import msgspec
 
 from shadowmesh import __version__
-from shadowmesh.api.client import ApiClient, ApiFailed, NotRunning
-from shadowmesh.api.schema import Status
+from shadowmesh.api.client import ApiClient
 from shadowmesh.config import DEFAULT_STATE_DIR
-from shadowmesh.decoding import UNDECODABLE
 from shadowmesh.diagnosis.doctor import examine
 from shadowmesh.diagnosis.facts import Facts, Unseen
 from shadowmesh.diagnosis.system import output_of
 from shadowmesh.document import Document
-from shadowmesh.errors import ConfigError
+from shadowmesh.errors import ConfigError, ShadowMeshError
 from shadowmesh.node.lifecycle import LOG_FILE
 from shadowmesh.units import PROTOCOL_VERSIONS
+from shadowmesh.web.caller import caller_of
 
 MAX_LOG = 1 << 20
 """Bytes of each log, the latest."""
@@ -54,7 +53,6 @@ PACKAGES = (
 SECRET_VARIABLE = re.compile(r"(?i)token|passphrase|password|secret|headers|api_?key")
 """Names in an environment whose values are secrets."""
 PROXY_VARIABLE = re.compile(r"(?i)(?:https?|all)_proxy")
-_CREDENTIALS = struct.Struct("=iII")
 
 
 class Part(NamedTuple):
@@ -80,6 +78,7 @@ def parts(facts: Facts, values: object, socket_path: Path) -> Iterator[Part]:
     yield Part("config.yaml", "the configuration: known keys only, without comments", values)
     yield Part("versions.json", "kernel, Python, OpenSSL, libraries and packages", versions())
     yield Part("state.json", "names, modes and sizes of the files in the state directory", state(folder))
+    yield Part("running.log", "the latest lines of the running client", running_log(facts, socket_path))
     yield Part("client.log", "the end of the log of a detached client", own_log(folder))
     yield Part("journal.log", f"the end of the log of {UNIT} in the journal", journal())
     for name, arguments in IP_COMMANDS.items():
@@ -106,8 +105,8 @@ def drops(facts: Facts, socket_path: Path) -> object:
         return facts.status
     before = facts.status.drops
     try:
-        after = msgspec.json.decode(ApiClient(socket_path).status_json(), type=Status).drops
-    except (NotRunning, ApiFailed, *UNDECODABLE) as error:
+        after = ApiClient(socket_path).status().drops
+    except ShadowMeshError as error:
         return Unseen(str(error))
     grown = {reason: count - before.get(reason, 0) for reason, count in after.items()}
     return {
@@ -185,6 +184,18 @@ def state(folder: Path | Unseen) -> object:
                 }
             )
     return files
+
+
+def running_log(facts: Facts, socket_path: Path) -> str | Unseen:
+    """What the running client keeps of its log; times are of UTC."""
+    if isinstance(facts.status, Unseen):
+        return facts.status
+    try:
+        lines = ApiClient(socket_path).log().lines
+    except ShadowMeshError as error:
+        return Unseen(str(error))
+    times = (dt.datetime.fromtimestamp(one.at, dt.UTC).isoformat(timespec="milliseconds") for one in lines)
+    return "".join(f"{at} {one.level.upper()} {one.text}\n" for at, one in zip(times, lines, strict=True))
 
 
 def own_log(folder: Path | Unseen) -> str | Unseen:
@@ -271,9 +282,8 @@ def environment_of(socket_path: Path) -> Mapping[str, str]:
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         probe.connect(str(socket_path))
-        credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        pid = int(_CREDENTIALS.unpack(credentials)[0])
-        data = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
+        client = caller_of(probe)
+        data = Path(f"/proc/{client.pid if client else 0}/environ").read_bytes().decode(errors="replace")
         return dict(line.partition("=")[::2] for line in data.split("\0") if line)
     return {}
 

@@ -20,7 +20,6 @@ import msgspec
 from shadowmesh.api.client import ApiClient, ApiFailed, NotRunning
 from shadowmesh.api.schema import Netcheck, Status
 from shadowmesh.config import ClientConfig, doubts, load_client_config
-from shadowmesh.decoding import UNDECODABLE
 from shadowmesh.diagnosis import system
 from shadowmesh.diagnosis.facts import Facts, FileFact, Files, Lookup, Papers, Unseen
 from shadowmesh.errors import ConfigError, IdentityError, NotMember, ShadowMeshError
@@ -97,16 +96,13 @@ def read_config(file: Path | None) -> tuple[ClientConfig | Unseen, str]:
 def ask_client(socket_path: Path) -> Client:
     """Whether a client answers on the socket, and its status."""
     try:
-        return Client(status=msgspec.json.decode(ApiClient(socket_path).status_json(), type=Status))
+        return Client(status=ApiClient(socket_path).status())
     except NotRunning as error:
         return Client(status=Unseen(str(error)), stopped=True)
     except ApiFailed as error:
         if os.access(socket_path, os.W_OK):
             return Client(status=Unseen(str(error)), silent=str(error))
         return Client(status=Unseen(str(error)))
-    except UNDECODABLE:
-        text = f"what answers on {socket_path} is another version, or no client"
-        return Client(status=Unseen(text), silent=text)
 
 
 def check_network(config: ClientConfig | Unseen, client: Client, socket_path: Path) -> Netcheck | Unseen:

@@ -43,43 +43,48 @@ UNSEEN = Unseen("it is dark")
 CONFIG = load_client_config(ROOT / "configs/client.yaml")
 
 
+MACHINE = Machine(
+    system="Linux",
+    release="6.6.1-amd64",
+    architecture="x86_64",
+    memory=1 << 30,
+    python=(3, 11),
+    openssl=(3, 5),
+    openssl_text="OpenSSL 3.5.0",
+    installed="0.1.0",
+    root=True,
+    net_admin=True,
+    synchronised=True,
+)
+KERNEL = Kernel(
+    tun="",
+    vnet_header=True,
+    udp_segments=True,
+    udp_coalesces=True,
+    shares_ports=True,
+    netlink="",
+    ipv6=True,
+    receive_buffer=udp.BUFFER,
+    receive_limit=212_992,
+)
+FILES = Files(
+    config=FileFact(path="/etc/shadowmesh/client.yaml", mode=0o644),
+    state_dir=FileFact(path="/var/lib/shadowmesh", mode=0o700),
+    identity=FileFact(path="/var/lib/shadowmesh/identity.pem", mode=0o600),
+    keys=(FileFact(path="/var/lib/shadowmesh/tickets", mode=0o600),),
+    tokens=(),
+    free=1 << 30,
+)
+
+
 def healthy() -> Facts:
     """A member whose client runs and to whom nothing is wrong."""
     return Facts(
         now=NOW,
-        machine=Machine(
-            system="Linux",
-            release="6.6.1-amd64",
-            architecture="x86_64",
-            memory=1 << 30,
-            python=(3, 11),
-            openssl=(3, 5),
-            openssl_text="OpenSSL 3.5.0",
-            installed="0.1.0",
-            root=True,
-            net_admin=True,
-            synchronised=True,
-        ),
-        kernel=Kernel(
-            tun="",
-            vnet_header=True,
-            udp_segments=True,
-            udp_coalesces=True,
-            shares_ports=True,
-            netlink="",
-            ipv6=True,
-            receive_buffer=udp.BUFFER,
-            receive_limit=212_992,
-        ),
+        machine=MACHINE,
+        kernel=KERNEL,
         config=CONFIG,
-        files=Files(
-            config=FileFact(path="/etc/shadowmesh/client.yaml", mode=0o644),
-            state_dir=FileFact(path="/var/lib/shadowmesh", mode=0o700),
-            identity=FileFact(path="/var/lib/shadowmesh/identity.pem", mode=0o600),
-            keys=(FileFact(path="/var/lib/shadowmesh/tickets", mode=0o600),),
-            tokens=(),
-            free=1 << 30,
-        ),
+        files=FILES,
         socket=FileFact(path="/run/shadowmesh/shadowmesh.sock", mode=0o600),
         status=running(),
         stopped=False,

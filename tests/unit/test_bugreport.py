@@ -209,7 +209,7 @@ PROTECTIONS: dict[str, tuple[str, Break]] = {
         instead(
             collect,
             "read_values",
-            lambda file: {"node": Document.load(file).values()["node"], "name": file.read_text()},
+            lambda file: {"name": file.read_text()},
         ),
     ),
     "MAC addresses": ("addresses", instead(redact, "_MAC", NEVER)),
