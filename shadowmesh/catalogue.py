@@ -85,6 +85,11 @@ ENTRIES: dict[str, Entry] = {
         "There is no relay to meet the others at: neither `relays:` nor the network's file names one.",
         "Add `relays:` with address and NodeID (`shadowmesh-relay id`).",
     ),
+    "config.own-domain": Entry(
+        "A relay or its proxy is named in the domain of the members (`names.domain`), which only a network that is "
+        "up already resolves.",
+        "Give its IP address or another name; or set another `names.domain` ([names.md](names.md)).",
+    ),
     "config.bridge": Entry(
         "`interface.bridge` can't be used: it is no bridge, or this member has not the right to be a bridge.",
         "Make it (`ip link add br0 type bridge`), or have the certificate signed with `--right bridge`;"

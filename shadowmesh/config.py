@@ -7,6 +7,7 @@ Reference for people: docs/configuration.md; examples: configs/.
 from __future__ import annotations
 
 import ipaddress
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar, cast
@@ -22,6 +23,7 @@ from shadowmesh.values import (
     ANY_TLS,
     EXAMPLE_NODE_ID,
     one_of,
+    parse_domain,
     parse_endpoint,
     parse_host_port,
     parse_interface_address,
@@ -178,6 +180,14 @@ class NetworkSection(msgspec.Struct, frozen=True):
     """By which this machine renews the certificates of other members."""
 
 
+class NamesSection(msgspec.Struct, frozen=True):
+    """`names:` the resolver of members' names, and who on this machine asks it."""
+
+    domain: str = "mesh"
+    serve: Literal["host", "off"] = "host"
+    host: Literal["auto", "resolv.conf", "none"] = "auto"
+
+
 class ClientConfig(msgspec.Struct, frozen=True):
     """All of client.yaml, checked."""
 
@@ -199,6 +209,7 @@ class ClientConfig(msgspec.Struct, frozen=True):
     log: LogSection = LogSection()
     tracing: str | None = None
     """URL of the collector that gets traces."""
+    names: NamesSection = NamesSection()
     file: str = "the configuration"
     """What errors call it: the path as it was given."""
 
@@ -244,6 +255,7 @@ def read_client_config(document: Document) -> ClientConfig:
         metrics=metrics_address(top),
         log=log_section(top),
         tracing=tracing_url(top),
+        names=_names(top.section("names", ("domain", "serve", "host"))),
         file=document.file,
     )
     document.finish()
@@ -253,6 +265,7 @@ def read_client_config(document: Document) -> ClientConfig:
     _refuse_small_mtu(config, interface)
     _refuse_bridge_keys(config, interface)
     _refuse_repeats(config, relays, peers)
+    _refuse_own_domain(config, relays)
     _check_routes(config, routes, peers)
     if firewall and config.firewall:
         check_rules(firewall, config.firewall)
@@ -442,6 +455,38 @@ def _network(top: Section) -> NetworkSection | None:
         connect=cast("Literal['auto', 'eager', 'demand']", connect),
         delegation=section.text("delegation", parse_path, "/etc/shadowmesh/delegation.pem", None),
     )
+
+
+def _names(section: Section) -> NamesSection:
+    serve = section.text("serve", one_of("host", "off"), "off", "host")
+    host = section.text("host", one_of("auto", "resolv.conf", "none"), "auto", "auto")
+    return NamesSection(
+        domain=section.text("domain", parse_domain, "mesh", "mesh"),
+        serve=cast("Literal['host', 'off']", serve),
+        host=cast("Literal['auto', 'resolv.conf', 'none']", host),
+    )
+
+
+def names_a_member(names: NamesSection, host: str) -> bool:
+    """Whether this is a name that only a network that is up already could resolve."""
+    return names.serve != "off" and f".{host.lower().rstrip('.')}".endswith(f".{names.domain}")
+
+
+def _refuse_own_domain(config: ClientConfig, relays: list[Section]) -> None:
+    """What leads to the network can't be looked up in it."""
+    if not config.names.domain:
+        return  # refused already
+    for section, relay in zip(relays, config.relays, strict=True):
+        proxy = urllib.parse.urlsplit(relay.proxy or "").hostname or ""
+        hosts = {"address": relay.host, "tcp": relay.tcp.host if relay.tcp else "", "proxy": proxy}
+        for key, host in hosts.items():
+            if names_a_member(config.names, host):
+                section.refuse(
+                    key,
+                    f"{host} is in our own domain {config.names.domain}, which nobody can resolve before the "
+                    f"relay is reached; name an address or another name, or set another names.domain",
+                    error_id="config.own-domain",
+                )
 
 
 def after_refusal(host_port: tuple[str, int] | None) -> tuple[str, int]:

@@ -24,15 +24,34 @@ MIN_ROUTE_PREFIX = 8
 ANY_TLS, VERIFIED_TLS = "any", "verify"
 """`relays[].tls`: take every certificate, or such as a browser would."""
 
+MAX_DOMAIN = 189
+"""Characters: 253 of a whole name, less the 63 of a member's and the dot."""
+
+_TAKEN_DOMAINS = ("arpa", "invalid", "local", "localhost", "onion")
+"""Source: RFC 3172, RFC 6761, RFC 6762 (`.local` is multicast DNS), RFC 7686."""
+
 EXAMPLE_NODE_ID = "exampleaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 
 
 def parse_name(text: str) -> str:
-    """A host name label (RFC 1123 section 2.1): what may become a DNS name later."""
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", text):
+    """A host name label (RFC 1123 section 2.1): what is a DNS name below a domain."""
+    if not _is_label(text):
         raise ValueError(
             f"{text!r} is not a name; a name is 1 to 63 lower-case letters, digits and inner hyphens"
         )
+    return text
+
+
+def parse_domain(text: str) -> str:
+    """A domain for members' names, in lower case: each name and a dot more must still fit (RFC 1035)."""
+    parts = text.split(".")
+    if len(text) > MAX_DOMAIN or not all(map(_is_label, parts)) or parts[-1].isdigit():
+        raise ValueError(
+            f"{text!r} is no domain; one is up to {MAX_DOMAIN} lower-case letters, digits, inner hyphens and "
+            f"inner dots"
+        )
+    if parts[-1] in _TAKEN_DOMAINS:
+        raise ValueError(f"names below .{parts[-1]} have a meaning of their own; take another domain")
     return text
 
 
@@ -157,6 +176,10 @@ def parse_route(text: str) -> str:
     if prefix.is_multicast or prefix.is_loopback or prefix.is_link_local:
         raise ValueError(f"{text} is nothing that can be behind a member")
     return str(prefix)
+
+
+def _is_label(text: str) -> bool:
+    return re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", text) is not None
 
 
 def parse_host_port(text: str) -> tuple[str, int]:

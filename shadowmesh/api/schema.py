@@ -220,6 +220,22 @@ class RouteStatus(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
 
 
+class NamesStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The resolver of members' names: where it listens, who on this machine asks it, and how often it was
+    asked.
+    """
+
+    domain: str
+    listen: list[str]
+    problem: str | None = None
+    host: Literal["resolved", "resolv.conf", "none"]
+    advice: str | None = None
+    queries: int
+    answered: int
+    refused: int
+    malformed: int
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Answer to GET /v1/status. `drops` has every reason of the data plane, also those at zero."""
 
@@ -231,6 +247,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     drops: dict[str, int]
     firewall: FirewallStatus | None = None
     routes: list[RouteStatus] = []
+    names: NamesStatus | None = None
 
 
 class PingRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

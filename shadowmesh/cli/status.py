@@ -11,6 +11,7 @@ from shadowmesh.api.checks import CHECKS, CheckName
 from shadowmesh.api.schema import (
     BridgeStatus,
     CarrierStatus,
+    NamesStatus,
     NetworkStatus,
     PeerStatus,
     RelayStatus,
@@ -101,6 +102,7 @@ def render(status: Status) -> list[str]:
         *_network(node.network),
         *_renewers(status.peers),
         *_bridge(node.bridge),
+        *_names(status.names),
         "",
         *(_peers(status.peers) if status.peers else [_nobody(node.network)]),
         "",
@@ -149,6 +151,17 @@ def _nobody(network: NetworkStatus | None) -> str:
     if network is None:
         return "No peers are configured."
     return f"No other member of {network.name} is known yet; `shadowmesh-client invite create` makes one."
+
+
+def _names(names: NamesStatus | None) -> list[str]:
+    if names is None:
+        return []
+    if names.problem is not None:
+        return [f"names below .{names.domain} are not resolved: {names.problem}"]
+    who = {"resolved": "systemd-resolved asks it", "resolv.conf": "/etc/resolv.conf has it first"}
+    asked = who.get(names.host, "nothing on this machine asks it by itself")
+    line = f"names below .{names.domain} are resolved at {', '.join(names.listen)}; {asked}"
+    return [line, *([f"  {names.advice}"] if names.advice else [])]
 
 
 def _peers(peers: list[PeerStatus]) -> list[str]:

@@ -111,6 +111,10 @@ class Members:
             self.on_learned(learned)
         return learned
 
+    def is_configured(self, node: NodeId) -> bool:
+        """Whether `peers:` lists this node."""
+        return node in self._configured
+
     def is_revoked(self, node: NodeId) -> bool:
         """Whether the newest list names this node."""
         current = self.membership.revocations.current if self.membership is not None else None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from shadowmesh.config import ClientConfig, Peer
 from shadowmesh.core.acquaintances import Acquaintances
 from shadowmesh.core.demand import Connect, Demand
+from shadowmesh.core.directory import hosts
 from shadowmesh.core.guests import Guests
 from shadowmesh.core.home import Home
 from shadowmesh.core.joiner import Joiner
@@ -149,6 +150,10 @@ class Core:
         times += [self._shared.links.deadline, self._tick_at, self._busy_tick_at, self.guests.deadline]
         times += [self.joiner.deadline] if self.joiner is not None else []
         return min(time for time in times if time is not None)
+
+    def hosts(self) -> dict[str, tuple[str, ...]]:
+        """The other members' names and addresses, as the resolver may tell them."""
+        return hosts(self.peers.values(), self.members, self.acquaintances, self._shared.owners)
 
     # Input.
 

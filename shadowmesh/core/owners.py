@@ -111,6 +111,10 @@ class Owners:
             self._peers[handle].gone = True
             self._claim(handle)
 
+    def hosts(self, handle: int) -> list[str]:
+        """Addresses that are this peer's own now."""
+        return sorted(host for host in self._peers[handle].ranks if self._owner_of(host) == handle)
+
     def may_bridge(self, handle: int) -> bool:
         """Whether it may have stations behind it."""
         return RIGHT_BRIDGE in self._peers[handle].all_rights()
@@ -144,7 +148,7 @@ class Owners:
     def _install(self, handle: int | None) -> None:
         assert handle is not None
         owner = self._peers[handle]
-        granted = sorted(host for host in owner.ranks if self._owner_of(host) == handle)
+        granted = self.hosts(handle)
         rights = owner.all_rights()
         routes = [] if owner.gone else sorted(owner.routes)
         if owner.certificate is not None and not owner.gone:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from shadowmesh.config import ClientConfig, RelayPeer, refuse_bridge
+from shadowmesh.config import ClientConfig, RelayPeer, names_a_member, refuse_bridge
 from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.errors import ConfigError, NotMember
 from shadowmesh.io.documents import (
@@ -227,6 +227,13 @@ def with_network(config: ClientConfig, membership: Membership | None) -> ClientC
     if not config.relays:
         text = f"{config.file}: relays: is missing, and the network names none"
         raise ConfigError(text, "config.no-relay")
+    for relay in config.relays:
+        if any(names_a_member(config.names, one.host) for one in (relay, relay.tcp) if one is not None):
+            text = (
+                f"{config.file}: names.domain: the network names the relay {relay.host}, which nobody can "
+                f"resolve before a relay is reached; set another domain than {config.names.domain}"
+            )
+            raise ConfigError(text, "config.own-domain")
     return config
 
 

@@ -59,6 +59,7 @@ from shadowmesh.node.carriers import Carriers
 from shadowmesh.node.inviting import Inviting
 from shadowmesh.node.lines import Lines
 from shadowmesh.node.live import Live
+from shadowmesh.node.names import Names
 from shadowmesh.node.netcheck import check_network
 from shadowmesh.node.papers import Papers
 from shadowmesh.node.recent import RecentLog
@@ -90,6 +91,7 @@ class Daemon:
     :param tracing: where the stages of the core go.
     :param device: what the engine reads; if somebody removes it, this ends.
     :param recent: the latest lines of the log.
+    :param names: the resolver, which is started and stopped beside this.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Daemon:
         tracing: Tracing | None = None,
         device: Tap | None = None,
         recent: RecentLog | None = None,
+        names: Names | None = None,
     ) -> None:
         self.failure: CommandFailed | None = None
         """Why it stopped by itself."""
@@ -129,6 +132,7 @@ class Daemon:
         )
         keep = (bridge.lent.note_routes,) if bridge is not None else ()
         self._subnets = Subnets(config, core, self._drive, *keep)
+        self._names = names
         self._carriers = Carriers(config.relays, local_address(udp), self._handle_carrier)
         self._pings: dict[bytes, asyncio.Future[float]] = {}
         self._lookups: set[asyncio.Task[None]] = set()
@@ -170,7 +174,8 @@ class Daemon:
             interface_up=self._device is None or self._device.up,
             connected_after=self._connected_after,
         )
-        return structs.replace(made, routes=self._subnets.status(), node=node)
+        names = self._names.status() if self._names is not None else None
+        return structs.replace(made, routes=self._subnets.status(), node=node, names=names)
 
     def _all_unsent(self) -> Counter[str]:
         unsent = self._unsent + self._surroundings.mapper.drops + self._carriers.drops + self.live.drops

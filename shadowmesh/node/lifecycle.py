@@ -41,6 +41,7 @@ from shadowmesh.io.invitations import open_invitations
 from shadowmesh.io.lent import Lent, take_back
 from shadowmesh.io.logs import OWN, log_to
 from shadowmesh.io.membership import open_delegate, open_membership, with_network
+from shadowmesh.io.resolvconf import given_back
 from shadowmesh.io.tap import Tap
 from shadowmesh.io.tokens import load_tokens
 from shadowmesh.io.tracing import trace_to
@@ -51,6 +52,7 @@ from shadowmesh.membership.invitations import Invitations
 from shadowmesh.node import acquainted, tickets
 from shadowmesh.node.bridge import BridgeService, choose_mtu, find_bridge
 from shadowmesh.node.daemon import Daemon
+from shadowmesh.node.names import Names
 from shadowmesh.node.recent import RecentLog, remember
 from shadowmesh.node.subnets import not_forwarded
 from shadowmesh.node.wall import Wall
@@ -154,6 +156,7 @@ def _run_node(config: ClientConfig, identity: Identity, ready: Callable[[], None
     mtu = choose_mtu(config, linux)
     mac = mac_of(identity.node_id)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(given_back(config.node.state_dir))  # before any name is looked up
         tracing = stack.enter_context(trace_to(config.tracing, "shadowmesh-client", config.log.addresses))
         udp = stack.enter_context(open_udp(config.listen.address, config.listen.port))
         interface = config.interface
@@ -177,14 +180,17 @@ def _run_node(config: ClientConfig, identity: Identity, ready: Callable[[], None
         engine.start()
         stack.callback(engine.stop)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            daemon = Daemon(config, core, engine, firewall, udp, mtu, identity, bridge, tracing, tap, recent)
+            names = Names(config, core)
+            daemon = Daemon(
+                config, core, engine, firewall, udp, mtu, identity, bridge, tracing, tap, recent, names
+            )
             up = (
                 f"{config.node.name} ({node_id_text(identity.node_id)}) is up on {interface.name}, "
                 f"{', '.join(interface.addresses) or 'no address'}, UDP {local_address(udp)}, "
                 f"ShadowMesh {__version__}"
             )
             watch = watched(Pulse(engine.turns, (tap.fileno(), udp.fileno())))
-            runner.run(_serve(config, daemon, up, ready, watch))
+            runner.run(_serve(config, daemon, names, up, ready, watch))
     if daemon.failure is not None:
         raise daemon.failure
     return ExitCode.OK
@@ -253,6 +259,7 @@ def new_core(
 async def _serve(
     config: ClientConfig,
     daemon: Daemon,
+    names: Names,
     up: str,
     ready: Callable[[], None],
     watch: contextlib.AbstractContextManager[None],
@@ -280,6 +287,8 @@ async def _serve(
             await stack.enter_async_context(serve(config.metrics, daemon.status))
         daemon.start()
         stack.enter_context(watch)
+        stack.push_async_callback(names.stop)
+        await names.start()
         notify.ready(f"{config.node.name} is up on {config.interface.name}")
         log.info("%s", up, extra=OWN)
         ready()

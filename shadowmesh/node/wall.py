@@ -30,6 +30,7 @@ _SECTIONS = (
     "metrics",
     "log",
     "tracing",
+    "names",
 )
 """What needs a restart to be changed, besides the peers."""
 

@@ -378,6 +378,7 @@ def test_documented_keys_are_the_keys_there_are(tmp_path: Path) -> None:
         ("paths", load_client_config),
         ("session", load_client_config),
         ("network", load_client_config),
+        ("names", load_client_config),
         ("relay", load_relay_config),
         ("admission", load_relay_config),
         ("limits", load_relay_config),

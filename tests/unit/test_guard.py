@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from shadowmesh.config import ClientConfig, load_client_config
+from shadowmesh.config import ClientConfig, NamesSection, load_client_config
 from shadowmesh.crypto.authority_key import AuthorityKey
 from shadowmesh.crypto.identity import Identity, node_id_text
 from shadowmesh.errors import BadPacket, ConfigError, NotMember
@@ -164,6 +164,22 @@ def test_addresses_and_relays_come_from_the_network_where_the_file_has_none(conf
     )
     assert with_network(own, opened(own)).interface.addresses == ("10.77.9.9/16",)
     assert with_network(own, None) is own
+
+
+def test_a_relay_that_the_network_names_in_our_own_domain_is_refused(config: ClientConfig) -> None:
+    member = opened(config)
+    for relay in (
+        NetworkRelay("relay.mesh:4433", b"r" * 32),
+        NetworkRelay("192.0.2.1:4433", b"r" * 32, "relay.mesh:443"),
+    ):
+        network = Network.make("home", NETWORK.subnets, [relay], KEY, int(NOW))
+        known = Membership(network, member.revocations, member.clock, Credentials(CERTIFICATE))
+        with pytest.raises(
+            ConfigError, match=r"names\.domain: the network names .* set another domain than mesh"
+        ):
+            with_network(config, known)
+        other = msgspec.structs.replace(config, names=NamesSection(domain="home.mesh"))
+        assert with_network(other, known).relays
 
 
 def test_where_a_relay_is_reached_by_tcp_comes_from_the_network(config: ClientConfig) -> None:
