@@ -79,6 +79,8 @@ NODE = "7g2ouyxa3tc3kmxappexwyfiyw2npqm2gt3s52kabmzu5jsrivxa"
         ("2001:db8::: gone", "[address]: gone"),
         (f"this relay does not admit your NodeID {NODE}", "this relay does not admit your NodeID [node]"),
         ("7g2ouyxa3t… and aaaabbbb22… have a channel", "[node] and [node] have a channel"),
+        ("at fd77::1: refused", "at [address]: refused"),
+        ("at fd77::: refused", "at [address]: refused"),
     ],
 )
 def test_addresses_and_ids_are_taken_out(text: str, hidden: str) -> None:
