@@ -10,7 +10,7 @@ STAMPS = $(VENV)/.stamps
 
 # What Debian has to provide: a compiler and libcrypto's headers, and the tools of the demo and the e2e tests.
 PACKAGES = build-essential python3-dev python3-venv libssl-dev iproute2 iputils-ping iputils-arping iperf3 tcpdump \
-           nftables miniupnpd-nftables tinyproxy-bin android-libboringssl nats-server faketime
+           nftables miniupnpd-nftables tinyproxy-bin android-libboringssl nats-server faketime dbus-daemon
 
 EXT_SOURCES = $(wildcard ext/*.pyx ext/*.h shadowmesh/_ext/*.pxd) setup.py
 # The systems that bench/compare.py measures ShadowMesh against; it skips what is not there.
@@ -36,7 +36,7 @@ REAL_TESTS   = $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --rerun
 help: ## List the targets (this is what `make` alone does).
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: $(STAMPS)/ext ## Install what is missing: Debian packages, a virtual environment, the extensions.
+setup: $(STAMPS)/ext $(STAMPS)/resolved ## Install what is missing: Debian packages, a virtual environment, the extensions.
 
 ext: setup ## Build the Cython extensions in place, where their sources changed.
 
@@ -138,6 +138,14 @@ $(STAMPS)/system: Makefile
 	  echo "No Debian here: a C compiler, OpenSSL 3 headers, iproute2, iperf3, tcpdump and nftables are taken to be there."; \
 	fi
 	@mkdir -p $(@D) && touch $@
+
+# Unpacked only, for tests that run it in a namespace: to install it would change this machine's /etc/resolv.conf.
+$(STAMPS)/resolved: Makefile | $(STAMPS)/venv
+	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  mkdir -p $(VENV)/debian && cd $(VENV)/debian && apt-get download -qq systemd-resolved 2>/dev/null \
+	  && dpkg -x systemd-resolved_*.deb . && rm systemd-resolved_*.deb \
+	  || echo "Not to be had, its tests will be skipped: systemd-resolved" >&2; fi
+	@touch $@
 
 $(STAMPS)/venv: pyproject.toml constraints.txt | $(STAMPS)/system
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (set PYTHON=...)" >&2; exit 1; }

@@ -9,7 +9,7 @@ it anew.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -97,6 +97,10 @@ class Acquaintances:
     def known(self) -> int:
         """Members whose certificates are here."""
         return len(self._shown)
+
+    def standings(self) -> Iterator[tuple[NodeId, Standing]]:
+        """Whoever is known, and what they have shown."""
+        return ((node, standing) for node, (_, standing) in self._shown.items())
 
     def standing(self, node: NodeId) -> Standing | None:
         """What this member has shown, if it is known."""

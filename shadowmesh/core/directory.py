@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 from shadowmesh.core.acquaintances import Acquaintances
 from shadowmesh.core.members import Members
 from shadowmesh.core.owners import Owners
 from shadowmesh.core.peers import PeerClient
+from shadowmesh.membership.guard import Standing
+from shadowmesh.units import NodeId
 
 
 def hosts(
-    peers: Iterable[PeerClient], members: Members, acquaintances: Acquaintances, owners: Owners
+    peers: Mapping[NodeId, PeerClient], members: Members, acquaintances: Acquaintances, owners: Owners
 ) -> dict[str, tuple[str, ...]]:
     """Every name and its addresses, of those that have any but link-local ones, which name no interface.
 
@@ -26,26 +28,39 @@ def hosts(
     """
     found: dict[str, tuple[str, ...]] = {}
     ranks: dict[str, float] = {}
-    for peer in peers:
-        rank = _rank(peer, members, acquaintances)
-        name = peer.member.name
-        if rank is None or rank <= ranks.get(name, -math.inf):
-            continue
-        owned = owners.hosts(peer.handle)
-        addresses = tuple(host for host in owned if not ipaddress.ip_address(host).is_link_local)
-        if addresses:
-            found[name], ranks[name] = addresses, rank
+    for rank, name, addresses in _claims(peers, members, acquaintances, owners):
+        told = tuple(host for host in addresses if not ipaddress.ip_address(host).is_link_local)
+        if told and rank > ranks.get(name, -math.inf):
+            found[name], ranks[name] = told, rank
     return found
 
 
-def _rank(peer: PeerClient, members: Members, acquaintances: Acquaintances) -> float | None:
-    """How much its claim to its name counts; None if it has none."""
-    standing = peer.standing or acquaintances.standing(peer.member.node_id)
-    if standing is not None and members.membership is not None:
+def _claims(
+    peers: Mapping[NodeId, PeerClient], members: Members, acquaintances: Acquaintances, owners: Owners
+) -> Iterator[tuple[float, str, Iterable[str]]]:
+    """How much each claim to a name counts, the name, and the addresses."""
+    for node, peer in peers.items():
+        standing = peer.standing or acquaintances.standing(node)
         # A session that outlives its certificate ends by itself, at the end of the grace.
-        ended = standing.certificate.body.not_after < members.membership.clock.now()
-        if members.revokes(standing) or (ended and peer.standing is None):
-            return None
-    if members.is_configured(peer.member.node_id):
-        return math.inf
-    return float(standing.certificate.body.serial) if standing is not None else None
+        if standing is not None and not _counts(standing, members, in_session=peer.standing is not None):
+            continue
+        if members.is_configured(node):
+            yield math.inf, peer.member.name, owners.hosts(peer.handle)
+        elif standing is not None:
+            yield float(standing.certificate.body.serial), peer.member.name, owners.hosts(peer.handle)
+    for node, standing in acquaintances.standings():
+        # Known from before this start, and not named by anybody yet.
+        if (
+            node not in peers
+            and not members.is_revoked(node)
+            and _counts(standing, members, in_session=False)
+        ):
+            body = standing.certificate.body
+            given = [str(ipaddress.ip_address(host)) for host in standing.certificate.hosts]
+            yield float(body.serial), body.name, [host for host in given if not owners.is_owned(host)]
+
+
+def _counts(standing: Standing, members: Members, in_session: bool) -> bool:
+    if members.membership is None or members.revokes(standing):
+        return False
+    return in_session or standing.certificate.body.not_after >= members.membership.clock.now()

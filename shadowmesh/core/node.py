@@ -153,7 +153,7 @@ class Core:
 
     def hosts(self) -> dict[str, tuple[str, ...]]:
         """The other members' names and addresses, as the resolver may tell them."""
-        return hosts(self.peers.values(), self.members, self.acquaintances, self._shared.owners)
+        return hosts(self.peers, self.members, self.acquaintances, self._shared.owners)
 
     # Input.
 

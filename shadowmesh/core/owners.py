@@ -115,6 +115,10 @@ class Owners:
         """Addresses that are this peer's own now."""
         return sorted(host for host in self._peers[handle].ranks if self._owner_of(host) == handle)
 
+    def is_owned(self, host: str) -> bool:
+        """Whether this address (in its usual form) is ours or a peer's."""
+        return self._owner_of(host) is not None
+
     def may_bridge(self, handle: int) -> bool:
         """Whether it may have stations behind it."""
         return RIGHT_BRIDGE in self._peers[handle].all_rights()

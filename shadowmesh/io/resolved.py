@@ -20,7 +20,8 @@ from pathlib import Path
 from shadowmesh.errors import DeviceError
 
 STUB = Path("/run/systemd/resolve/stub-resolv.conf")
-"""Written at each start and change of systemd-resolved, and documented as a file for others."""
+"""Documented as a file for others. It is written at each start and change, and left as it was where that is the
+same; its folder tells of both."""
 RESOLV_CONF, NSSWITCH = Path("/etc/resolv.conf"), Path("/etc/nsswitch.conf")
 TIMEOUT = 5.0
 """Seconds for one call."""
@@ -32,7 +33,8 @@ Stamp = tuple[int, int]
 def stamp() -> Stamp | None:
     """Differs once systemd-resolved was started again or knows other servers; None where it does not run."""
     try:
-        found = STUB.stat()
+        STUB.stat()
+        found = STUB.parent.stat()
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns

@@ -21,6 +21,7 @@ from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
 from shadowmesh.errors import DeviceError
 from shadowmesh.io import resolvconf, resolved
+from shadowmesh.io.logs import OWN
 from shadowmesh.io.names import NamesServer
 from shadowmesh.overlay.names import Zone, reverse_zones
 
@@ -75,7 +76,8 @@ class Names:
             return
         self._listens = True
         by_hand = f"dig @{self._own[0]} {self._own_name()}.{names.domain}"
-        log.info("names below .%s are resolved at %s: %s", names.domain, ", ".join(self._own), by_hand)
+        where = ", ".join(self._own)
+        log.info("names below .%s are resolved at %s; try: %s", names.domain, where, by_hand, extra=OWN)
         if names.host == "resolv.conf":
             self._put_first()
         elif names.host == "auto":

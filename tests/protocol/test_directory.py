@@ -44,6 +44,20 @@ def test_members_have_the_names_and_addresses_of_their_certificates(home: Domain
     assert core.hosts() == {}
 
 
+def test_members_of_the_last_start_have_their_names_at_once(home: Domain) -> None:
+    mesh = served(home)
+    mine, *others = (home.member(number) for number in (0, 1, 2))
+    known = tuple((one.certificate.body.node, one.show()) for one in others)
+    core = mesh.start_client(0, (), membership=mine, known=known).core
+    assert not core.peers
+    assert core.hosts() == {"member1": ("10.77.0.2",), "member2": ("10.77.0.3",)}
+    core.handle_revocations(home.revoke(2).document, mesh.network.now)
+    assert core.hosts() == {"member1": ("10.77.0.2",)}
+    home.wall += 200 * DAY
+    mesh.network.run_for(1.0)
+    assert core.hosts() == {}
+
+
 def test_a_member_that_nobody_has_shown_yet_has_no_name(home: Domain) -> None:
     mesh = Mesh()
     mesh.start_relay()

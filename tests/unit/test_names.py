@@ -169,11 +169,11 @@ WIRE = dns.message.make_query("bob.mesh", "A", use_edns=0, id=0x1234).to_wire()
 def test_what_is_no_question_is_told_so(wire: bytes) -> None:
     with pytest.raises(BadPacket):
         parse_untrusted(wire)
-    reply = ZONE.handle_untrusted(wire, False)
-    assert reply.outcome == "malformed"
-    assert reply.data
-    answer = dns.message.from_wire(reply.data)
-    assert (answer.id, answer.rcode(), len(reply.data)) == (0x1234, dns.rcode.FORMERR, HEADER_SIZE)
+    data, outcome = ZONE.handle_untrusted(wire, False)
+    assert outcome == "malformed"
+    assert data
+    answer = dns.message.from_wire(data)
+    assert (answer.id, answer.rcode(), len(data)) == (0x1234, dns.rcode.FORMERR, HEADER_SIZE)
 
 
 @pytest.mark.parametrize("wire", [b"", WIRE[:11], WIRE[:2] + b"\x80" + WIRE[3:]])
@@ -184,7 +184,7 @@ def test_nothing_is_said_to_what_may_be_an_answer(wire: bytes) -> None:
 
 def test_the_longest_name_is_taken() -> None:
     name = ".".join(["a" * 63] * 3 + ["b" * 61])
-    assert len(dns.name.from_text(name).to_wire()) == 255
+    assert sum(len(label) + 1 for label in dns.name.from_text(name).labels) == 255
     assert look_up(name, "A") == ("REFUSED", [])
 
 
