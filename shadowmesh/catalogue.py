@@ -86,8 +86,8 @@ ENTRIES: dict[str, Entry] = {
         "Add `relays:` with address and NodeID (`shadowmesh-relay id`).",
     ),
     "config.own-domain": Entry(
-        "A relay or its proxy is named in the domain of the members (`names.domain`), which only a network that is "
-        "up already resolves.",
+        "A relay or its proxy is named in the members' own domain (`names.domain`), which only a network "
+        "that is up already resolves.",
         "Give its IP address or another name; or set another `names.domain` ([names.md](names.md)).",
     ),
     "config.bridge": Entry(

@@ -53,7 +53,7 @@ class NamesServer:
         self._serve = serve
         self._sockets: list[socket.socket] = []
         self._servers: list[asyncio.Server] = []
-        self._connections: set[asyncio.StreamWriter] = set()
+        self._connections: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
 
     async def start(self) -> None:
         """Listen on all addresses. Raises DeviceError; then nothing is left open."""
@@ -79,6 +79,7 @@ class NamesServer:
             server.close()
         for writer in self._connections:
             writer.transport.abort()
+        await asyncio.gather(*filter(None, self._connections.values()), return_exceptions=True)
         self._sockets, self._servers = [], []
 
     def _read(self, udp: socket.socket) -> None:
@@ -96,7 +97,7 @@ class NamesServer:
         if len(self._connections) >= MAX_CONNECTIONS:
             writer.transport.abort()
             return
-        self._connections.add(writer)
+        self._connections[writer] = asyncio.current_task()
         try:
             async with asyncio.timeout(LIFE):
                 for _ in range(MAX_QUESTIONS):
@@ -105,7 +106,7 @@ class NamesServer:
         except (TimeoutError, OSError, asyncio.IncompleteReadError):
             pass
         finally:
-            self._connections.discard(writer)
+            del self._connections[writer]
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:

@@ -20,8 +20,8 @@ from pathlib import Path
 from shadowmesh.errors import DeviceError
 
 STUB = Path("/run/systemd/resolve/stub-resolv.conf")
-"""Documented as a file for others. It is written at each start and change, and left as it was where that is the
-same; its folder tells of both."""
+"""Documented as a file for others. Written at each start and change, and left where nothing has changed;
+its folder tells of both."""
 RESOLV_CONF, NSSWITCH = Path("/etc/resolv.conf"), Path("/etc/nsswitch.conf")
 TIMEOUT = 5.0
 """Seconds for one call."""

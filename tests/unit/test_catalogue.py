@@ -387,7 +387,7 @@ PROVOCATIONS: dict[str, Callable[[World], str]] = {
     "config.conflict": lambda world: world.changed("interface:\n", "interface:\n  vlans: [10]\n"),
     "config.own-id": _own_id,
     "config.no-relay": lambda world: world.check("node: {name: alice}\nrelays: []\n"),
-    "config.own-domain": lambda world: world.changed("192.0.2.1:4433", "relay.mesh:4433"),
+    "config.own-domain": lambda world: world.changed("relay.example.net:4433", "relay.mesh:4433"),
     "config.bridge": _bridge,
     "config.group": _group,
     "config.firewall-test": _firewall_test,

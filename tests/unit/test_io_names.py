@@ -112,9 +112,10 @@ async def test_connections_are_bounded_and_come_free_again(port: int) -> None:
     for reader, writer in held:
         writer.write(framed(b"q"))
         assert await asyncio.wait_for(reader.readexactly(7), 10) == b"\0\5tcp q"
+    more, writer = await connect(port)
     with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-        reader, _ = await connect(port)
-        await asyncio.wait_for(reader.readexactly(1), 10)
+        await asyncio.wait_for(more.readexactly(1), 10)
+    writer.close()
     held[0][1].close()
     await held[0][1].wait_closed()
     for _ in range(100):
