@@ -31,7 +31,7 @@ FRESH = 1.0
 """Seconds that the table of members is used without looking whether it has changed."""
 LOOK = 5.0
 """Seconds between looks whether systemd-resolved was started, or started again."""
-RETRY = 60.0
+RETRY = 15.0
 """Seconds until systemd-resolved is told again what it did not take."""
 
 Host = Literal["resolved", "resolv.conf", "none"]
