@@ -10,7 +10,8 @@ STAMPS = $(VENV)/.stamps
 
 # What Debian has to provide: a compiler and libcrypto's headers, and the tools of the demo and the e2e tests.
 PACKAGES = build-essential python3-dev python3-venv libssl-dev iproute2 iputils-ping iputils-arping iperf3 tcpdump \
-           nftables miniupnpd-nftables tinyproxy-bin android-libboringssl nats-server faketime dbus-daemon
+           nftables miniupnpd-nftables tinyproxy-bin android-libboringssl nats-server faketime dbus-daemon \
+           chromium
 
 EXT_SOURCES = $(wildcard ext/*.pyx ext/*.h shadowmesh/_ext/*.pxd) setup.py
 # The systems that bench/compare.py measures ShadowMesh against; it skips what is not there.

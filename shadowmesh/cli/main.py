@@ -28,6 +28,7 @@ NAME = "shadowmesh-client"
         "netcheck": "shadowmesh.cli.netcheck:netcheck",
         "doctor": "shadowmesh.cli.doctor:doctor",
         "bugreport": "shadowmesh.cli.bugreport:bugreport",
+        "dashboard": "shadowmesh.cli.dashboard:dashboard",
         "join": "shadowmesh.cli.join:join",
         "invite": "shadowmesh.cli.invite:invite",
         "network": "shadowmesh.cli.network:network",

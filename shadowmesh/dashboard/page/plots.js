@@ -1,0 +1,140 @@
+// The two plots, by uPlot, which script uplot.js has put into the page. Their legends are ours: they have the
+// values of now, or those under the pointer.
+
+import { byId, make, milliseconds, rate } from "./dom.js";
+
+const TRIPS = 6;
+/** Peers whose round trips are drawn at once: as many as there are colours to tell apart. */
+const COLOURS = ["--in", "--out", "--good", "--relay", "--warn", "--bad"];
+
+export class Plots {
+  constructor() {
+    this.kinds = {
+      rate: { box: byId("rate-plot"), legend: byId("rate-legend"), show: rate, what: "Throughput" },
+      rtt: { box: byId("rtt-plot"), legend: byId("rtt-legend"), show: milliseconds, what: "Round trip time" },
+    };
+    for (const kind of Object.values(this.kinds)) {
+      kind.shape = "";
+      kind.pointed = null;
+      new ResizeObserver(() =>
+        kind.plot?.setSize({ width: kind.box.clientWidth, height: kind.box.clientHeight }),
+      ).observe(kind.box);
+    }
+  }
+
+  /** Draw anew with the colours of now. */
+  repaint() {
+    for (const kind of Object.values(this.kinds)) kind.shape = "";
+  }
+
+  /** peers: those to draw round trips of, [{id, name}]; chosen: NodeID whose bytes are drawn, or null. */
+  update(history, peers, chosen, seconds) {
+    const track = chosen === null ? history.node : history.peers.get(chosen);
+    const nothing = history.at.map(() => null);
+    this.draw("rate", history.window(seconds, [track?.rx ?? nothing, track?.tx ?? nothing]), ["in", "out"]);
+    const shown = peers.filter(({ id }) => history.peers.has(id)).slice(0, TRIPS);
+    const trips = shown.map(({ id }) => history.peers.get(id).rtt);
+    this.draw(
+      "rtt",
+      history.window(seconds, trips),
+      shown.map(({ name }) => name),
+    );
+  }
+
+  draw(name, data, names) {
+    const kind = this.kinds[name];
+    const shape = names.join("\n");
+    kind.data = data;
+    if (kind.shape !== shape || !kind.plot) {
+      kind.plot?.destroy();
+      kind.plot = new uPlot(options(kind, names, name), data, kind.box);
+      kind.shape = shape;
+      kind.names = names;
+    } else kind.plot.setData(data);
+    legend(kind);
+  }
+}
+
+function options(kind, names, name) {
+  const style = getComputedStyle(document.documentElement);
+  const colour = (variable) => style.getPropertyValue(variable).trim();
+  const axis = {
+    stroke: colour("--muted"),
+    grid: { stroke: colour("--line"), width: 1 },
+    ticks: { show: false },
+    font: "11px system-ui, sans-serif",
+  };
+  return {
+    width: kind.box.clientWidth,
+    height: kind.box.clientHeight,
+    padding: [6, 8, 0, 0],
+    legend: { show: false },
+    cursor: { sync: { key: "time" }, drag: { x: false, y: false }, points: { size: 6 } },
+    scales: {
+      y: { range: (_plot, _low, high) => [0, Math.max(name === "rate" ? 125 : 1, (high ?? 0) * 1.1)] },
+    },
+    axes: [
+      { ...axis, space: 70, values: (_plot, times) => times.map(clock) },
+      {
+        ...axis,
+        size: 62,
+        splits: (_plot, _axis, low, high) => ticks(low, high, name === "rate" ? 8 : 1),
+        values: (_plot, values) => values.map((value) => label(kind, value, name)),
+      },
+    ],
+    series: [
+      {},
+      ...names.map((_name, index) => ({
+        stroke: colour(COLOURS[index]),
+        width: 1.6,
+        spanGaps: false,
+        points: { show: false },
+        fill: name === "rate" ? colour(COLOURS[index]) + "1c" : undefined,
+      })),
+    ],
+    hooks: {
+      setCursor: [
+        (plot) => {
+          kind.pointed = plot.cursor.idx ?? null;
+          legend(kind);
+        },
+      ],
+    },
+  };
+}
+
+const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString([], { hour12: false });
+
+const label = (kind, value, name) =>
+  value === 0
+    ? "0"
+    : name === "rate"
+      ? kind.show(value).replace(/\.0+ |(\.\d*?)0+ /, "$1 ")
+      : `${value >= 10 ? Math.round(value) : +value.toFixed(2)} ms`;
+
+/** Some four ticks at 1, 2 or 5 times a power of ten of the unit that is shown, `scale` of which is one of ours. */
+function ticks(low, high, scale) {
+  const rough = ((high - low) * scale) / 4;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = ([1, 2, 5, 10].find((one) => one * power >= rough) * power) / scale;
+  const found = [];
+  for (let value = 0; value <= high; value += step) found.push(value);
+  return found;
+}
+
+function legend(kind) {
+  const [at, ...columns] = kind.data;
+  const index = kind.pointed !== null && kind.pointed < at.length ? kind.pointed : at.length - 1;
+  while (kind.legend.children.length > kind.names.length + 1) kind.legend.lastChild.remove();
+  const texts = kind.names.map((name, column) => `${name} ${kind.show(columns[column]?.[index])}`);
+  texts.forEach((text, column) => {
+    const old = kind.legend.children[column];
+    if (old?.dataset.text === text) return;
+    const entry = make("span", { class: `s${column}` }, make("i"), make("span", {}, text));
+    entry.dataset.text = text;
+    if (old) old.replaceWith(entry);
+    else kind.legend.append(entry);
+  });
+  while (kind.legend.children.length > texts.length) kind.legend.lastChild.remove();
+  kind.box.setAttribute("aria-label", `${kind.what}: ${texts.join(", ") || "nothing to show"}`);
+}
