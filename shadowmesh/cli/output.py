@@ -38,6 +38,11 @@ def coloured(line: str) -> str:
     return line
 
 
+def milliseconds(value: float | None) -> str:
+    """A round trip time, or a dash where none is known."""
+    return "-" if value is None else f"{value:.1f} ms"
+
+
 def short_cipher(name: str | None) -> str:
     """The cipher of a suite of TLS 1.3 as people know it; --json has the suite's own name."""
     if name is None:

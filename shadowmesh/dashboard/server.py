@@ -58,7 +58,7 @@ MAX_ANSWER = 16 << 20
 """Bytes of a document: 300 s of 1000 peers are 10 MiB."""
 
 MAX_STREAMS = 8
-"""At once. A page that is open has one; a browser has six connections to a server at most."""
+"""At once, half of what the client has (`api.events.MAX_STREAMS`): an open page has one."""
 
 KEY_HEADER = "x-shadowmesh-key"
 
@@ -101,7 +101,7 @@ class Guard:
             await send(message)
 
         why = _refusal(Headers(scope=scope), scope["path"])
-        answer: ASGIApp = problem_answer(403, "refused", why) if why else self._app
+        answer: ASGIApp = problem_answer(403, "forbidden", why) if why else self._app
         await answer(scope, receive, send_with_headers)
 
 
@@ -182,7 +182,7 @@ class Dashboard:
         if not self._is_open(request):
             return _not_opened()
         if self._room.locked():
-            return problem_answer(503, "refused", f"{MAX_STREAMS} pages are open already; close one")
+            return problem_answer(503, "busy", f"{MAX_STREAMS} pages are open already; close one")
         try:
             async with contextlib.AsyncExitStack() as stack:
                 await stack.enter_async_context(self._room)
@@ -215,7 +215,7 @@ async def _until_it_breaks(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 def _not_opened() -> Response:
     text = "open the address that `shadowmesh-client dashboard` printed: it has the token of this run"
-    return problem_answer(401, "refused", text)
+    return problem_answer(401, "forbidden", text)
 
 
 def _same(given: str, right: str) -> bool:

@@ -94,6 +94,4 @@ def _explained(path: Path) -> Iterator[None]:
     except PermissionError:
         raise ApiFailed(f"may not open {path}: who runs the dashboard has no right to it") from None
     except (OSError, h11.RemoteProtocolError) as error:
-        raise ApiFailed(
-            f"the client on {path} does not answer: {str(error) or 'it is late'}"
-        ) from None
+        raise ApiFailed(f"the client on {path} does not answer: {str(error) or 'it is late'}") from None

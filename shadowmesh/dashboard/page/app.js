@@ -3,7 +3,7 @@
 import { byId, duration, make, milliseconds, rate, remaining, setText, shortId } from "./dom.js";
 import { Graph, manner } from "./graph.js";
 import { History } from "./history.js";
-import { enter, follow } from "./live.js";
+import { ask, enter, follow } from "./live.js";
 import { Log } from "./log.js";
 import { Plots } from "./plots.js";
 import {
@@ -19,6 +19,8 @@ import {
 
 const STALE = 4;
 /** Seconds without a sample, of which there is one a second, after which what is shown is not called live. */
+const FRESH = 3;
+/** Seconds after which a status is asked for, while somebody looks: events tell of changes, and of counters seldom. */
 const RATES_OVER = 10;
 /** Seconds that drops and rules are compared over. */
 const THEME = "shadowmesh-theme";
@@ -53,6 +55,22 @@ function takeSample(sample) {
   state.heard = Date.now();
   samples.add(sample);
   later();
+}
+
+let asking = false;
+
+async function refresh() {
+  const latest = state.older[state.older.length - 1];
+  if (asking || document.hidden || state.problem || !latest || performance.now() / 1000 - latest.at < FRESH)
+    return;
+  asking = true;
+  try {
+    takeStatus(await (await ask("v1/status")).json());
+  } catch {
+    // The stream of events ends for the same reason, and says it.
+  } finally {
+    asking = false;
+  }
 }
 
 function up() {
@@ -185,7 +203,7 @@ function showTiles(status) {
     "peers",
     "Peers connected",
     `${up.length} of ${status.peers.length}`,
-    `${direct} direct, ${up.length - direct} through a relay`,
+    `${direct} direct, ${up.length - direct} relayed`,
   );
   const home =
     status.relays.find((relay) => relay.home) ?? status.relays.find((relay) => relay.state === "connected");
@@ -260,7 +278,10 @@ byId("who").addEventListener("change", () => {
 byId("span").addEventListener("change", show);
 byId("peer-filter").addEventListener("input", show);
 document.addEventListener("visibilitychange", later);
-setInterval(showConnection, 1000);
+setInterval(() => {
+  showConnection();
+  refresh();
+}, 1000);
 paint();
 
 await enter().catch((error) => log.tell(error.message, "error"));

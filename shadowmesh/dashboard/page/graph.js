@@ -10,7 +10,7 @@ const RINGS = [
   [Infinity, [1, 0.78, 0.56]],
 ];
 /** Up to so many peers: how far out the rings are on which they stand by turns. */
-const ROOM_FOR_LABEL = 52;
+const ROOM_FOR_LABEL = 62;
 /** Pixels along a ring that a name needs. */
 
 /** How frames to a peer go: "direct", "relayed", "connecting", "idle" or "absent". */
@@ -50,8 +50,9 @@ export class Graph {
     const place = layout(status, this.svg.clientWidth, this.svg.clientHeight);
     setAttributes(this.svg, {
       viewBox: `0 0 ${place.width} ${place.height}`,
-      class: place.peers.length > 14 ? "dense" : null,
+      class: place.peers.length > 32 ? "full" : place.peers.length > 14 ? "dense" : null,
     });
+    this.scale = place.peers.length > 32 ? 0.6 : 1;
     const lines = new Set();
     const groups = new Set();
     const relayRates = new Map();
@@ -84,9 +85,11 @@ export class Graph {
       "stroke-width": null,
       display: hidden,
     });
-    // Six widths: a line that changed by a hair every second would only flicker.
+    // In steps: a line that changed by a hair every second would only flicker.
     line.style.strokeWidth =
-      flow < 1 ? "1.4px" : `${Math.min(7, 1.6 + Math.round(Math.log10(1 + flow / 100) * 2) / 2)}px`;
+      flow < 1
+        ? "1.4px"
+        : `${Math.min(7, 1.6 + Math.round(Math.log10(1 + flow / 100) * 2) / 2) * this.scale}px`;
     return key;
   }
 
@@ -106,8 +109,9 @@ export class Graph {
     setText(title, `${peer.name}: ${peer.path ?? peer.last_error ?? MANNERS[how]}`);
     setAttributes(ring, { r: radius + 4 });
     setAttributes(dot, { r: radius, class: `dot ${how}` });
-    setText(name, at.label ? shorten(peer.name, 14) : "");
-    setText(second, at.label && at.second ? trip : "");
+    const label = at.label || selected === peer.node_id;
+    setText(name, label ? shorten(peer.name, 14) : "");
+    setText(second, label && at.second ? trip : "");
     caption(name, second, radius, at.above);
     return key;
   }
@@ -131,7 +135,7 @@ export class Graph {
     return group;
   }
 
-  relay({ relay, x, y, above, narrow }) {
+  relay({ relay, x, y, above, narrow, bare }) {
     const key = `relay ${relay.address}`;
     const group = keep(this.groups, key, this.nodes, () =>
       draw(
@@ -153,7 +157,7 @@ export class Graph {
     });
     setText(title, `relay ${relay.address}: ${relay.last_error ?? relay.state}`);
     setAttributes(square, { class: `relay ${up ? (relay.home ? "home" : "") : "down"}` });
-    setText(name, shorten(relay.address.replace(/:\d+$/, ""), narrow ? 12 : 18));
+    setText(name, bare ? "" : shorten(relay.address.replace(/:\d+$/, ""), narrow ? 12 : 18));
     setText(second, narrow ? "" : text);
     caption(name, second, 10, above);
     return key;
@@ -188,13 +192,12 @@ function layout(status, width, height) {
   const n = peers.length;
   const radius = n <= 14 ? 13 : n <= 32 ? 10 : 7;
   const middle = { x: round(width / 2), y: round(height / 2) };
-  const a = Math.max(60, width / 2 - 52);
-  const b = Math.max(60, height / 2 - 48);
   const rings = RINGS.find(([most]) => n <= most)[1];
   // One or two peers stand beside this node, and their relays above and below it.
   const begin = n < 3 ? 0 : -ALL_AROUND / 4;
-  const label =
-    n <= 14 || (((ALL_AROUND * (a + b)) / 2) * rings.reduce((sum, one) => sum + one)) / n > ROOM_FOR_LABEL;
+  const label = n <= 14 || (Math.PI * (width + height - 200) * sum(rings)) / n > 2 * ROOM_FOR_LABEL;
+  const a = Math.max(60, width / 2 - (label ? 52 : 16));
+  const b = Math.max(60, height / 2 - (label ? 48 : 34));
   const at = (angle, far) => ({
     x: round(middle.x + a * far * Math.cos(angle)),
     y: round(middle.y + b * far * Math.sin(angle)),
@@ -214,6 +217,7 @@ function layout(status, width, height) {
     relays: status.relays.map((relay, index) => ({
       relay,
       narrow: width < 500 || n > 14,
+      bare: !label,
       ...at(relayAngle(index, status.relays.length, n), rings.length > 1 ? 0.36 : 0.55),
     })),
   };
@@ -248,5 +252,6 @@ function prune(map, wanted) {
   }
 }
 
+const sum = (values) => values.reduce((total, value) => total + value, 0);
 const round = (value) => Math.round(value * 10) / 10;
 const shorten = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);

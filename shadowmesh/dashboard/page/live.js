@@ -46,7 +46,8 @@ export async function follow(handlers) {
   }
 }
 
-async function ask(path) {
+/** One document. Raises Refused, or Error if there is no answer. */
+export async function ask(path) {
   const aborter = new AbortController();
   const late = setTimeout(() => aborter.abort(), SILENCE);
   try {

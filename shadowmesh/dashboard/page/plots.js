@@ -1,7 +1,7 @@
 // The two plots, by uPlot, which script uplot.js has put into the page. Their legends are ours: they have the
 // values of now, or those under the pointer.
 
-import { byId, make, milliseconds, rate } from "./dom.js";
+import { byId, make, milliseconds, rate, setText } from "./dom.js";
 
 const TRIPS = 6;
 /** Peers whose round trips are drawn at once: as many as there are colours to tell apart. */
@@ -16,6 +16,7 @@ export class Plots {
     for (const kind of Object.values(this.kinds)) {
       kind.shape = "";
       kind.pointed = null;
+      kind.more = 0;
       new ResizeObserver(() =>
         kind.plot?.setSize({ width: kind.box.clientWidth, height: kind.box.clientHeight }),
       ).observe(kind.box);
@@ -32,7 +33,9 @@ export class Plots {
     const track = chosen === null ? history.node : history.peers.get(chosen);
     const nothing = history.at.map(() => null);
     this.draw("rate", history.window(seconds, [track?.rx ?? nothing, track?.tx ?? nothing]), ["in", "out"]);
-    const shown = peers.filter(({ id }) => history.peers.has(id)).slice(0, TRIPS);
+    const known = peers.filter(({ id }) => history.peers.has(id));
+    const shown = known.slice(0, TRIPS);
+    this.kinds.rtt.more = known.length - shown.length;
     const trips = shown.map(({ id }) => history.peers.get(id).rtt);
     this.draw(
       "rtt",
@@ -67,14 +70,14 @@ function options(kind, names, name) {
   return {
     width: kind.box.clientWidth,
     height: kind.box.clientHeight,
-    padding: [6, 8, 0, 0],
+    padding: [6, 26, 0, 0],
     legend: { show: false },
     cursor: { sync: { key: "time" }, drag: { x: false, y: false }, points: { size: 6 } },
     scales: {
       y: { range: (_plot, _low, high) => [0, Math.max(name === "rate" ? 125 : 1, (high ?? 0) * 1.1)] },
     },
     axes: [
-      { ...axis, space: 70, values: (_plot, times) => times.map(clock) },
+      { ...axis, size: 26, space: 70, values: (_plot, times) => times.map(clock) },
       {
         ...axis,
         size: 62,
@@ -125,16 +128,15 @@ function ticks(low, high, scale) {
 function legend(kind) {
   const [at, ...columns] = kind.data;
   const index = kind.pointed !== null && kind.pointed < at.length ? kind.pointed : at.length - 1;
-  while (kind.legend.children.length > kind.names.length + 1) kind.legend.lastChild.remove();
   const texts = kind.names.map((name, column) => `${name} ${kind.show(columns[column]?.[index])}`);
-  texts.forEach((text, column) => {
-    const old = kind.legend.children[column];
-    if (old?.dataset.text === text) return;
-    const entry = make("span", { class: `s${column}` }, make("i"), make("span", {}, text));
-    entry.dataset.text = text;
-    if (old) old.replaceWith(entry);
-    else kind.legend.append(entry);
+  const more = kind.more ? [`and ${kind.more} more: choose one`] : [];
+  const entries = kind.legend.children;
+  while (entries.length > texts.length + more.length) kind.legend.lastChild.remove();
+  while (entries.length < texts.length + more.length)
+    kind.legend.append(make("span", {}, make("i"), make("span")));
+  [...texts, ...more].forEach((text, column) => {
+    entries[column].className = column < texts.length ? `s${column}` : "more";
+    setText(entries[column].lastChild, text);
   });
-  while (kind.legend.children.length > texts.length) kind.legend.lastChild.remove();
   kind.box.setAttribute("aria-label", `${kind.what}: ${texts.join(", ") || "nothing to show"}`);
 }
