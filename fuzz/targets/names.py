@@ -36,7 +36,8 @@ HELD = [
     bytes.fromhex(text)
     for text in (
         # dig 9.18, glibc 2.36, systemd-resolved 252 (with EDNS, and after a server without it).
-        f"d313 0120 0001 0000 0000 0001 {_BOB} 0001 0001 00 0029 04d0 0000 0000 000c 000a 0008 ebcefdd1d0756958",
+        f"d313 0120 0001 0000 0000 0001 {_BOB} 0001 0001"
+        " 00 0029 04d0 0000 0000 000c 000a 0008 ebcefdd1d0756958",
         f"1762 0100 0001 0000 0000 0000 {_BOB} 0001 0001",
         f"d954 0100 0001 0000 0000 0001 {_BOB} 001c 0001 00 0029 ffe4 0000 0000 0000",
         f"d9ff 0100 0001 0000 0000 0000 {_BOB} 001c 0001",

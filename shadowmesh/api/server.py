@@ -50,8 +50,8 @@ from shadowmesh.web.server import (
     http_error,
     json_answer,
     problem_answer,
-    refused_answer,
     read_struct,
+    refused_answer,
     serve_unix,
 )
 from shadowmesh.web.server import Protocol as Connection

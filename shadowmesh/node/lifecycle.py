@@ -167,9 +167,7 @@ def _run_node(config: ClientConfig, identity: Identity, ready: Callable[[], None
         engine = Engine(udp.fileno(), tap.fileno(), event_fd, mac, broadcast=broadcast)
         tables = EngineTables(engine, udp.family)
         core = new_core(config, identity, tables, membership, MAX_PEERS, invitations, tracing.stages)
-        unready = not_forwarded(membership, interface.bridge or interface.name)
-        if unready:
-            log.warning("%s; turn it on with sysctl", unready)
+        _warn_of_forwarding(membership, interface.bridge or interface.name)
         if delegate is not None:
             core.renewals.set_delegate(delegate, time.monotonic())
         # Before the first frame can come.
@@ -194,6 +192,12 @@ def _run_node(config: ClientConfig, identity: Identity, ready: Callable[[], None
     if daemon.failure is not None:
         raise daemon.failure
     return ExitCode.OK
+
+
+def _warn_of_forwarding(membership: Membership | None, interface: str) -> None:
+    unready = not_forwarded(membership, interface)
+    if unready:
+        log.warning("%s; turn it on with sysctl", unready)
 
 
 def _open_tap(

@@ -74,6 +74,7 @@ VERBS: dict[Command, list[str]] = {
         "netcheck",
         "doctor",
         "bugreport",
+        "dashboard",
         "join",
         "invite",
         "network",

@@ -38,12 +38,19 @@ function choose(id) {
 
 // --- what comes
 
-function takeStatus(status) {
-  const before = state.status;
-  if (before && status.node.uptime < before.node.uptime) {
+/** The first one of a connection. */
+function begin(status) {
+  if (state.status && status.node.uptime < state.status.node.uptime) {
     state.older = [];
     log.tell("the client has restarted");
   }
+  state.status = null;
+  takeStatus(status);
+}
+
+function takeStatus(status) {
+  // Of two that came by two ways the older one may come last.
+  if (state.status && status.node.uptime < state.status.node.uptime) return;
   state.status = status;
   const at = performance.now() / 1000;
   state.older.push({ at, status });
@@ -287,7 +294,7 @@ paint();
 await enter().catch((error) => log.tell(error.message, "error"));
 follow({
   documents: {
-    "v1/status": takeStatus,
+    "v1/status": begin,
     "v1/samples": (reply) => samples.load(reply),
     "v1/log": (reply) => log.load(reply),
   },

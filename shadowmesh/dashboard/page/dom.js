@@ -44,7 +44,8 @@ export function fillTable(table, columns, rows, empty = "") {
     const head = columns.map(({ title, name }) => make("th", { scope: "col", class: name }, title));
     table.append(make("thead", {}, make("tr", {}, ...head)), make("tbody"));
   }
-  table.tHead.hidden = rows.length === 0;
+  table.tHead.hidden = !rows.length;
+  table.parentElement.hidden = !rows.length && !empty;
   const body = table.tBodies[0];
   if (!rows.length) {
     body.replaceChildren(...(empty ? [make("tr", {}, make("td", { class: "long faint" }, empty))] : []));

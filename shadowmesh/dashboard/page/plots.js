@@ -30,6 +30,8 @@ export class Plots {
 
   /** peers: those to draw round trips of, [{id, name}]; chosen: NodeID whose bytes are drawn, or null. */
   update(history, peers, chosen, seconds) {
+    const latest = history.at[history.at.length - 1] ?? Date.now() / 1000;
+    for (const kind of Object.values(this.kinds)) kind.range = [latest - seconds, latest];
     const track = chosen === null ? history.node : history.peers.get(chosen);
     const nothing = history.at.map(() => null);
     this.draw("rate", history.window(seconds, [track?.rx ?? nothing, track?.tx ?? nothing]), ["in", "out"]);
@@ -74,6 +76,7 @@ function options(kind, names, name) {
     legend: { show: false },
     cursor: { sync: { key: "time" }, drag: { x: false, y: false }, points: { size: 6 } },
     scales: {
+      x: { range: () => kind.range },
       y: { range: (_plot, _low, high) => [0, Math.max(name === "rate" ? 125 : 1, (high ?? 0) * 1.1)] },
     },
     axes: [
