@@ -180,7 +180,7 @@ ENTRIES: dict[str, Entry] = {
         "`ss -lunp` and `ss -ltnp` show who has it; set another, or `listen.port: 0`.",
     ),
     "device.socket": Entry(
-        "The Unix socket or address of the local API or of the metrics can't be served.",
+        "The Unix socket or address of the local API, the metrics or the dashboard can't be served.",
         "Its folder must be there and writable, its path below 108 bytes, its port free.",
     ),
     # The running client, and the peers.

@@ -14,7 +14,8 @@ from pathlib import Path
 import click
 
 from shadowmesh.cli.options import ask, config_option, json_option, socket_option, socket_path, start_advice
-from shadowmesh.command import CommandFailed, ExitCode, examples, print_json
+from shadowmesh.command import ExitCode, examples, print_json
+from shadowmesh.errors import DeviceError
 from shadowmesh.units import Address
 from shadowmesh.values import parse_socket_path
 
@@ -89,10 +90,11 @@ def dashboard(
     path = socket_path(config, socket)
     ask(path, lambda client: client.status_json(), start_advice(socket))
     if isinstance(listen, Path) and (open_it or port):
-        raise CommandFailed("no browser opens a Unix socket: --open and --port are for TCP", ExitCode.USAGE)
+        raise click.UsageError("no browser opens a Unix socket: --open and --port are for TCP")
     import asyncio
 
     from shadowmesh.dashboard.server import run
+    from shadowmesh.web.server import SocketInUse
 
     where = listen if isinstance(listen, Path) else Address(str(listen), port)
     token = secrets.token_urlsafe(32)
@@ -105,8 +107,11 @@ def dashboard(
 
         try:
             asyncio.run(run(path, where, token, ready))
-        except OSError as error:
-            raise CommandFailed(f"can't serve the dashboard on {where}: {error.strerror or error}") from error
+        except (OSError, SocketInUse) as error:
+            why = error.strerror if isinstance(error, OSError) else None
+            raise DeviceError(
+                f"can't serve the dashboard on {where}: {why or error}", "device.socket"
+            ) from error
     return ExitCode.OK
 
 

@@ -206,7 +206,7 @@ PLACES = (
 
 async def test_names_that_look_like_markup_are_text(tmp_path: Path) -> None:
     line = {"number": 1, "at": 0.0, "level": "error", "text": HOSTILE}
-    empty = {"at": [], "tx_bytes": [], "rx_bytes": [], "drops": [], "peers": []}
+    empty: dict[str, list[object]] = {"at": [], "tx_bytes": [], "rx_bytes": [], "drops": [], "peers": []}
     fake = FakeClient(
         tmp_path / "client.sock",
         {"/v1/status": hostile_status(), "/v1/samples": empty, "/v1/log": {"lines": [line], "last": 1}},

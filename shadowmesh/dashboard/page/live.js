@@ -3,7 +3,7 @@
 
 const KEY = "shadowmesh-key";
 const HASTE = 1000;
-const PATIENCE = 5000;
+const PATIENCE = 2000;
 /** Milliseconds before the first and the later tries to come back. */
 const SILENCE = 15000;
 /** Milliseconds without a byte after which a connection counts as dead; a client sends a sample every second. */

@@ -5,6 +5,8 @@ import { byId, make, milliseconds, rate, setText } from "./dom.js";
 
 const TRIPS = 6;
 /** Peers whose round trips are drawn at once: as many as there are colours to tell apart. */
+const SHORTEST = 60;
+/** Seconds that are shown at least: a plot of three seconds jumps. */
 const COLOURS = ["--in", "--out", "--good", "--relay", "--warn", "--bad"];
 
 export class Plots {
@@ -31,13 +33,15 @@ export class Plots {
   /** peers: those to draw round trips of, [{id, name}]; chosen: NodeID whose bytes are drawn, or null. */
   update(history, peers, chosen, seconds) {
     const latest = history.at[history.at.length - 1] ?? Date.now() / 1000;
-    for (const kind of Object.values(this.kinds)) kind.range = [latest - seconds, latest];
+    const known = latest - (history.at[0] ?? latest);
+    const span = Math.min(seconds, Math.max(SHORTEST, known));
+    for (const kind of Object.values(this.kinds)) kind.range = [latest - span, latest];
     const track = chosen === null ? history.node : history.peers.get(chosen);
     const nothing = history.at.map(() => null);
     this.draw("rate", history.window(seconds, [track?.rx ?? nothing, track?.tx ?? nothing]), ["in", "out"]);
-    const known = peers.filter(({ id }) => history.peers.has(id));
-    const shown = known.slice(0, TRIPS);
-    this.kinds.rtt.more = known.length - shown.length;
+    const sampled = peers.filter(({ id }) => history.peers.has(id));
+    const shown = sampled.slice(0, TRIPS);
+    this.kinds.rtt.more = sampled.length - shown.length;
     const trips = shown.map(({ id }) => history.peers.get(id).rtt);
     this.draw(
       "rtt",
