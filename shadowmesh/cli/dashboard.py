@@ -101,9 +101,9 @@ def dashboard(
     with contextlib.ExitStack() as stack:
 
         def ready(found: Address | Path) -> None:
-            _announce(found, token, as_json)
+            announce(found, token, as_json)
             if open_it and isinstance(found, Address):
-                webbrowser.open(stack.enter_context(_forwarding_file(_url(found, token))).as_uri())
+                webbrowser.open(stack.enter_context(forwarding_file(_url(found, token))).as_uri())
 
         try:
             asyncio.run(run(path, where, token, ready))
@@ -115,7 +115,7 @@ def dashboard(
     return ExitCode.OK
 
 
-def _announce(where: Address | Path, token: str, as_json: bool) -> None:
+def announce(where: Address | Path, token: str, as_json: bool) -> None:
     """The address, with what opens it. The token stands behind #, which browsers send to nobody."""
     here = where if isinstance(where, Address) else Address("localhost", SSH_PORT)
     url = _url(here, token)
@@ -134,7 +134,7 @@ def _url(where: Address, token: str) -> str:
 
 
 @contextlib.contextmanager
-def _forwarding_file(url: str) -> Iterator[Path]:
+def forwarding_file(url: str) -> Iterator[Path]:
     """A file of mode 0600 that leads to `url`: every user of this machine can read a browser's arguments."""
     with tempfile.NamedTemporaryFile("w", prefix="shadowmesh-", suffix=".html") as file:
         file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={url}">')

@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import os
 import re
+import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from shadowmesh.cli.dashboard import announce, forwarding_file
 from shadowmesh.cli.main import client
 from shadowmesh.command import CommandFailed, ExitCode
 from shadowmesh.dashboard import server
@@ -346,6 +349,38 @@ async def test_a_unix_socket_is_its_owners_alone(tmp_path: Path) -> None:
     path = tmp_path / "dashboard.sock"
     async with serve_unix(path, Dashboard(tmp_path / "none", TOKEN).app):
         assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "dashboard.sock"])
+async def test_it_runs_until_it_is_told_to_end(tmp_path: Path, name: str) -> None:
+    where = tmp_path / name if name.endswith("sock") else Address(name, 0)
+    told: list[Address | Path] = []
+
+    def ready(found: Address | Path) -> None:
+        told.append(found)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    await server.run(tmp_path / "none", where, TOKEN, ready)
+    assert isinstance(told[0], Path) or told[0].port, "the port that was free"
+    assert os.listdir(tmp_path) == [], "no socket is left"
+
+
+def test_what_is_printed_opens_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    announce(Address("::1", 8484), TOKEN, as_json=False)
+    assert capsys.readouterr().out.splitlines()[0] == f"http://[::1]:8484/#{TOKEN}"
+    announce(Path("/run/x.sock"), TOKEN, as_json=False)
+    assert "ssh -L 8484:/run/x.sock" in capsys.readouterr().out
+    announce(Address("127.0.0.1", 8484), TOKEN, as_json=True)
+    url = f"http://127.0.0.1:8484/#{TOKEN}"
+    said = {"schema": "shadowmesh.dashboard/1", "url": url, "listen": "127.0.0.1:8484"}
+    assert json.loads(capsys.readouterr().out) == said
+
+
+def test_other_users_can_read_the_arguments_of_a_browser_but_not_this_file() -> None:
+    with forwarding_file("http://127.0.0.1:1/#token") as path:
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert "url=http://127.0.0.1:1/#token" in path.read_text()
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(

@@ -114,12 +114,9 @@ function show() {
   if (state.chosen && !status.peers.some((peer) => peer.node_id === state.chosen)) state.chosen = null;
   const node = status.node;
   setText(byId("name"), node.name);
-  setText(
-    byId("network"),
-    [node.network?.name, node.interface, shortId(node.node_id), `up ${duration(node.uptime)}`]
-      .filter(Boolean)
-      .join(" · "),
-  );
+  const about = [node.network?.name, node.interface, node.addresses[0], shortId(node.node_id)];
+  about.push(`ShadowMesh ${node.version}`, `up ${duration(node.uptime)}`);
+  setText(byId("network"), about.filter(Boolean).join(" · "));
   showTiles(status);
   showPlots(status);
   const flows = new Map(

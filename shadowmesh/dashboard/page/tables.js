@@ -187,7 +187,7 @@ export function showRelays(status) {
     byId("relay-table"),
     RELAYS,
     status.relays.map((relay) => {
-      const state = [relay.state, relay.transport === "tcp" ? "over TCP" : "", relay.home ? "· home" : ""]
+      const state = [relay.state, relay.transport === "tcp" ? "· TCP" : "", relay.home ? "· home" : ""]
         .filter(Boolean)
         .join(" ");
       return {
@@ -314,7 +314,7 @@ export function showDrops(status, rates) {
 const RULES = [
   right("#"),
   left("Rule"),
-  left("", "wide"),
+  left("Action"),
   right("Frames"),
   right("Replies", "wide"),
   right("Now"),
