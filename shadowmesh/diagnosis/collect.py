@@ -304,7 +304,9 @@ def names_of(facts: Facts, values: object) -> set[str]:
         found |= {relay.address.rpartition(":")[0] for relay in facts.status.relays}
     if not isinstance(facts.papers, Unseen) and facts.papers is not None:
         found |= {facts.papers.network, facts.papers.member, *facts.papers.groups}
-    # Addresses have stand-ins of their own, and interfaces are no secret.
+    # Interfaces are no secret, and addresses have stand-ins of their own.
+    interface = values.get("interface") if isinstance(values, dict) else None
+    found -= set(texts_at(interface, frozenset({"name"})))
     return {name for name in found if re.search(r"[A-Za-z]", name) and ":" not in name}
 
 

@@ -48,7 +48,7 @@ def skew(facts: Facts) -> Verdict:
     error, ahead, name = min(told)
     off = max(0.0, abs(ahead) - error)
     if off <= SKEW_NOTED:
-        return ok(f"the clock agrees with that of relay {name}, within {max(abs(ahead), error):.1f} s")
+        return ok(f"the clock agrees with that of relay {name}, within {max(abs(ahead), error, 0.1):.1f} s")
     text = f"the clock is {duration(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} that of relay {name}"
     if off <= SKEW:
         return note(text, _NTP)

@@ -66,21 +66,21 @@ def pin_another(client: ClientNode) -> None:
     client.config["peers"] = []
 
 
+def take_second(client: ClientNode) -> None:
+    client.config["relays"] = client.config["relays"][1:]
+
+
 def nothing(_: ClientNode) -> None:
     """It is not known to the relay."""
-
-
-def set_clock(_: ClientNode) -> None:
-    """The clock of `doctor` itself is ahead."""
 
 
 BREAK: dict[str, Callable[[ClientNode], None]] = {
     "shut": shut_udp,
     "shown": show_identity,
-    "crossed": collide,
+    "crossed": collide,  # and its clock is ahead
     "pinned": pin_another,
+    "orphan": take_second,  # that relay is killed
     "stranger": nothing,
-    "late": set_clock,
 }
 
 
@@ -94,7 +94,7 @@ def ahead() -> list[str]:
 def ward(module_lab: Lab) -> Mesh:
     """alice and bob who are well, and one machine for each thing that was done."""
     mesh = Mesh(module_lab)
-    relay = mesh.relay()
+    relay, second = mesh.relay(), mesh.relay("second")
     mesh.client("alice", ["bob"])
     mesh.client("bob", ["alice"])
     for name in BREAK:
@@ -102,9 +102,13 @@ def ward(module_lab: Lab) -> Mesh:
     relay.admitted = [name for name in mesh.clients if name != "stranger"]
     mesh.configure()
     relay.start()
+    second.start()
+    second.kill9()
     for name, harm in BREAK.items():
         harm(mesh.clients[name])
-        mesh.clients[name].write_config()
+    for client in mesh.clients.values():
+        client.config["relays"] = client.config["relays"][:1]
+        client.write_config()
     for name in ("alice", "bob"):
         mesh.clients[name].launch()
     for one, other in (("alice", "bob"), ("bob", "alice")):
@@ -117,7 +121,7 @@ def reports(ward: Mesh) -> dict[str, tuple[int, Said]]:
     """What `doctor` says on each of the broken machines."""
     with ThreadPoolExecutor(len(BREAK)) as pool:
         asked = {
-            name: pool.submit(examine, ward.clients[name], *(ahead() if name == "late" else []))
+            name: pool.submit(examine, ward.clients[name], *(ahead() if name == "crossed" else []))
             for name in BREAK
         }
         return {name: one.result() for name, one in asked.items()}
@@ -207,10 +211,12 @@ def test_keys_that_others_can_read(reports: dict[str, tuple[int, Said]]) -> None
     assert said["udp.works"][0] == "skipped", "the identity is refused, so nobody was asked"
 
 
-def test_a_route_that_collides(reports: dict[str, tuple[int, Said]]) -> None:
+def test_a_route_that_collides_and_a_clock_that_is_ahead(reports: dict[str, tuple[int, Said]]) -> None:
     code, said = reports["crossed"]
-    assert (code, wrong(said)) == (ExitCode.PROBLEM, {"client.running": "note", "routes.overlap": "problem"})
+    assert code == ExitCode.PROBLEM
+    assert wrong(said) == {"client.running": "note", "routes.overlap": "problem", "clock.skew": "warning"}
     assert "10.77.0.0/25 by office0" in said["routes.overlap"][1]
+    assert "16 min" in said["clock.skew"][1]
 
 
 def test_a_relay_that_is_another(reports: dict[str, tuple[int, Said]]) -> None:
@@ -219,18 +225,18 @@ def test_a_relay_that_is_another(reports: dict[str, tuple[int, Said]]) -> None:
     assert said["relay.identity"][0] == "problem"
 
 
-def test_a_clock_that_is_ahead(reports: dict[str, tuple[int, Said]]) -> None:
-    code, said = reports["late"]
-    assert (code, wrong(said)) == (ExitCode.WARNING, {"client.running": "note", "clock.skew": "warning"})
-    assert "16 min" in said["clock.skew"][1]
-
-
-def test_a_relay_that_dies(ward: Mesh) -> None:
-    """The last of the module: nobody has a relay any more."""
-    ward.relays["relay"].kill9()
+def test_an_mtu_that_somebody_has_changed(ward: Mesh) -> None:
     alice = ward.clients["alice"]
-    alice.host.ip_batch(["link set smesh0 mtu 1400"])
-    wait_until(lambda: alice.relay_status()["state"] != "connected", 60, alice.output)
-    code, said = examine(alice)
+    alice.host.ip_batch(["link set smesh0 mtu 1300"])
+    try:
+        code, said = examine(alice)
+    finally:
+        alice.host.ip_batch(["link set smesh0 mtu 1380"])
+    assert (code, wrong(said)) == (ExitCode.WARNING, {"mtu.interface": "warning"})
+
+
+def test_a_relay_that_was_killed(reports: dict[str, tuple[int, Said]]) -> None:
+    code, said = reports["orphan"]
     assert code == ExitCode.PROBLEM
-    assert wrong(said) == {"relay.reachable": "problem", "udp.works": "problem", "mtu.interface": "warning"}
+    dead = {"relay.reachable": "problem", "udp.works": "problem"}
+    assert wrong(said) == {"client.running": "note", **dead}

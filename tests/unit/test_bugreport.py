@@ -297,6 +297,13 @@ def test_a_configuration_that_is_no_yaml_is_left_out(planted: Path) -> None:
         assert not any(one.name.endswith("config.yaml") for one in archive.getmembers())
 
 
+def test_names_of_interfaces_stay() -> None:
+    values = {"node": {"name": "alice"}, "interface": {"name": "mesh7"}, "peers": [{"name": "bob"}]}
+    found = collect.names_of(replace(healthy(), names=()), values)
+    assert {"alice", "bob", "home", "relay.example.net"} <= found
+    assert "mesh7" not in found
+
+
 def test_every_key_of_the_reference_is_known() -> None:
     reference = (ROOT / "docs/configuration.md").read_text().partition("\n## relay.yaml")[0]
     keys = re.findall(r"^\| `([a-z0-9_.\[\]]+)` \|", reference, re.MULTILINE)

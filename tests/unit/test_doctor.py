@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
 
 import msgspec
@@ -18,12 +19,13 @@ from shadowmesh.command import ExitCode
 from shadowmesh.config import ClientConfig
 from shadowmesh.core import expiry
 from shadowmesh.diagnosis import machine, membership, relays
+from shadowmesh.diagnosis.bundle import Bugreport, Listed
 from shadowmesh.diagnosis.doctor import CHECKS
 from shadowmesh.diagnosis.facts import (
     Facts,
     HostFirewall,
 )
-from shadowmesh.diagnosis.findings import DOCTOR_SCHEMA, Doctor
+from shadowmesh.diagnosis.findings import DOCTOR_SCHEMA, Doctor, Finding
 from shadowmesh.diagnosis.nftables import dropping
 from shadowmesh.io import udp
 from shadowmesh.node import standing
@@ -181,3 +183,31 @@ def test_peers_that_are_not_there_are_no_path() -> None:
     facts = replace(healthy(), status=replace(running(), peers=[gone]))
     assert CHECKS["mtu.relay_paths"].function(facts).result is SKIPPED
     assert isinstance(CONFIG, ClientConfig)
+
+
+def test_who_waits_at_a_terminal_is_told_for_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, written = threading.Event(), []
+
+    def echo(text: str, **_: object) -> None:
+        written.append(text)
+        told.set()
+
+    monkeypatch.setattr(verb, "PATIENCE", 0.001)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("click.echo", echo)
+    with verb.progress() as tell:
+        tell("the network")
+        assert told.wait(20)
+    assert "looking at" in written[0]
+    assert written[-1] == "\r\033[K", "the line goes when it is done"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    written.clear()
+    with verb.progress() as tell:
+        tell("the network")
+    assert written == []
+
+
+@pytest.mark.parametrize("struct", [Doctor, Finding, Bugreport, Listed])
+def test_every_field_is_documented(struct: type[msgspec.Struct]) -> None:
+    page = (ROOT / "docs/doctor.md").read_text()
+    assert [name for name in struct.__struct_fields__ if f"`{name}`" not in page] == []
