@@ -22,7 +22,10 @@ from shadowmesh.testing.process import wait_until
 if TYPE_CHECKING:
     from shadowmesh.testing.lab import Lab
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.timeout(3 * 60)]
+
+LIMIT = 90.0
+"""Seconds for one verb on a busy machine, while five others run; ten at most are usual."""
 
 SHUT = "table inet host {{ chain in {{ type filter hook {hook} priority 0; udp {port} 4433 drop; }}; }}"
 HARMLESS = {"clock.ntp", "machine.kernel", "machine.receive_buffer", "udp.nat"}
@@ -34,7 +37,9 @@ Said = dict[str, tuple[str, str]]
 
 def examine(client: ClientNode, *before: str, config: bool = True) -> tuple[int, Said]:
     where = ["-c", str(client.config_path)] if config else ["--socket", str(client.socket_path)]
-    done = client.host.run([*before, command_path(client.program), "doctor", *where, "--json"], check=False)
+    done = client.host.run(
+        [*before, command_path(client.program), "doctor", *where, "--json"], check=False, timeout=LIMIT
+    )
     assert done.stderr == "", done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
     return done.returncode, {one["id"]: (one["result"], one["found"]) for one in report["checks"]}
