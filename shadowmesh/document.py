@@ -86,7 +86,7 @@ class Document:
 
     def values(self) -> object:
         """Everything as it is written, without comments: mappings, lists, texts."""
-        return _values(self._root)
+        return _values(self.root)
 
     def refuse(
         self, node: yaml.Node, path: str, problem: str, example: str = "", error_id: str = "config.value"

@@ -15,10 +15,11 @@ import msgspec
 from shadowmesh import replies as common
 from shadowmesh.api import live, schema
 from shadowmesh.cli import replies
+from shadowmesh.diagnosis import bundle, findings
 from shadowmesh_relay import reload, report, verbs
 
 FOLDER = Path(__file__).parent
-MODULES = (common, schema, live, replies, report, reload, verbs)
+MODULES = (common, schema, live, replies, findings, bundle, report, reload, verbs)
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 

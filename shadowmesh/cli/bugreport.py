@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from shadowmesh.cli.doctor import chosen_config, progress
-from shadowmesh.cli.options import config_option, json_option, socket_option, usual_socket
-from shadowmesh.command import CommandFailed, examples
+from shadowmesh.cli.options import config_option, socket_option, usual_socket
+from shadowmesh.command import CommandFailed, examples, json_option
 from shadowmesh.output import size
 from shadowmesh.values import printable
 

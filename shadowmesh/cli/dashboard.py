@@ -13,13 +13,13 @@ from pathlib import Path
 
 import click
 
-from shadowmesh.cli.options import ask, config_option, json_option, socket_option, socket_path, start_advice
-from shadowmesh.command import ExitCode, examples, print_json
+from shadowmesh.cli.options import ask, config_option, socket_option, socket_path, start_advice
+from shadowmesh.cli.replies import DashboardReply
+from shadowmesh.command import ExitCode, examples, json_option
 from shadowmesh.errors import DeviceError
+from shadowmesh.replies import print_reply
 from shadowmesh.units import Address
 from shadowmesh.values import parse_socket_path
-
-SCHEMA = "shadowmesh.dashboard/1"
 
 SSH_PORT = 8484
 """In the advice for a Unix socket; any port does."""
@@ -120,7 +120,7 @@ def announce(where: Address | Path, token: str, as_json: bool) -> None:
     here = where if isinstance(where, Address) else Address("localhost", SSH_PORT)
     url = _url(here, token)
     if as_json:
-        print_json({"schema": SCHEMA, "url": url, "listen": str(where)})
+        print_reply(DashboardReply(url=url, listen=str(where)))
     elif isinstance(where, Path):
         click.echo(f"the dashboard answers on {where}; on your machine:")
         click.echo(f"  ssh -L {SSH_PORT}:{where} {os.uname().nodename}")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from shadowmesh.cli.options import config_option, json_option, socket_option, usual_socket
-from shadowmesh.command import ExitCode, examples
+from shadowmesh.cli.options import config_option, socket_option, usual_socket
+from shadowmesh.command import ExitCode, examples, json_option
 from shadowmesh.values import printable
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import msgspec
 
 from shadowmesh.api.client import ApiClient
 from shadowmesh.api.live import LOG_LINES, Level, LogLine
-from shadowmesh.cli.options import ask, config_option, json_option, socket_option, socket_path
+from shadowmesh.cli.options import ask, config_option, socket_option, socket_path
 from shadowmesh.cli.output import colours
-from shadowmesh.command import examples
+from shadowmesh.command import examples, json_option
 from shadowmesh.config import DEFAULT_STATE_DIR, load_client_config
 from shadowmesh.values import printable
 

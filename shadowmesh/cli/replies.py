@@ -30,6 +30,7 @@ DELEGATED_SCHEMA = "shadowmesh.delegated/1"
 SIGNED_SCHEMA = "shadowmesh.signed/1"
 REVOKED_SCHEMA = "shadowmesh.revoked/1"
 MEMBERS_SCHEMA = "shadowmesh.members/1"
+DASHBOARD_SCHEMA = "shadowmesh.dashboard/1"
 
 Value = bool | int | str | list[str] | None
 """Of a key of the configuration."""
@@ -282,3 +283,11 @@ class MembersReply(msgspec.Struct, frozen=True, kw_only=True):
     network_id: str
     list_number: int
     members: list[MemberEntry]
+
+
+class DashboardReply(msgspec.Struct, frozen=True, kw_only=True):
+    """What `dashboard` prints once it answers. `url` has the token that opens it; `listen` as given."""
+
+    schema: str = DASHBOARD_SCHEMA
+    url: str
+    listen: str

@@ -22,8 +22,8 @@ from tests.unit.test_api import make_netcheck, make_status, make_story
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs/schemas"
-NO_JSON = {"completion"}
-"""What prints a script."""
+NO_JSON = {"completion", "top"}
+"""What prints a script, or draws on a terminal."""
 
 
 def load_maker() -> ModuleType:
