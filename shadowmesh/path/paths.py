@@ -261,7 +261,7 @@ class PathSet:
         back = self._source or (path.way if path is not None else None)
         idle_for = health.idle_for(now)
         health.handle_counters(counters, path is not None and path.way == back, now)
-        if health.active(now) and idle_for > STANDBY_FOR and self.direct is None:
+        if self._allowed and health.active(now) and idle_for > STANDBY_FOR and self.direct is None:
             self._announce = self.finder.rounds.wake(now) or self._announce
         if path is not None:
             self._watch(path, counters, now)

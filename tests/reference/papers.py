@@ -35,6 +35,12 @@ class Deed:
     """Serial of the delegation."""
     delegation_end: int = 0
     basis_end: int = 0
+    basis_key: int = -1
+    """That the authority signed the basis with, if another than `key`."""
+
+    @property
+    def signers(self) -> set[int]:
+        return {self.key, self.basis_key} - {-1}
 
 
 @dataclass(frozen=True)
@@ -87,10 +93,10 @@ class Papers:
         return True
 
     def until(self, deed: Deed) -> float:
-        """Until when the key counts that signed it."""
-        if deed.key == self.keys[-1]:
-            return float("inf")
-        return self._link(deed.key).until if deed.key in self.keys else -1
+        """Until when the keys count that signed it."""
+        if not deed.signers <= set(self.keys):
+            return -1
+        return min(float("inf") if key == self.keys[-1] else self._link(key).until for key in deed.signers)
 
     def revokes(self, deed: Deed) -> bool:
         if self.list is None:

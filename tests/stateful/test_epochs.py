@@ -50,7 +50,7 @@ WORDS = {RekeyAsk: "ask", RekeyOffer: "offer", RekeyAnswer: "answer"}
 ENDS = st.integers(0, 1)
 NODES = b"".join(one.node_id for one in IDENTITIES)
 SESSION = bytes(32)
-LIES = "epoch", "signed epoch", "signer", "session", "contents", "Ed25519", "ML-DSA", "share"
+LIES = "epoch", "signed epoch", "signer", "session", "contents", "Ed25519", "ML-DSA", "share", "kind"
 """What is not as it should be in a message whose signatures hold but for that."""
 
 
@@ -250,21 +250,24 @@ class Rekeys(RuleBasedStateMachine):
         if self.past[way]:
             self.hear(1 - way if to_sender else way, self.past[way][which % len(self.past[way])])
 
-    @rule(epoch=st.integers(-1, 2))
-    def ask(self, epoch: int) -> None:
-        """A responder that asks when it likes, for the epoch that it likes."""
-        wanted = self.ends[0].model.newest + epoch
+    @rule(way=st.sampled_from([0, 0, 0, 1]), epoch=st.integers(-1, 2))
+    def ask(self, way: int, epoch: int) -> None:
+        """A peer that asks when it likes, for the epoch that it likes, though it may be the initiator."""
+        wanted = self.ends[way].model.newest + epoch
         if wanted >= 1:
-            self.hear(0, messages.encode(RekeyAsk(wanted)))
+            self.hear(way, messages.encode(RekeyAsk(wanted)))
 
     @rule()
     def hasten(self) -> None:
         """An initiator that leaves no pause between two rekeys."""
+        self.rekey(0, True)
         end = self.ends[0]
         end.model.hasten(self.now)
         if end.session._rekey_at is not None:
             end.session._rekey_at = self.now
         self.serve()
+        while self.control[1]:
+            self.deliver_control(1)
 
     @rule(way=ENDS, lie=st.sampled_from(LIES))
     def lie(self, way: int, lie: str) -> None:
@@ -370,6 +373,9 @@ class Rekeys(RuleBasedStateMachine):
         assert composite_verifies(peer.peer_ed25519, peer.peer_mldsa, theirs, truth)
         if lie == "epoch":
             message = structs.replace(message, epoch=epoch + 1)
+        elif lie == "kind":
+            kind = RekeyOffer if isinstance(message, RekeyAnswer) else RekeyAnswer
+            message = kind(*structs.astuple(message))
         elif lie == "share":
             message = structs.replace(message, share=bytes(len(message.share)))
         content = messages.encode(message, bytes(COMPOSITE_SIGNATURE_SIZE))[:-COMPOSITE_SIGNATURE_SIZE]
@@ -381,7 +387,7 @@ class Rekeys(RuleBasedStateMachine):
     def signed(self, way: int, epoch: int, content: bytes, lie: str = "") -> bytes:
         """What the other end signs of a message to that end."""
         role = ROLES[1 - way]
-        before = self.ends[0].session._rekey._offer if way == 0 else b""
+        before = self.ends[0].session._rekey._offer if way == 0 and lie != "kind" else b""
         return signed(
             (role.other if lie == "signer" else role).value,
             b"another" * 4 + bytes(4) if lie == "session" else SESSION,

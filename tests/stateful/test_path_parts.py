@@ -43,9 +43,11 @@ class Measuring(RuleBasedStateMachine):
         self.nonces = (number.to_bytes(8, "big") for number in itertools.count())
         self.probes, self.log = Probes(lambda size: next(self.nonces)), ProbeLog()
 
-    @rule(milliseconds=st.sampled_from([1, 20, 90, 149, 151, 300, 499, 501, 2000]))
-    def wait(self, milliseconds: int) -> None:
+    @rule(milliseconds=st.sampled_from([1, 20, 90, 149, 151, 300, 499, 501, 2000]), look=st.booleans())
+    def wait(self, milliseconds: int, look: bool) -> None:
         self.now += milliseconds / 1000
+        if look:
+            self.expire()
 
     @rule(count=st.sampled_from([1, 1, 2, MAX_WAITING + 3]), size=st.sampled_from([0, 0, 1200]))
     def ask(self, count: int, size: int) -> None:
@@ -55,10 +57,18 @@ class Measuring(RuleBasedStateMachine):
             assert len(request) == (size - 29 if size else 9)
             self.log.send(parse_probe(request), self.now, size)
 
+    @rule(count=st.sampled_from([0, 1, 20]), size=st.sampled_from([0, 0, 1200]))
+    def lose(self, count: int, size: int) -> None:
+        """All that wait, and so many more."""
+        for _ in range(count):
+            self.ask(1, size)
+        self.now += self.probes.timeout
+        self.expire()
+
     @precondition(lambda self: self.log.sent)
-    @rule(back=st.integers(0, 80), twice=st.booleans())
+    @rule(back=st.one_of(st.integers(0, 3), st.integers(0, 80)), twice=st.booleans())
     def answer(self, back: int, twice: bool) -> None:
-        """Of one of the last, perhaps for the second time."""
+        """One of the last, perhaps twice."""
         nonce = sorted(one.nonce for one in self.log.sent)[-1 - back % len(self.log.sent)]
         for _ in range(1 + twice):
             probe, model = self.probes.handle_reply(nonce, self.now), self.log.answer(nonce, self.now)
@@ -67,17 +77,16 @@ class Measuring(RuleBasedStateMachine):
                 assert (probe.sent_at, probe.size) == (model.at, model.size)
 
     @rule()
+    def clear(self) -> None:
+        self.probes.clear()
+        for one in self.log.sent:
+            one.fate = "forgotten"
+
     def expire(self) -> None:
         lost = self.probes.expire(self.now)
         assert [(one.sent_at, one.size) for one in lost] == [
             (one.at, one.size) for one in self.log.expire(self.now)
         ]
-
-    @rule()
-    def clear(self) -> None:
-        self.probes.clear()
-        for one in self.log.sent:
-            one.fate = "forgotten"
 
     @invariant()
     def it_is_measured_what_the_log_says(self) -> None:
