@@ -287,15 +287,20 @@ class Rekeys(RuleBasedStateMachine):
         if self.packets[way]:
             self.open(way, which % len(self.packets[way]), keep)
 
-    @rule(wanted_by=ENDS, packets=st.booleans())
-    def rekey(self, wanted_by: int, packets: bool) -> None:
-        """A whole one, as soon as may be; perhaps without a packet between the messages."""
+    @rule(wanted_by=ENDS, packets=st.booleans(), again=st.booleans())
+    def rekey(self, wanted_by: int, packets: bool, again: bool = False) -> None:
+        """A whole one, as soon as may be; perhaps without a packet between the messages.
+
+        :param again: whether the responder wants the next one at once.
+        """
         self.look(wanted_by, "numbers")
         for _ in range(4):
             self.wait(2)
             for way in (0, 1):
                 while self.control[way]:
                     self.deliver_control(way)
+                if again:
+                    self.look(1, "numbers")
                 while packets and self.packets[way]:
                     self.open(way, 0, False)
 

@@ -132,7 +132,7 @@ class Proving(RuleBasedStateMachine):
     @rule(count=st.sampled_from([MAX_ADDRESSES, MAX_CHALLENGES + 10]), gap=st.sampled_from([0.0, 0.01]))
     def flood(self, count: int, gap: float) -> None:
         """Many addresses, too many."""
-        for number in range(count):
+        for number in (*range(count), count - 60, count):
             self.now += gap
             self.request(Way(Address("192.0.2.1", 10_000 + number)))
 
@@ -358,7 +358,7 @@ class Watching(RuleBasedStateMachine):
         assert self.health.active(self.now) == (self.health.idle_for(self.now) < 3)
 
 
-TestMeasuring = case_of(Measuring, 40)
-TestProving = case_of(Proving, 25, steps=30)
-TestSizes = case_of(Sizes, 40)
-TestWatching = case_of(Watching, 40, steps=30)
+TestMeasuring = case_of(Measuring, 25, steps=40)
+TestProving = case_of(Proving, 12, steps=30)
+TestSizes = case_of(Sizes, 30, steps=40)
+TestWatching = case_of(Watching, 25, steps=30)

@@ -17,7 +17,7 @@ from shadowmesh.path.health import TICK, Counters
 from shadowmesh.path.keepalive import FIRST
 from shadowmesh.path.path import LEFT_AFTER, Pace, Path
 from shadowmesh.path.paths import EAGER_FOR, LOST_AFTER, STABLE_AFTER, STANDBY_FOR, PathSet
-from shadowmesh.path.selector import Decision, Ranked, choose
+from shadowmesh.path.selector import Decision, Policy, Ranked, choose
 from shadowmesh.path.way import Way
 from shadowmesh.units import Address
 from shadowmesh.wire.payload import (
@@ -27,6 +27,7 @@ from shadowmesh.wire.payload import (
     encode_path_response,
     encode_probe,
     parse_path_request,
+    parse_path_response,
     parse_probe,
 )
 
@@ -39,16 +40,16 @@ RELAY, RELAY_2 = (Way(Address(f"192.0.2.{host}", 4433), b"channel1") for host in
 class Peer:
     """A path set, its clock, and a peer that answers on `alive` at once."""
 
-    def __init__(self, *candidates: Way, direct: bool = True, policy: object = choose) -> None:
+    def __init__(self, *candidates: Way, direct: bool = True, policy: Policy = choose) -> None:
         self.now = NOW
-        self.paths = PathSet(random.Random(1).randbytes, NOW, policy, direct)  # type: ignore[arg-type]
+        self.paths = PathSet(random.Random(1).randbytes, NOW, policy, direct)
         self.alive = {RELAY, RELAY_2, *candidates}
         self.sent: list[tuple[int, Way]] = []
         self.tx = self.rx = 0
         self.paths.set_relay(RELAY, "relay r", NOW)
         self.paths.start(NOW)
         if candidates:
-            self.list(*candidates)
+            self.tell(*candidates)
             self.run(0.1)
 
     @property
@@ -56,7 +57,7 @@ class Peer:
         assert self.paths.current is not None
         return self.paths.current
 
-    def list(self, *ways: Way, kind: CandidateKind = CandidateKind.LOCAL) -> None:
+    def tell(self, *ways: Way, kind: CandidateKind = CandidateKind.LOCAL) -> None:
         self.paths.set_candidates([Candidate(way.address, kind) for way in ways], self.now)
         self.collect()
 
@@ -316,7 +317,7 @@ def test_the_largest_size_is_that_of_all_paths() -> None:
     peer = direct_peer()
     peer.paths.set_largest(1300, peer.now)
     assert {path.mtu.largest for path in peer.paths.paths} == {1300}
-    peer.list(THERE, OTHER)
+    peer.tell(THERE, OTHER)
     assert {path.mtu.largest for path in peer.paths.paths} == {1300}
 
 
@@ -339,3 +340,155 @@ def test_silence_is_asked_about_before_it_ends_a_path() -> None:
     begun = len(peer.sent)
     peer.run(0.4, tx=True)
     assert (Kind.PROBE_REQUEST, THERE) in peer.sent[begun:]
+
+
+# Whose addresses are asked.
+
+
+def asked(peer: Peer, way: Way, begun: int = 0) -> int:
+    return sum(one == (Kind.PATH_REQUEST, way) for one in peer.sent[begun:])
+
+
+def test_a_failed_address_is_asked_once_a_second_while_something_comes_from_there() -> None:
+    peer = Peer(OTHER)
+    peer.alive.discard(OTHER)
+    peer.paths.finder.found[OTHER].fail("it is gone")
+    peer.paths.finder.rounds.stop()
+    begun = len(peer.sent)
+    for _ in range(40):
+        peer.now += 0.1
+        peer.get(encode_probe(Kind.PROBE_REQUEST, b"of peer!"), OTHER)
+        peer.collect()
+    assert 3 <= asked(peer, OTHER, begun) <= 5
+
+
+def strangers(peer: Peer) -> set[Way]:
+    return {way for way, path in peer.paths.finder.found.items() if path.kind is CandidateKind.PEER}
+
+
+def test_of_the_strangers_that_in_use_stays_then_those_that_work_then_the_youngest() -> None:
+    peer = direct_peer()
+    ways = [Way(Address("198.51.100.9", port)) for port in range(4000, 4009)]
+    for path in list(peer.paths.finder.found.values()):
+        path.kind = CandidateKind.PEER
+    peer.alive.add(ways[0])
+    for way in ways:
+        peer.now += 0.3
+        peer.paths.handle_source(way, peer.now)
+        peer.current.handle_heard(peer.now)
+        peer.collect()
+        if way == ways[0]:
+            peer.run(1)
+            peer.alive = {THERE, RELAY}
+            peer.current.handle_heard(peer.now)
+        assert len(strangers(peer)) <= 4
+    assert peer.current.way == THERE
+    assert strangers(peer) == {THERE, ways[0], *ways[-2:]}
+
+
+@pytest.mark.parametrize("by_proof", [False, True])
+def test_where_strangers_are_not_taken_nothing_makes_them_paths(by_proof: bool) -> None:
+    peer = Peer()
+    peer.paths = PathSet(random.Random(1).randbytes, NOW, strangers=False)
+    peer.paths.start(NOW)
+    if by_proof:
+        peer.get(encode_path_request(b"of peer!"), OTHER)
+        ((response, _),) = [one for one in peer.paths.poll_transmit() if one[0][0] == Kind.PATH_RESPONSE]
+        peer.get(encode_path_complete(parse_path_response(response).challenge, HERE), OTHER)
+    else:
+        peer.paths.handle_source(OTHER, NOW)
+    assert peer.paths.paths == []
+    assert peer.paths.poll_transmit() == []
+
+
+def test_a_stranger_that_proves_itself_becomes_a_path() -> None:
+    peer = Peer()
+    peer.alive.add(OTHER)
+    peer.paths.handle_source(OTHER, peer.now)
+    peer.run(1)
+    assert peer.current.way == OTHER
+    assert peer.current.observed == HERE
+
+
+def test_a_session_that_ends_keeps_the_addresses_of_the_configuration_only() -> None:
+    peer = Peer()
+    listed = [Candidate(THERE.address, CandidateKind.STATIC), Candidate(OTHER.address, CandidateKind.LOCAL)]
+    peer.paths.set_candidates(listed, peer.now)
+    peer.paths.stop()
+    assert peer.paths.poll_transmit() == []
+    assert peer.paths.finder.rounds.deadline is None
+    peer.paths.start(peer.now)
+    assert [path.way for path in peer.paths.paths] == [RELAY, THERE]
+
+
+def test_an_address_that_is_listed_no_more_goes_unless_it_works() -> None:
+    peer = Peer(THERE, OTHER)
+    peer.alive.discard(OTHER)
+    peer.run(1)
+    peer.paths.finder.found[OTHER].fail("it is gone")
+    path = peer.paths.finder.found[THERE]
+    peer.alive.discard(THERE)
+    peer.paths.set_candidates([], peer.now)
+    assert list(peer.paths.finder.found) == [THERE]
+    assert path.kind is CandidateKind.PEER
+    peer.paths.handle_timer(peer.now)
+    assert (Kind.PROBE_REQUEST, THERE) in peer.collect(), "the peer may have left it"
+    peer.tell(THERE, kind=CandidateKind.OBSERVED)
+    assert peer.paths.finder.found[THERE].kind is CandidateKind.OBSERVED
+
+
+def test_a_path_that_works_is_not_asked_in_rounds() -> None:
+    peer = direct_peer()
+    begun = len(peer.sent)
+    peer.tell(THERE, OTHER)
+    peer.paths.finder.rounds.begin(peer.now)
+    peer.run(3)
+    assert asked(peer, OTHER, begun) >= 9
+    assert asked(peer, THERE, begun) == 0
+    assert peer.paths.finder.found[OTHER].detail == "no answer"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "kind", "guessed"),
+    [
+        ("mapping address-dependent", "", CandidateKind.OBSERVED, True),
+        ("mapping address-dependent", "mapping address-dependent", CandidateKind.OBSERVED, False),
+        ("mapping endpoint-independent", "", CandidateKind.OBSERVED, False),
+        ("mapping address-dependent", "", CandidateKind.LOCAL, False),
+    ],
+)
+def test_ports_are_guessed_near_observed_addresses_if_the_nat_of_the_peer_alone_moves(
+    theirs: str, ours: str, kind: CandidateKind, guessed: bool
+) -> None:
+    peer = Peer()
+    peer.paths.finder.peer_nat, peer.paths.finder.own_nat = theirs, ours
+    peer.tell(OTHER, kind=kind)
+    peer.run(3)
+    beside = {way.address.port for asked, way in peer.sent if asked == Kind.PATH_REQUEST and way != OTHER}
+    assert (beside == {*range(3992, 4000), *range(4001, 4025)}) if guessed else not beside
+    begun = len(peer.sent)
+    peer.run(200)
+    begun_late = len(peer.sent)
+    peer.run(100)
+    assert asked(peer, OTHER, begun) > 20
+    assert {way.address.port for kind, way in peer.sent[begun_late:] if kind == Kind.PATH_REQUEST} <= {4000}
+
+
+@pytest.mark.parametrize(
+    ("there", "seen", "untranslated"),
+    [
+        ("192.168.1.7", "192.168.1.5", True),
+        ("192.168.1.7", "192.168.1.6", False),
+        ("198.51.100.7", "192.168.1.5", False),
+    ],
+)
+def test_nothing_translates_where_both_ends_are_private_and_seen_as_they_are(
+    there: str, seen: str, untranslated: bool
+) -> None:
+    way = Way(Address(there, 4000))
+    peer = Peer()
+    peer.paths.finder.own_hosts = frozenset({"192.168.1.5"})
+    peer.paths.set_candidates([Candidate(way.address, CandidateKind.LOCAL)], NOW)
+    request = next(payload for payload, to in peer.paths.poll_transmit() if to == way)
+    peer.get(encode_path_response(parse_path_request(request), b"of peer!", Address(seen, 4000)), way)
+    assert peer.paths.finder.found[way].untranslated == untranslated
