@@ -88,20 +88,21 @@ class Challenges:
     """Every packet of the re-handshake; `way`: where it went."""
 
     def __init__(self) -> None:
-        self.packets: list[tuple[str, Hashable, float]] = []
+        self.last: dict[str, dict[Hashable, float]] = {"request": {}, "response": {}}
+        """When the last one of each kind went to an address."""
         self.challenges: list[tuple[bytes, Hashable, float]] = []
         self.redeemed: set[bytes] = set()
 
     def may_send(self, kind: str, way: Hashable, now: float) -> bool:
         """Five a second to one address, and to 64 addresses."""
-        last = {to: at for sent, to, at in self.packets if sent == kind}
+        last = self.last[kind]
         if way in last and now - last[way] < 0.2 - 1e-6:
             return False
         newest = sorted(last.values())[-64:]
         return (way in last and last[way] in newest) or len(newest) < 64 or now - newest[0] >= 0.2
 
     def send(self, kind: str, way: Hashable, challenge: bytes, now: float) -> None:
-        self.packets.append((kind, way, now))
+        self.last[kind][way] = now
         self.challenges.append((challenge, way, now))
 
     def redeem(self, echo: bytes, way: Hashable, now: float) -> float | None:

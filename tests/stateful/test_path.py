@@ -111,7 +111,7 @@ class Probing(RuleBasedStateMachine):
         self.path.handle_heard(self.now)
         self.model.hear(self.now)
 
-    @rule(pace=st.sampled_from(list(Pace)), seconds=st.sampled_from([0.5, 3.0]), frames=st.booleans())
+    @rule(pace=st.sampled_from(list(Pace)), seconds=st.sampled_from([0.5, 3.0, 60.0]), frames=st.booleans())
     def starve(self, pace: Pace, seconds: float, frames: bool) -> None:
         """No probe comes back for a while; perhaps frames do."""
         self.set_pace(pace)

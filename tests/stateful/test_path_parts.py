@@ -65,6 +65,14 @@ class Measuring(RuleBasedStateMachine):
         self.now += self.probes.timeout
         self.expire()
 
+    @rule()
+    def overtake(self) -> None:
+        """The answer to a lost one comes after that to the next."""
+        self.lose(1, 0)
+        self.ask(1, 0)
+        self.answer(0, False)
+        self.answer(1, True)
+
     @precondition(lambda self: self.log.sent)
     @rule(back=st.one_of(st.integers(0, 3), st.integers(0, 80)), twice=st.booleans())
     def answer(self, back: int, twice: bool) -> None:
@@ -129,7 +137,10 @@ class Proving(RuleBasedStateMachine):
             assert (response.echo, response.observed) == (b"of peer!", way.address)
             self.log.send("response", way, response.challenge, self.now)
 
-    @rule(count=st.sampled_from([MAX_ADDRESSES, MAX_CHALLENGES + 10]), gap=st.sampled_from([0.0, 0.01]))
+    @rule(
+        count=st.sampled_from([MAX_ADDRESSES] * 2 + [MAX_CHALLENGES + 10]),
+        gap=st.sampled_from([0.0, 0.01]),
+    )
     def flood(self, count: int, gap: float) -> None:
         """Many addresses, too many."""
         for number in (*range(count), count - 60, count):
