@@ -119,6 +119,22 @@ class Probing(RuleBasedStateMachine):
         self.run(seconds, 0, frames)
         self.run(0.5, 0, False)
 
+    @rule(seconds=st.sampled_from([26.0, 60.0]), times=st.integers(1, 4))
+    def idle(self, seconds: float, times: int) -> None:
+        """It is kept open, if that needs anything at all."""
+        self.set_pace(Pace.IDLE)
+        for _ in range(times):
+            self.run(seconds, CARRIES[0], False)
+
+    @rule(limit=st.sampled_from([1300, 100]), seconds=st.sampled_from([1.5, 3.0]), times=st.integers(1, 3))
+    def flap(self, limit: int, seconds: float, times: int) -> None:
+        """It carries frames, and large ones only now and then."""
+        self.set_pace(Pace.ACTIVE)
+        for _ in range(times):
+            self.run(seconds, limit, False)
+            self.run(1.0, CARRIES[0], False)
+        self.run(seconds, limit, False)
+
     @rule(ago=st.sampled_from([0.0, 0.3, 2.0]), seconds=st.sampled_from([0.05, 0.5]))
     def be_left(self, ago: float, seconds: float) -> None:
         """The peer's frames come from elsewhere, twice; `ago`: the last that came from here."""
@@ -174,7 +190,7 @@ class Probing(RuleBasedStateMachine):
         assert path.loss == pytest.approx(model.log.loss)
         assert (path.counted, path.mtu.confirmed) == (model.log.counted, model.mtu.confirmed)
         assert path.mtu.black_holes == model.mtu.black_holes
-        assert path.keepalive.interval == model.keepalive.interval
+        assert vars(path.keepalive) == vars(model.keepalive)
         deadline, expected = path.deadline, model.deadline()
         assert (None if deadline is None else max(deadline, self.now)) == (
             None if expected is None else pytest.approx(max(expected, self.now))

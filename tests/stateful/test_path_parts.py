@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from shadowmesh.errors import BadPacket
-from shadowmesh.path.handshake import MAX_ADDRESSES, MAX_CHALLENGES, Handshake, Proved
+from shadowmesh.path.handshake import CHALLENGE_LIFE, MAX_ADDRESSES, MAX_CHALLENGES, Handshake, Proved
 from shadowmesh.path.health import Counters, Health
 from shadowmesh.path.mtu import BASE, LARGEST, MAX_PROBES, RAISE_AFTER, SMALLER, STEP, MtuSearch, MtuState
 from shadowmesh.path.probes import MAX_WAITING, Probes
@@ -127,6 +127,10 @@ class Proving(RuleBasedStateMachine):
         assert (payload is not None) == self.log.may_send("request", way, self.now)
         if payload is not None:
             self.log.send("request", way, parse_path_request(payload), self.now)
+            waiting = self.handshake._waiting.values()
+            assert all(self.now - at < CHALLENGE_LIFE for _, at in waiting), (
+                "what counts no more is forgotten"
+            )
 
     @rule(way=st.sampled_from(WAYS))
     def respond(self, way: Way) -> None:
@@ -204,9 +208,12 @@ class Sizes(RuleBasedStateMachine):
     def change(self, limit: int) -> None:
         self.limit = limit
 
-    @rule(keeps=st.booleans())
-    def probe(self, keeps: bool) -> None:
-        """One round; its answer may come after it was given up."""
+    @rule(keeps=st.booleans(), besides=st.booleans())
+    def probe(self, keeps: bool, besides: bool = False) -> None:
+        """One round; its answer may come after it was given up.
+
+        :param besides: whether probes of other sizes are lost and answered meanwhile.
+        """
         size, search = self.search.due_size(self.now), self.search
         if size is None:
             assert search.state is MtuState.COMPLETE
@@ -215,6 +222,11 @@ class Sizes(RuleBasedStateMachine):
         self.completed_at = None
         assert search.confirmed is None or search.confirmed < size <= self.largest
         search.handle_sent()
+        if besides:
+            for _ in range(MAX_PROBES):
+                search.handle_loss(size - 1, self.now)
+            if search.confirmed is not None:
+                search.handle_answer(search.confirmed, self.now)
         assert search.due_size(self.now) is None, "one at a time"
         if size <= self.limit and keeps:
             self.lost.clear()
