@@ -25,22 +25,21 @@ CARRIES = (1452, 1300, 1100, 900)
 class Probing(RuleBasedStateMachine):
     """`carries`: the largest probe that comes back by itself."""
 
-    @initialize(
-        kind=st.sampled_from([None, CandidateKind.LOCAL, CandidateKind.LOCAL, CandidateKind.PEER]),
-        latency=st.sampled_from([0.01, 0.3]),
-        proved=st.booleans(),
-    )
-    def begin(self, kind: CandidateKind | None, latency: float, proved: bool) -> None:
-        relayed = kind is None
+    relayed = False
+
+    @initialize(stranger=st.booleans(), latency=st.sampled_from([0.01, 0.3]), proved=st.booleans())
+    def begin(self, stranger: bool, latency: float, proved: bool) -> None:
+        named = CandidateKind.PEER if stranger else CandidateKind.LOCAL
+        kind = None if self.relayed else named
         self.now, self.latency, self.carries = 1000.0, latency, CARRIES[0]
         nonces = (number.to_bytes(8, "big") for number in itertools.count(1))
-        way = Way(THERE, b"channel1" if relayed else b"")
+        way = Way(THERE, b"channel1" if self.relayed else b"")
         self.path = Path(way, kind, "it", lambda size: next(nonces), self.now, Keepalive())
-        self.model = OnePath(relayed, self.now)
+        self.model = OnePath(self.relayed, self.now)
         self.nonces: list[bytes] = []
         self.stranger = kind is CandidateKind.PEER
         self.under_way: list[tuple[float, bytes]] = []
-        if proved and not relayed:
+        if proved and not self.relayed:
             self.prove(0.01)
 
     @rule(
@@ -197,4 +196,11 @@ class Probing(RuleBasedStateMachine):
         )
 
 
-TestProbing = case_of(Probing, 40, steps=25)
+class RelayProbing(Probing):
+    """Through a relay: usable from the beginning, and probed for ever."""
+
+    relayed = True
+
+
+TestProbing = case_of(Probing, 30, steps=25)
+TestRelayProbing = case_of(RelayProbing, 15, steps=25)

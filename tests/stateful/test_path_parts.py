@@ -214,12 +214,11 @@ class Sizes(RuleBasedStateMachine):
 
         :param besides: whether probes of other sizes are lost and answered meanwhile.
         """
-        size, search = self.search.due_size(self.now), self.search
+        size, search = self.due(), self.search
         if size is None:
             assert search.state is MtuState.COMPLETE
             return
-        assert self.completed_at is None or self.now >= self.completed_at + RAISE_AFTER
-        self.completed_at = None
+        assert self.completed_at is None
         assert search.confirmed is None or search.confirmed < size <= self.largest
         search.handle_sent()
         if besides:
@@ -227,7 +226,7 @@ class Sizes(RuleBasedStateMachine):
                 search.handle_loss(size - 1, self.now)
             if search.confirmed is not None:
                 search.handle_answer(search.confirmed, self.now)
-        assert search.due_size(self.now) is None, "one at a time"
+        assert self.due() is None, "one at a time"
         if size <= self.limit and keeps:
             self.lost.clear()
             self.answered(size)
@@ -238,18 +237,26 @@ class Sizes(RuleBasedStateMachine):
         search.handle_loss(size, self.now)
         self.lost = {size: self.lost.get(size, 0) + 1}
         assert search.confirmed == before, "a loss says nothing about what has passed"
-        again = search.due_size(self.now)
+        again = self.due()
         assert (again == size) == (self.lost[size] < MAX_PROBES or (size, again) == (BASE, BASE))
         if again != size:
             assert self.lost[size] == MAX_PROBES
             self.lost.clear()
         self.note()
 
+    def due(self) -> int | None:
+        """What is to be probed; after ten minutes, the search begins again."""
+        if self.completed_at is not None and self.now >= self.completed_at + RAISE_AFTER:
+            self.completed_at = None
+        size = self.search.due_size(self.now)
+        self.note()
+        return size
+
     def answered(self, size: int) -> None:
         self.passed.add(size)
         self.search.handle_answer(size, self.now)
         assert self.search.confirmed == max(self.passed)
-        if size < (self.search.due_size(self.now) or 0):
+        if size < (self.due() or 0):
             self.lost = {key: count for key, count in self.lost.items() if key > size}
         self.note()
 
@@ -263,19 +270,27 @@ class Sizes(RuleBasedStateMachine):
     def answer_late(self, which: int) -> None:
         size = self.late.pop(which % len(self.late))
         if size <= self.largest:
-            state, due = self.search.state, self.search.due_size(self.now)
+            state, due = self.search.state, self.due()
             self.answered(size)
             if state is MtuState.COMPLETE:
                 assert self.search.state is state
             elif due is not None and size < due:
-                assert self.search.due_size(self.now) == due, "an answer to a smaller one ends no search"
+                assert self.due() == due, "an answer to a smaller one ends no search"
 
     @rule(size=st.sampled_from([1024, 1200, 1210, 1452]))
     def lose_another(self, size: int) -> None:
         """One that was sent besides, such as of the confirmed size."""
-        due = self.search.due_size(self.now)
+        due = self.due()
         self.search.handle_loss(size, self.now)
-        assert self.search.due_size(self.now) == due
+        assert self.due() == due
+
+    @precondition(lambda self: self.passed)
+    @rule(smallest=st.booleans())
+    def answer_another(self, smallest: bool) -> None:
+        """One of a size that has passed before."""
+        due, state = self.due(), self.search.state
+        self.search.handle_answer(min(self.passed) if smallest else max(self.passed), self.now)
+        assert (self.due(), self.search.state) == (due, state)
 
     @precondition(lambda self: self.search.confirmed is not None)
     @rule()
@@ -287,7 +302,7 @@ class Sizes(RuleBasedStateMachine):
         self.passed, self.late, self.completed_at = set(), [], None
         self.lost.clear()
         assert self.search.confirmed is None
-        assert self.search.due_size(self.now) == (BASE if was > BASE else SMALLER[0])
+        assert self.due() == (BASE if was > BASE else SMALLER[0])
 
     @rule(largest=st.sampled_from([1300, LARGEST, 8952]))
     def change_interface(self, largest: int) -> None:
@@ -321,7 +336,9 @@ class Sizes(RuleBasedStateMachine):
     @invariant()
     def what_is_confirmed_has_passed(self) -> None:
         assert self.search.confirmed == max(self.passed, default=None)
-        assert (self.search.raise_at is not None) == (self.search.state is MtuState.COMPLETE)
+        complete = self.search.state is MtuState.COMPLETE
+        assert complete == (self.search.raise_at is not None)
+        assert not complete or self.search.raise_at == (self.completed_at or 0.0) + RAISE_AFTER
 
 
 class Watching(RuleBasedStateMachine):
