@@ -156,7 +156,8 @@ class OnePath:
         self.unanswered.append(now)
         self.quiet_since = now
         big = self.mtu.confirmed if self.pace == "active" else None
-        return [0] if big is None else [0, big]
+        # Where one was lost, two at once.
+        return [0] if big is None else [0, big, *[big] * bool(self.big_lost)]
 
     def lose(self, probe: Sent, now: float) -> None:
         """One with a size."""
