@@ -362,7 +362,7 @@ class Rekeys(RuleBasedStateMachine):
     def tell(self, way: int, lie: str, honest: bytes) -> None:
         end, raw = self.ends[way], self.told(way, lie, honest)
         message, _ = messages.decode(MessageType(raw[0]), raw[HEADER_SIZE:])
-        too_soon = way == 1 and end.model.too_soon("offer", self.now)
+        too_soon = end.model.too_soon("offer", self.now)
         with pytest.raises(RemoteProtocolError):
             end.session.handle_message(Received(message, raw), self.now)
         assert too_soon or not any(end.session._rekey._root)
@@ -408,7 +408,7 @@ class Rekeys(RuleBasedStateMachine):
         if isinstance(message, RekeyAsk) and end.model.initiator:
             assert end.session._rekey.handle_ask(message) == end.model.grants(message.epoch)
         word = WORDS[type(message)]
-        too_soon = not end.model.initiator and end.model.too_soon(word, self.now)
+        too_soon = end.model.too_soon(word, self.now)
         if not end.model.take(word, message.epoch, self.now):
             with pytest.raises(RemoteProtocolError):
                 end.session.handle_message(Received(message, raw), self.now)
