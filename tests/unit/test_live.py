@@ -328,6 +328,39 @@ async def test_head_of_events_is_answered_and_opens_none(
         assert not control.live.streams.wanted("log")
 
 
+async def test_the_example_in_the_docs_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    docs = (Path(__file__).parents[2] / "docs/api.md").read_text()
+    example = docs.partition("```python\n")[2].partition("```")[0]
+    path = tmp_path / "api.sock"
+    assert "/run/shadowmesh/shadowmesh.sock" in example
+    example = example.replace("/run/shadowmesh/shadowmesh.sock", str(path))
+    printed = ""
+    async with running(path, monkeypatch) as control:
+        line(control, "of before", logging.WARNING)
+        running_example = asyncio.create_task(asyncio.to_thread(exec, example, {}))
+        await until(lambda: control.live.streams.wanted("log"), "it reads events")
+        line(control, "as it happens")
+
+        def complete() -> bool:
+            nonlocal printed
+            printed += capsys.readouterr().out
+            return "as it happens" in printed and "bytes in this second: 0 0" in printed
+
+        await until(complete, "every kind of event was printed")
+    await running_example
+    for text in (
+        "alice ['bob: relay 192.0.2.1:4433'",
+        "in the last minute: 0",
+        "warning of before",
+        "relays: [",
+    ):
+        assert text in printed, text
+    await asyncio.to_thread(exec, example, {})
+    assert "start the client first: no client runs here" in capsys.readouterr().out
+
+
 async def test_the_python_client_gives_structs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "api.sock"
     async with running(path, monkeypatch) as control:
