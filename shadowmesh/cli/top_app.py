@@ -6,6 +6,7 @@ shown is computed in `board` and drawn in `top_parts`.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -249,4 +250,6 @@ def _titled(name: str, title: str) -> Static:
 
 def run(path: Path, order: Order) -> None:
     """Show the client on `path` until the person quits."""
+    if not os.environ.get("NO_COLOR"):
+        os.environ.pop("NO_COLOR", None)  # textual takes an empty one as set
     TopApp(ApiClient(path), order).run()
