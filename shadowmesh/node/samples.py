@@ -107,7 +107,7 @@ class History:
 
     def show(self, seconds: int) -> Samples:
         """The latest; peers with the most traffic first."""
-        latest = min(seconds, self._length) or 1  # a slice from -0 on would be all, and there is nothing yet
+        latest = min(seconds, self._length)
         peers = [
             PeerSamples(
                 node_id=node_id,

@@ -77,8 +77,9 @@ def test_the_history_of_before_comes_first_and_comes_anew_after_a_break() -> Non
     assert (list(row.pulse.tx), list(row.pulse.rx), row.rtt_ms) == ([0, 5], [0, 6], 1.5)
     assert (list(board.node.tx), list(board.drops_per_second)) == ([9, 5], [3, 0])
     many = list(range(200))
-    board.begin(Samples(at=many, tx_bytes=many, rx_bytes=many, drops=many))  # type: ignore[arg-type]
-    assert list(board.node.tx) == many[-SPAN:]
+    column = msgspec.structs.replace(column, tx_bytes=many, rx_bytes=many, rtt_ms=many)
+    board.begin(Samples(at=many, tx_bytes=many, rx_bytes=many, drops=many, peers=[column]))  # type: ignore[arg-type]
+    assert list(board.node.tx) == list(board.rows("name")[0].pulse.rx) == many[-SPAN:]
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,14 @@ from shadowmesh.api.events import Streams, TooManyStreams
 from shadowmesh.api.live import LOG_LINES, LogLine, LogQuery, Sample
 from shadowmesh.api.routes import OPERATIONS
 from shadowmesh.api.schema import InvitationRequest, InvitationVerdict, Status
-from shadowmesh.api.server import serve_api
+from shadowmesh.api.server import create_app, serve_api
 from shadowmesh.config import load_client_config
 from shadowmesh.errors import ConfigError
 from shadowmesh.node import live as live_module
 from shadowmesh.node.recent import MAX_TEXT, RecentLog, remember
 from shadowmesh.node.samples import Reading
 from shadowmesh.observing import LogSection
+from shadowmesh.units import Address
 from shadowmesh.web import server
 from tests.unit.test_api import FakeControl, make_status
 
@@ -516,6 +517,18 @@ def test_members_of_the_group_read_and_change_nothing(open_folder: Path) -> None
         control.live.stop()
 
     asyncio.run(serve())
+
+
+async def test_who_can_not_be_named_changes_nothing() -> None:
+    """Over TCP the kernel names nobody."""
+    control = FakeControl()
+    with server.bind_tcp(Address("127.0.0.1", 0)) as listener:
+        async with server.serve(listener, create_app(control)):
+            reader, writer = await asyncio.open_connection(*listener.getsockname()[:2])
+            writer.write(b"POST /v1/down HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 403")
+            writer.close()
+    assert not control.stopped.is_set()
 
 
 @needs_root

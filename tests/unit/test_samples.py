@@ -64,6 +64,7 @@ def test_the_window_is_bounded() -> None:
     shown = history.show(WINDOW)
     assert len(shown.at) == len(shown.peers[0].rx_bytes) == WINDOW
     assert shown.at[0] == 51
+    assert len(history._at._values) == len(history._tracks["bobbob"].rtt._values) == WINDOW
     history = History()
     for second in range(WINDOW + 3):  # a peer that is gone is forgotten when nothing of it is in the window
         history.add(reading(second, *([peer("bob", 10)] if second < 2 else [])))
@@ -90,9 +91,11 @@ def test_who_has_traffic_comes_first_when_not_all_fit() -> None:
     late = next(name for name in names if name not in shown)
     for _ in range(RESTING - 2):
         assert late not in second(late, "peer71")
-    second("peer71")
+    assert second("peer71") == shown, "who has none does not come for that"
     assert late in second(late, "peer71"), "one that rests leaves its place"
     assert "peer71" in second()
+    first, following = history.show(300).peers[:2]
+    assert (first.name, following.name) == ("peer71", late), "the most traffic first"
     assert len(history.show(300).peers) == MAX_SAMPLED
 
 
