@@ -11,7 +11,7 @@ STAMPS = $(VENV)/.stamps
 # What Debian has to provide: a compiler and libcrypto's headers, and the tools of the demo and the e2e tests.
 PACKAGES = build-essential python3-dev python3-venv libssl-dev iproute2 iputils-ping iputils-arping iperf3 tcpdump \
            nftables miniupnpd-nftables tinyproxy-bin android-libboringssl nats-server faketime dbus-daemon \
-           chromium
+           chromium mandoc
 
 EXT_SOURCES = $(wildcard ext/*.pyx ext/*.h shadowmesh/_ext/*.pxd) setup.py
 # The systems that bench/compare.py measures ShadowMesh against; it skips what is not there.
@@ -32,7 +32,7 @@ REAL_TESTS   = $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --rerun
 
 .DEFAULT_GOAL := help
 .PHONY: help setup ext demo test unit e2e stateful lint format bench bench-micro transfer fuzz fuzz-long fuzz-coverage
-.PHONY: sanitize tsan chaos soak verify audit docs build clean distclean
+.PHONY: sanitize tsan chaos soak verify audit docs man build clean distclean
 
 help: ## List the targets (this is what `make` alone does).
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -107,6 +107,10 @@ audit: $(STAMPS)/audit ## Look at what a release is made of: versions, secrets, 
 
 docs: $(STAMPS)/docs ## Build the manual of docs/ into build/docs; a warning is a failure.
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/docs
+
+man: setup ## Write the man pages of both commands and their verbs to build/man.
+	@$(BIN)/python docs/man/make.py build/man
+	@ls build/man | wc -l | xargs printf '%s pages in build/man; try: man -l build/man/shadowmesh-client.1\n'
 
 build: setup ## Build the wheel into dist/.
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .

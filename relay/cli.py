@@ -43,13 +43,14 @@ _state_dir_option = click.option(
 @click.group(
     cls=VerbGroup,
     verbs={
-        "init": f"{__name__}:init",
-        "serve": f"{__name__}:serve",
-        "status": "shadowmesh_relay.verbs:status",
-        "drain": "shadowmesh_relay.verbs:drain",
-        "reload": "shadowmesh_relay.verbs:reload",
-        "id": f"{__name__}:show_id",
-        "version": f"{__name__}:version",
+        "init": f"{__name__}:init Make the relay's identity and print its NodeID.",
+        "serve": f"{__name__}:serve Serve until SIGTERM or SIGINT.",
+        "status": "shadowmesh_relay.verbs:status Show who is connected, and what was dropped.",
+        "drain": "shadowmesh_relay.verbs:drain Have all clients go elsewhere, then end the relay.",
+        "reload": "shadowmesh_relay.verbs:reload Have the running relay read again whom it admits.",
+        "id": f"{__name__}:show_id Print the relay's NodeID, read from its identity.",
+        "version": f"{__name__}:version Print the version and the protocols it speaks.",
+        "completion": "shadowmesh.completion:completion Print a script by which a shell completes words.",
     },
     epilog=examples(
         "shadowmesh-relay init --name relay1             make the relay's identity",

@@ -64,7 +64,7 @@ def _socket(config: Path | None, socket: Path | None) -> Path:
 @_socket_options
 @json_option
 def status(config: Path | None, socket: Path | None, as_json: bool) -> None:
-    """Show the clients of the running relay, and what was dropped."""
+    """Show who is connected, and what was dropped."""
     data = ask_status(_socket(config, socket))
     if as_json:
         click.echo(data)
@@ -90,7 +90,7 @@ def status(config: Path | None, socket: Path | None, as_json: bool) -> None:
 )
 @json_option
 def drain(config: Path | None, socket: Path | None, timeout: float, as_json: bool) -> None:
-    """Have all clients go to other relays, then end the running relay.
+    """Have all clients go elsewhere, then end the relay.
 
     Returns when it has ended. Members that know no other relay lose their sessions through this one.
     """

@@ -13,10 +13,14 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from shadowmesh.errors import ConfigError, IdentityError, ShadowMeshError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 DEBUG_VARIABLE = "SHADOWMESH_DEBUG"
 """Set to 1, it makes the commands print tracebacks of what they did not expect."""
@@ -52,6 +56,25 @@ class ExitCode(enum.IntEnum):
     """128 + SIGINT, as shells count."""
 
 
+MEANINGS = {
+    ExitCode.OK: "done",
+    ExitCode.FAILED: "failed, or `status --check`: it is not so; the line says why",
+    ExitCode.USAGE: "wrong usage: an unknown verb or option, a missing argument",
+    ExitCode.REFUSED: "the configuration or the identity was refused",
+    ExitCode.NOT_RUNNING: "no client (or relay) runs here",
+    ExitCode.ALREADY_RUNNING: "a client (or relay) runs here already",
+    ExitCode.NO_PEER: "the peer is unknown or did not answer",
+    ExitCode.CLONED: "stopped, because another machine uses the same identity",
+    ExitCode.NO_RELAY: "`netcheck`: no relay answered",
+    ExitCode.NOT_DIRECT: "`why` and `ping --until-direct`: frames to the peer go through a relay",
+    ExitCode.DENIED: "`firewall test`: the packet is denied",
+    ExitCode.NOT_JOINED: "`join`: the token is of no use, or nobody could be asked; the line says why",
+    ExitCode.INTERRUPTED: "a verb was interrupted by Ctrl+C before it was done; `up` and `serve` that run "
+    "end with 0",
+}
+"""For people, in Markdown: docs/cli.md and the man pages have them."""
+
+
 _OF_THE_MACHINE = frozenset(
     {errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EROFS}
 )
@@ -69,11 +92,23 @@ class CommandFailed(ShadowMeshError):
 
 
 class VerbGroup(click.Group):
-    """A group whose verbs are imported when they run; `verbs` maps a name to "module:attribute"."""
+    """A group whose verbs are imported when they run.
 
-    def __init__(self, *, verbs: Mapping[str, str], **attributes: object) -> None:
+    :param verbs: "module:attribute" by name, and behind a space what the verb's help begins with, so that the
+        list of verbs needs no import; a verb without is imported for it.
+    :param sections: how the list is divided: names of verbs by title. Verbs that are in none come last.
+    """
+
+    def __init__(
+        self,
+        *,
+        verbs: Mapping[str, str],
+        sections: Mapping[str, Sequence[str]] | None = None,
+        **attributes: object,
+    ) -> None:
         super().__init__(**attributes)  # type: ignore[arg-type]
         self._verbs = verbs
+        self._sections = sections or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._verbs)
@@ -81,7 +116,7 @@ class VerbGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._verbs:
             return None
-        module, _, attribute = self._verbs[cmd_name].partition(":")
+        module, _, attribute = self._verbs[cmd_name].partition(" ")[0].partition(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
@@ -93,6 +128,35 @@ class VerbGroup(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError:
             raise click.NoSuchCommand(args[0], possibilities=list(self._verbs), ctx=ctx) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in self.sections():
+            with formatter.section(title):
+                formatter.write_dl([(name, self.summary(ctx, name)) for name in names])
+
+    def sections(self) -> list[tuple[str, list[str]]]:
+        """The names of the verbs by title, in the order of the list."""
+        found = [
+            (title, [name for name in names if name in self._verbs])
+            for title, names in self._sections.items()
+        ]
+        placed = {name for _, names in found for name in names}
+        rest = [name for name in self._verbs if name not in placed]
+        return [*found, *([("Commands", rest)] if rest else [])]
+
+    def summary(self, ctx: click.Context, name: str) -> str:
+        """The first sentence of a verb's help."""
+        known = self._verbs[name].partition(" ")[2]
+        command = None if known else self.get_command(ctx, name)
+        return known or (command.get_short_help_str(80) if command else "")
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Verbs without importing them, and options."""
+        from click.shell_completion import CompletionItem
+
+        names = [name for name in self._verbs if name.startswith(incomplete)]
+        found = [CompletionItem(name, help=self.summary(ctx, name)) for name in names]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
 def run(group: click.Group, name: str, arguments: Sequence[str] | None = None) -> int:
@@ -115,9 +179,16 @@ def run(group: click.Group, name: str, arguments: Sequence[str] | None = None) -
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILED
     except Exception as error:
+        if completion_variable(name) in os.environ:
+            return ExitCode.OK  # nobody wants to read of it in the middle of a line
         code, text = explain(error)
         return _failed(name, text, code)
     return result if isinstance(result, int) else ExitCode.OK
+
+
+def completion_variable(name: str) -> str:
+    """How the scripts of click ask for completions."""
+    return f"_{name.replace('-', '_').upper()}_COMPLETE"
 
 
 def explain(error: Exception) -> tuple[ExitCode, str]:

@@ -11,6 +11,7 @@ import msgspec
 
 from shadowmesh.api.client import ApiClient, ApiFailed, NotRunning
 from shadowmesh.api.schema import FirewallStatus, Status
+from shadowmesh.cli.completing import peer_names
 from shadowmesh.cli.options import ask, config_option, socket_option, socket_path, start_advice
 from shadowmesh.cli.output import table
 from shadowmesh.cli.replies import CountersReply, RulesReply, VerdictReply
@@ -77,8 +78,20 @@ def _field(name: str, parse: Callable[[str], object], metavar: str, text: str) -
 @config_option(required=True)
 @click.option("--in", "direction", flag_value="in", help="From a peer to this machine; --from says it too.")
 @click.option("--out", "direction", flag_value="out", help="From this machine to a peer; --to says it too.")
-@click.option("--from", "sender", metavar="PEER", help="Name or NodeID of the peer that it comes from.")
-@click.option("--to", "receiver", metavar="PEER", help="Name or NodeID of the peer that it goes to.")
+@click.option(
+    "--from",
+    "sender",
+    metavar="PEER",
+    shell_complete=peer_names,
+    help="Name or NodeID of the peer that it comes from.",
+)
+@click.option(
+    "--to",
+    "receiver",
+    metavar="PEER",
+    shell_complete=peer_names,
+    help="Name or NodeID of the peer that it goes to.",
+)
 @click.option("--group", "groups", multiple=True, metavar="GROUP", help="As if the peer were of this group.")
 @_field("--proto", parse_protocol, "PROTOCOL", "tcp, udp, icmp, icmpv6 or a number.")
 @_field("--src", parse_address, "ADDRESS", "Where it comes from; the sender's first address if left out.")

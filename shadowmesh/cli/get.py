@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from shadowmesh.cli.completing import keys
 from shadowmesh.cli.options import config_option, socket_option
 from shadowmesh.cli.output import table
 from shadowmesh.cli.replies import GetReply
@@ -22,7 +23,7 @@ from shadowmesh.values import printable
         "shadowmesh-client get --all",
     )
 )
-@click.argument("key", required=False)
+@click.argument("key", required=False, shell_complete=keys)
 @click.option("--all", "everything", is_flag=True, help="Also what is as it is by default.")
 @config_option()
 @socket_option

@@ -109,7 +109,7 @@ def _parse_relay(text: str) -> NetworkRelay:
     ),
 )
 def network() -> None:
-    """Be the authority of a network: sign members in, take them out.
+    """Be the authority of a network: sign its members.
 
     The key may stay on a machine that is never online: members need the exported network and their own
     certificate, and nobody asks the authority while they run.

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from shadowmesh.api.schema import PathStatus, PeerStatus, Status
+from shadowmesh.cli.completing import peer_names
 from shadowmesh.cli.options import ask, config_option, socket_option, socket_path, start_advice
 from shadowmesh.cli.output import coloured, duration, milliseconds, percent, short_cipher, size, table
 from shadowmesh.cli.replies import PeersReply
@@ -30,7 +31,7 @@ PATH_RIGHT = frozenset(PATH_HEAD[2:])
         "shadowmesh-client peers --connected --json | jq -r '.peers[].name'",
     )
 )
-@click.argument("peer", required=False)
+@click.argument("peer", required=False, shell_complete=peer_names)
 @click.option("--connected", is_flag=True, help="Only those with a session.")
 @click.option("--direct", is_flag=True, help="Only those whose frames take a direct path.")
 @click.option("--relayed", is_flag=True, help="Only those whose frames go through a relay.")

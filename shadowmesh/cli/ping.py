@@ -11,6 +11,7 @@ import click
 
 from shadowmesh.api.client import ApiClient, NoReply, UnknownPeer
 from shadowmesh.api.schema import MAX_PING_TIMEOUT, PingReply
+from shadowmesh.cli.completing import peer_names
 from shadowmesh.cli.options import (
     ask,
     config_option,
@@ -43,7 +44,7 @@ class _Count(click.IntRange):
         "shadowmesh-client ping 10.77.0.2 -c 1 --json",
     )
 )
-@click.argument("peer")
+@click.argument("peer", shell_complete=peer_names)
 @click.option(
     "-c", "--count", type=_Count(1, 1_000_000), metavar="N", default=4, show_default=True, help="How many."
 )

@@ -11,6 +11,8 @@ import click
 import msgspec
 
 from shadowmesh.api.client import ApiClient
+from shadowmesh.cli.completing import keys
+from shadowmesh.cli.completing import pairs as pair_words
 from shadowmesh.cli.options import ask, config_option, socket_option
 from shadowmesh.cli.replies import Change, SetReply
 from shadowmesh.command import CommandFailed, examples, json_option
@@ -27,8 +29,14 @@ from shadowmesh.values import printable
         "shadowmesh-client set --unset interface.mtu",
     ),
 )
-@click.argument("pairs", nargs=-1, metavar="[KEY VALUE]...")
-@click.option("--unset", multiple=True, metavar="KEY", help="Take KEY out; its default counts again.")
+@click.argument("pairs", nargs=-1, metavar="[KEY VALUE]...", shell_complete=pair_words)
+@click.option(
+    "--unset",
+    multiple=True,
+    metavar="KEY",
+    shell_complete=keys,
+    help="Take KEY out; its default counts again.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would change in the file, and change nothing.")
 @config_option()
 @socket_option

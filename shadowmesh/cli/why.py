@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from shadowmesh.api.schema import Side, WhyReply
+from shadowmesh.cli.completing import peer_names
 from shadowmesh.cli.options import ask, config_option, socket_option, socket_path, start_advice
 from shadowmesh.cli.output import table
 from shadowmesh.command import ExitCode, examples, json_option
@@ -17,7 +18,7 @@ from shadowmesh.values import printable
 @click.command(
     epilog=examples("shadowmesh-client why bob", "shadowmesh-client why bob --json | jq -r '.advice[]'")
 )
-@click.argument("peer")
+@click.argument("peer", shell_complete=peer_names)
 @config_option()
 @socket_option
 @json_option
