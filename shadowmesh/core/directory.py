@@ -50,11 +50,7 @@ def _claims(
             yield float(standing.certificate.body.serial), peer.member.name, owners.hosts(peer.handle)
     for node, standing in acquaintances.standings():
         # Known from before this start, and not named by anybody yet.
-        if (
-            node not in peers
-            and not members.is_revoked(node)
-            and _counts(standing, members, in_session=False)
-        ):
+        if node not in peers and _counts(standing, members, in_session=False):
             body = standing.certificate.body
             given = [str(ipaddress.ip_address(host)) for host in standing.certificate.hosts]
             yield float(body.serial), body.name, [host for host in given if not owners.is_owned(host)]

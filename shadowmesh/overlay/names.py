@@ -68,9 +68,8 @@ class Zone:
     def _add(self, name: Labels, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
         kind = dns.A if address.version == 4 else dns.AAAA
         self._records.setdefault(name, []).append(Record(None, kind, TTL, address.packed))
-        back = labels(address.reverse_pointer)
-        if self._top_of(back) is not None:
-            self._records[back] = [Record(None, dns.PTR, TTL, dns.packed(name))]
+        # Of addresses outside the prefixes too: nobody comes to see those, since that zone is not ours.
+        self._records[labels(address.reverse_pointer)] = [Record(None, dns.PTR, TTL, dns.packed(name))]
 
     def handle_untrusted(self, data: bytes, by_tcp: bool) -> Reply:
         """The answer to a message. Raises nothing."""

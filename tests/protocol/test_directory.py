@@ -58,6 +58,17 @@ def test_members_of_the_last_start_have_their_names_at_once(home: Domain) -> Non
     assert core.hosts() == {}
 
 
+def test_an_address_of_ours_is_nobody_elses(home: Domain) -> None:
+    mesh = served(home)
+    mine, thief, one = home.member(0), home.member(1, addresses=["10.77.0.9"]), home.member(2)
+    known = tuple((shown.certificate.body.node, shown.show()) for shown in (thief, one))
+    client = mesh.start_client(3, (), membership=mine, known=known)
+    owners = client.core._shared.owners
+    assert client.core.hosts() == {"member1": ("10.77.0.9",), "member2": ("10.77.0.2",)}
+    owners.add(1, b"\2\0\0\0\0\1", ["10.77.0.9"], (), False)
+    assert client.core.hosts() == {"member2": ("10.77.0.2",)}
+
+
 def test_a_member_that_nobody_has_shown_yet_has_no_name(home: Domain) -> None:
     mesh = Mesh()
     mesh.start_relay()

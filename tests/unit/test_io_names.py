@@ -95,6 +95,7 @@ async def test_who_says_nothing_is_left(port: int, monkeypatch: pytest.MonkeyPat
 
 async def test_who_talks_for_ever_is_left(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "LIFE", 0.1)
+    monkeypatch.setattr(names, "MAX_QUESTIONS", 1 << 30)
     reader, writer = await connect(port)
 
     async def ask_on() -> None:
@@ -107,7 +108,11 @@ async def test_who_talks_for_ever_is_left(port: int, monkeypatch: pytest.MonkeyP
     writer.close()
 
 
-async def test_connections_are_bounded_and_come_free_again(port: int) -> None:
+async def test_connections_are_bounded_and_come_free_again(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "IDLE_TIMEOUT", 60.0)
+    monkeypatch.setattr(names, "LIFE", 60.0)
     held = [await connect(port) for _ in range(MAX_CONNECTIONS)]
     for reader, writer in held:
         writer.write(framed(b"q"))

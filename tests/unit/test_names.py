@@ -104,12 +104,18 @@ def test_what_does_not_fit_is_asked_again_by_tcp() -> None:
 
 
 def test_the_room_that_is_offered_is_used_up_to_our_own_limit() -> None:
-    zone = Zone("mesh", "a", {"some": MANY[:30]}, [])  # 28 bytes each: more than 512, less than 1232
+    zone = Zone(
+        "mesh", "a", {"some": MANY[:30], "few": MANY[:9]}, []
+    )  # 28 bytes each: more than 512, less than 1232
     small = dns.message.make_query("some.mesh", "AAAA", use_edns=0, payload=600)
     large = dns.message.make_query("some.mesh", "AAAA", use_edns=0, payload=4096)
+    false = dns.message.make_query("few.mesh", "AAAA", use_edns=0, payload=100)
+    all_of_them = dns.message.make_query("many.mesh", "AAAA", use_edns=0, payload=4096)
     assert ask(small, zone=zone).flags & dns.flags.TC
     assert len(ask(large, zone=zone).answer[0]) == 30
     assert len(ask(large, zone=zone).to_wire()) <= MAX_UDP
+    assert len(ask(false, zone=zone).answer[0]) == 9, "RFC 6891 section 6.2.3: below 512 means 512"
+    assert ask(all_of_them).flags & dns.flags.TC
 
 
 def test_edns() -> None:
@@ -158,7 +164,7 @@ WIRE = dns.message.make_query("bob.mesh", "A", use_edns=0, id=0x1234).to_wire()
         WIRE[:11] + b"\2" + WIRE[12:],  # two additional records
         WIRE[:11] + b"\0" + WIRE[12:],  # none, but there is one
         WIRE[:HEADER_SIZE] + b"\xc0\x0c" + WIRE[22:],  # a name that points to itself
-        WIRE[:HEADER_SIZE] + b"\x40" + WIRE[13:],  # a label of 64
+        WIRE[:HEADER_SIZE] + b"\x40" + b"a" * 64 + WIRE[21:],  # a label of 64
         WIRE[:HEADER_SIZE] + (b"\x3f" + b"a" * 63) * 4 + WIRE[21:],  # a name of 257
         WIRE[:HEADER_SIZE],
         WIRE[:22],
