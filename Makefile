@@ -32,7 +32,7 @@ REAL_TESTS   = $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --rerun
 
 .DEFAULT_GOAL := help
 .PHONY: help setup ext demo test unit e2e stateful lint format bench bench-micro transfer fuzz fuzz-long fuzz-coverage
-.PHONY: sanitize tsan chaos soak verify audit docs man build clean distclean
+.PHONY: sanitize tsan chaos soak verify audit docs man build deb deb-test clean distclean
 
 help: ## List the targets (this is what `make` alone does).
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -115,6 +115,15 @@ man: setup ## Write the man pages of both commands and their verbs to build/man.
 build: setup ## Build the wheel into dist/.
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls -l dist
+
+deb: $(STAMPS)/system ## Build the Debian package into dist/, for this machine's Debian.
+	@"$(PYTHON)" .ci/deb.py dist
+
+deb-test: setup deb ## Install the Debian package in a clean chroot, run it, purge it (root; debootstrap).
+	@command -v debootstrap >/dev/null \
+	|| DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends debootstrap >/dev/null
+	SHADOWMESH_DEB="$$(ls -t dist/shadowmesh_*.deb | head -n 1)" $(BIN)/pytest -ra \
+	  -o faulthandler_timeout=0 tests/e2e/test_package.py $(PYTEST_FLAGS)
 
 clean: ## Remove what was built; the virtual environment stays.
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
