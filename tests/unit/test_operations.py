@@ -15,7 +15,7 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from shadowmesh._ext.drops import DropReason
+from shadowmesh._ext.drops import DropReason, Statistic
 from shadowmesh.api.schema import (
     FirewallRule,
     FirewallStatus,
@@ -159,6 +159,21 @@ def test_every_metric_that_operators_are_given_is_there(service: Service) -> Non
     named = set(NAMES.findall(used))
     assert len(named) > 20
     assert named <= known
+
+
+def test_every_metric_is_documented(service: Service) -> None:  # noqa: F811
+    """By its name, or by the words below the tables for what both programs have."""
+    known = names_in(service.get("/metrics")[1]) | names_in(exposition(make_status())) | of_cluster()
+    text = (ROOT / "docs/operations.md").read_text()
+    general = {"build_info", "start_time_seconds", "dropped_total"}
+    assert all(f"…_{name}`" in text for name in general)
+    general |= {f"{statistic.name.lower()}_total" for statistic in Statistic}
+    likewise = {f"shadowmesh_client_peer_{way}_frames_total" for way in ("received", "transmitted")}
+    of_ours = {name for name in known if not name.startswith("process_")} - likewise
+    short = {
+        name: name.removeprefix("shadowmesh_client_").removeprefix("shadowmesh_relay_") for name in of_ours
+    }
+    assert {name for name in of_ours if short[name] not in general} <= set(NAMES.findall(text))
 
 
 def test_every_reason_in_alerts_is_one_that_is_counted() -> None:
