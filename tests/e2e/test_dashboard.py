@@ -122,7 +122,7 @@ def test_a_real_client_is_shown_live(duo: Mesh, dashboard: tuple[Process, str]) 
         assert faults == []
         for scheme in ("light", "dark"):
             phone: dict[str, Any] = {"viewport": {"width": 360, "height": 740}, "has_touch": True}
-            with watched(browser, faults, color_scheme=scheme, device_scale_factor=2, **phone) as page:
+            with watched(browser, faults, color_scheme=scheme, **phone) as page:
                 page.goto(url)
                 expect(page.locator("#link")).to_have_text("live")
                 expect(page.locator("#rate-plot")).to_have_attribute("aria-label", re.compile("in [0-9]"))

@@ -47,8 +47,8 @@ class FakeClient:
             queue.put_nowait(b"event: %s\ndata: %s\n\n" % (kind.encode(), msgspec.json.encode(data)))
 
     async def _document(self, request: Request) -> Response:
-        path = request.url.path
-        self.asked.append(path)
+        path, query = request.url.path, request.url.query
+        self.asked.append(f"{path}?{query}" if query else path)
         if path not in self.documents:
             return json_answer(404, {"error": "not-found", "message": "no such thing"})
         return json_answer(200, self.documents[path])

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import tomllib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -334,15 +335,17 @@ async def test_what_answers_without_end_or_in_no_http_is_refused(
         await babbler.wait_closed()
 
 
-async def test_it_ends_at_once_whoever_listens(tmp_path: Path) -> None:
+async def test_it_ends_at_once_whoever_listens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """And so does a stream whose client has crashed: for the page it ends well, and the page asks why."""
     async with serving(tmp_path) as place:
         await place.browser.enter()
         reader, _ = await place.browser.begin("GET", "/v1/events")
         await next_line(reader, b": welcome")
         place.dashboard.end_streams()
         async with asyncio.timeout(15.0):
-            await reader.read()
+            assert (await reader.read()).endswith(b"0\r\n\r\n")
         place.browser.leave()
+    assert caplog.text == ""
 
 
 async def test_a_unix_socket_is_its_owners_alone(tmp_path: Path) -> None:
@@ -403,6 +406,11 @@ def test_without_a_client_there_is_nothing_to_show(tmp_path: Path) -> None:
     result = CliRunner().invoke(client, ["dashboard", "--socket", str(tmp_path / "none")])
     assert isinstance(result.exception, CommandFailed)
     assert result.exception.code == ExitCode.NOT_RUNNING
+
+
+def test_the_page_is_part_of_the_package() -> None:
+    settings = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert settings["package-data"]["shadowmesh.dashboard"] == ["page/*"]
 
 
 def test_the_plots_are_by_what_npm_has() -> None:
