@@ -17,7 +17,7 @@ from shadowmesh.decoding import UNDECODABLE
 from shadowmesh.errors import ConfigError
 from shadowmesh.web.client import Unreachable, request
 from shadowmesh.web.problem import Problem
-from shadowmesh.web.server import guarded, http_error, json_answer, read_struct, refused_answer
+from shadowmesh.web.server import application, guarded, json_answer, read_struct, refused_answer
 
 from .reload import ReloadReply
 from .report import Report
@@ -61,13 +61,12 @@ def create_app(
         except ConfigError as error:
             return refused_answer(error)
 
-    return Starlette(
-        routes=[
+    return application(
+        [
             Route("/v1/status", guarded(status), methods=["GET"]),
             Route("/v1/reload", guarded(read_again), methods=["POST"]),
             Route("/v1/drain", guarded(begin_drain), methods=["POST"]),
-        ],
-        exception_handlers={HTTPException: http_error},
+        ]
     )
 
 

@@ -16,7 +16,6 @@ from typing import Protocol, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -46,8 +45,8 @@ from shadowmesh.errors import ConfigError
 from shadowmesh.spelling import did_you_mean
 from shadowmesh.web.server import (
     Handler,
+    application,
     guarded,
-    http_error,
     json_answer,
     problem_answer,
     read_struct,
@@ -152,12 +151,11 @@ def create_app(control: Control) -> Starlette:
         "down": _down(control),
         "openapi": _told(functools.cache(document)),
     }
-    return Starlette(
-        routes=[
+    return application(
+        [
             Route(one.path, guarded(_permitted(one, handlers[one.id])), methods=[one.method])
             for one in OPERATIONS
-        ],
-        exception_handlers={HTTPException: http_error},
+        ]
     )
 
 

@@ -15,14 +15,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from shadowmesh.errors import DeviceError
 from shadowmesh.units import Address
-from shadowmesh.web.server import bind_tcp, guarded, http_error, json_answer, serve, serve_unix
+from shadowmesh.web.server import application, bind_tcp, guarded, json_answer, serve, serve_unix
 
 Labels = tuple[str, ...]
 
@@ -96,13 +95,12 @@ def create_app(read: Callable[[], Iterable[Metric]], ready: Callable[[], str]) -
         why = ready()
         return json_answer(503 if why else 200, {"ready": not why, "reason": why})
 
-    return Starlette(
-        routes=[
+    return application(
+        [
             Route("/metrics", guarded(metrics), methods=["GET"]),
             Route("/live", guarded(live), methods=["GET"]),
             Route("/ready", guarded(is_ready), methods=["GET"]),
-        ],
-        exception_handlers={HTTPException: http_error},
+        ]
     )
 
 

@@ -24,6 +24,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from shadowmesh.errors import ShadowMeshError
@@ -242,6 +243,14 @@ def _inode(path: Path) -> int | None:
         return path.stat().st_ino
     except FileNotFoundError:
         return None
+
+
+def application(routes: list[Route]) -> Starlette:
+    """What answers with these routes, and with a Problem for everything else: no redirect to a path without a
+    slash at its end, which would name whatever host the request named."""
+    app = Starlette(routes=routes, exception_handlers={HTTPException: http_error})
+    app.router.redirect_slashes = False
+    return app
 
 
 def guarded(handler: Handler) -> Handler:

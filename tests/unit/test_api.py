@@ -349,6 +349,7 @@ def test_down_gives_up_on_a_client_that_stays(tmp_path: Path, monkeypatch: pytes
     ("request_text", "status"),
     [
         (b"GET /v2/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"404"),
+        (b"GET /v1/status/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"404"),
         (b"GET /v1/down HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"405"),
         (b"POST /v1/ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{]", b"400"),
         (

@@ -424,12 +424,14 @@ def open_folder() -> Iterator[Path]:
 
 
 class Stranger:
-    """A process of user and group nobody, which waits with its questions until somebody wants the answers.
+    """A process of the user nobody, which waits with its questions until somebody wants the answers.
 
     Made before there are threads, with which fork(2) does not go together.
     """
 
-    def __init__(self, groups: list[int], questions: dict[str, Callable[[], object]]) -> None:
+    def __init__(
+        self, groups: list[int], questions: dict[str, Callable[[], object]], gid: int = STRANGER
+    ) -> None:
         wait, self._go = os.pipe()
         self._answers, write = os.pipe()
         self._child = os.fork()
@@ -441,7 +443,7 @@ class Stranger:
             os.close(self._go)  # so that it ends with a parent that never asks
             os.close(self._answers)
             os.setgroups(groups)
-            os.setresgid(STRANGER, STRANGER, STRANGER)
+            os.setresgid(gid, gid, gid)
             os.setresuid(STRANGER, STRANGER, STRANGER)
             if not os.read(wait, 1):
                 return
@@ -497,7 +499,7 @@ def test_members_of_the_group_read_and_change_nothing(open_folder: Path) -> None
     assert {one.id for one in OPERATIONS if one.changes} == set(CHANGING)
     assert {one.id for one in OPERATIONS if not one.changes} == set(READING)
     path, group = open_folder / "api.sock", 12345
-    member = Stranger([group], asked({**READING, **CHANGING}, path))
+    member = Stranger([group], asked({**READING, **CHANGING}, path), gid=0)
     other = Stranger([], asked({"status": READING["status"]}, path))
 
     async def serve() -> None:
