@@ -16,7 +16,7 @@ PACKAGES = build-essential python3-dev python3-venv libssl-dev iproute2 iputils-
 EXT_SOURCES = $(wildcard ext/*.pyx ext/*.h shadowmesh/_ext/*.pxd) setup.py
 # The systems that bench/compare.py measures ShadowMesh against; it skips what is not there.
 BENCH_PACKAGES = fastd n2n nebula openssl openvpn tinc wireguard-go wireguard-tools
-BENCHES      = throughput setup_time memory members clients relay migrate rekey roam fallback storm garbage hostile loop tcp
+BENCHES      = startup throughput setup_time memory members clients relay migrate rekey roam fallback storm garbage hostile loop tcp
 # clang and its runtime libraries: only fuzzing needs them.
 FUZZ_PACKAGES = clang-14 libclang-rt-14-dev
 FUZZ_SECONDS ?= 60

@@ -109,7 +109,7 @@ def _examples(epilog: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text without what troff takes for its own: backslashes, hyphens that are to be copied, dots in front."""
+    """Text without what troff takes for its own: backslashes, hyphens to be copied, dots in front."""
     text = text.replace("`", "").replace("\\", "\\e").replace("-", "\\-")
     text = "".join(c if c.isascii() else f"\\[u{ord(c):04X}]" for c in text)
     return re.sub(r"^([.'])", r"\\&\1", text, flags=re.MULTILINE)

@@ -29,6 +29,7 @@ from shadowmesh.rules import (
     parse_protocol,
     parse_vlan,
 )
+from shadowmesh.spelling import did_you_mean
 
 if TYPE_CHECKING:
     from shadowmesh.overlay.compilation import Party
@@ -210,7 +211,9 @@ def _peer(config: ClientConfig, known: _Known, text: str) -> str:
             return party.name
     if config.network is not None:
         return text.lower()
-    raise CommandFailed(f"there is no peer {text!r} in {config.file}", ExitCode.NO_PEER, "peer.unknown")
+    advice = did_you_mean(text, [party.name for party in known.parties])
+    problem = f"there is no peer {text!r} in {config.file}{'; ' if advice else ''}{advice}"
+    raise CommandFailed(problem, ExitCode.NO_PEER, "peer.unknown")
 
 
 @click.command(epilog=examples("shadowmesh-client firewall explain -c client.yaml"))
