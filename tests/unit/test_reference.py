@@ -114,3 +114,42 @@ def test_the_unit_of_several_clients_is_the_unit_of_one() -> None:
     each = (ROOT / "configs/shadowmesh-client@.service").read_text().partition("[Unit]")[2]
     one = one.replace("ShadowMesh client\n", "ShadowMesh client of %i\n").replace("/client.yaml", "/%i.yaml")
     assert each == one.replace("Directory=shadowmesh\n", "Directory=shadowmesh-%i\n")
+
+
+def verb_rows(heading: str) -> dict[str, str]:
+    """The rows of one command's table of verbs, by verb; a row may name several."""
+    part = (ROOT / "docs/cli.md").read_text().partition(f"\n## {heading}\n")[2].partition("\n### ")[0]
+    rows: dict[str, str] = {}
+    for cell, rest in re.findall(r"^\| (`.*?`) \| (.*) \|$", part, re.MULTILINE):
+        for call in re.findall(r"`(.+?)`", cell):
+            name = re.match(r"[a-z]+( [a-z]+)?", call)
+            assert name is not None
+            verb = name[0] if name[0].split()[0] in ("invite", "network", "firewall") else name[0].split()[0]
+            rows[verb] = f"{rows.get(verb, '')} {call} {rest}"
+    return rows
+
+
+def leaves(group: click.Group, prefix: str = "") -> dict[str, click.Command]:
+    context = click.Context(group)
+    found: dict[str, click.Command] = {}
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            found |= leaves(command, f"{prefix}{name} ")
+        else:
+            found[f"{prefix}{name}"] = command
+    return found
+
+
+@pytest.mark.parametrize(("name", "group"), [("shadowmesh-client", client), ("shadowmesh-relay", relay)])
+def test_every_verb_and_option_is_in_the_reference_and_no_other(name: str, group: click.Group) -> None:
+    text, rows, verbs = (ROOT / "docs/cli.md").read_text(), verb_rows(name), leaves(group)
+    assert sorted(rows) == sorted(verbs)
+    for verb, command in verbs.items():
+        options = {one for param in command.params for one in param.opts if one.startswith("--")}
+        signature = rows[verb].partition("|")[0]
+        stray = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", signature)) - options - {"--help"}
+        assert stray == set(), (verb, stray)
+        missing = {option for option in options if option not in text}
+        assert missing == set(), (verb, missing)
