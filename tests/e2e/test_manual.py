@@ -79,6 +79,7 @@ def test_ten_tasks_from_the_manual_alone(reader: Reader) -> None:
     assert "relay1" in new.run("shadowmesh-relay status").stdout
     done("read a metric")
     done("report a bug")
+    assert "status.json" in alice.run("tar -tzf report.tar.gz").stdout
 
     done("revoke")
     wait_until(
