@@ -6,8 +6,6 @@ import contextlib
 import ipaddress
 import os
 import secrets
-import tempfile
-import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,11 +85,12 @@ def dashboard(
     reached from this machine only, and asks for the token that is in the address printed. It changes
     nothing. Ctrl+C ends it.
     """
-    path = socket_path(config, socket)
-    ask(path, lambda client: client.status_json(), start_advice(socket))
     if isinstance(listen, Path) and (open_it or port):
         raise click.UsageError("no browser opens a Unix socket: --open and --port are for TCP")
+    path = socket_path(config, socket)
+    ask(path, lambda client: client.status_json(), start_advice(socket))
     import asyncio
+    import webbrowser
 
     from shadowmesh.dashboard.server import run
     from shadowmesh.web.server import SocketInUse
@@ -136,6 +135,8 @@ def _url(where: Address, token: str) -> str:
 @contextlib.contextmanager
 def forwarding_file(url: str) -> Iterator[Path]:
     """A file of mode 0600 that leads to `url`: every user of this machine can read a browser's arguments."""
+    import tempfile
+
     with tempfile.NamedTemporaryFile("w", prefix="shadowmesh-", suffix=".html") as file:
         file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={url}">')
         file.flush()

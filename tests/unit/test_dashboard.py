@@ -402,6 +402,13 @@ def test_others_could_reach_another_address(where: str, said: str) -> None:
     assert said in result.output
 
 
+def test_a_browser_opens_no_unix_socket(tmp_path: Path) -> None:
+    for option in (["--open"], ["--port", "8484"]):
+        result = CliRunner().invoke(client, ["dashboard", "--listen", str(tmp_path / "x.sock"), *option])
+        assert result.exit_code == ExitCode.USAGE
+        assert "are for TCP" in result.output
+
+
 def test_without_a_client_there_is_nothing_to_show(tmp_path: Path) -> None:
     result = CliRunner().invoke(client, ["dashboard", "--socket", str(tmp_path / "none")])
     assert isinstance(result.exception, CommandFailed)

@@ -112,7 +112,7 @@ const PATHS = [
   right("Jitter", "wide"),
   right("Loss"),
   right("Budget", "wide"),
-  left("", "wide long"),
+  left("Note", "wide long"),
 ];
 
 /** Everything about one peer; nothing where none is chosen. */
@@ -124,7 +124,7 @@ export function showPeer(peer) {
     card.append(
       make("h3"),
       make("dl", { class: "facts" }),
-      make("div", { class: "scroll", tabindex: 0 }, make("table")),
+      make("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Paths" }, make("table")),
     );
   }
   const [title, facts, scroll] = card.children;
@@ -358,7 +358,7 @@ export function showFirewall(firewall, rates) {
   );
 }
 
-const ROUTES = [left("Route to"), left("Via"), right("Metric"), left("State"), left("", "wide long")];
+const ROUTES = [left("Route to"), left("Via"), right("Metric"), left("State"), left("Note", "wide long")];
 const ROUTE_CHIPS = { installed: "good", standby: "", waiting: "warn", refused: "bad" };
 
 export function showSubnets(status) {
