@@ -52,9 +52,7 @@ def open_udp(host: str, port: int, beside: bool = False, receive_buffer: int = B
         udp.bind((host, port))
     except OSError as error:
         udp.close()
-        taken = ": another program has that port" if error.errno == errno.EADDRINUSE else ""
-        where = Address(host, port)
-        text = f"can't listen on UDP {where}: {error.strerror}{taken}"
+        text = f"can't listen on UDP {Address(host, port)}: {why_not(error)}"
         raise DeviceError(text, "device.listen") from error
     return udp
 

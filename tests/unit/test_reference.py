@@ -153,3 +153,18 @@ def test_every_verb_and_option_is_in_the_reference_and_no_other(name: str, group
         assert stray == set(), (verb, stray)
         missing = {option for option in options if option not in text}
         assert missing == set(), (verb, missing)
+
+
+def test_what_waits_for_the_overlay_asks_the_client() -> None:
+    waiting = unit("shadowmesh-wait-online.service")
+    program, *arguments = shlex.split(waiting["Service"]["ExecStart"])
+    assert (Path(program).name, arguments[0]) == ("shadowmesh-client", "status")
+    command = client.get_command(click.Context(client), "status")
+    assert command is not None
+    asked = command.make_context("status", arguments[1:]).params
+    assert (asked["check"], asked["wait"]) == ("ready", 30.0)
+    assert str(asked["config"]) == DEFAULT_CONFIG
+    assert waiting["Unit"]["Requires"] == waiting["Unit"]["After"] == "shadowmesh-client.service"
+    online = unit("shadowmesh-online.target")["Unit"]
+    assert online["Requires"] == online["After"] == "shadowmesh-wait-online.service"
+    assert "Install" not in waiting, "nobody waits who has not asked for it"
