@@ -69,6 +69,8 @@ MEANINGS = {
     ExitCode.NOT_DIRECT: "`why` and `ping --until-direct`: frames to the peer go through a relay",
     ExitCode.DENIED: "`firewall test`: the packet is denied",
     ExitCode.NOT_JOINED: "`join`: the token is of no use, or nobody could be asked; the line says why",
+    ExitCode.WARNING: "`doctor`: the worst that it found is a warning",
+    ExitCode.PROBLEM: "`doctor`: the worst that it found is a problem",
     ExitCode.INTERRUPTED: "a verb was interrupted by Ctrl+C before it was done; `up` and `serve` that run "
     "end with 0",
 }

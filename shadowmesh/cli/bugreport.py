@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 def bugreport(
     config: Path | None, socket: Path | None, output: Path | None, anonymise: str, as_json: bool
 ) -> None:
-    """Write one archive with everything that helps to find a fault.
+    """Write an archive with what helps to find a fault.
 
     Status, doctor, netcheck, configuration, versions, log, drops, interfaces and routes. Keys, tokens and
     passwords never get into it, and addresses only with --anonymise none. It is written here and sent

@@ -79,7 +79,7 @@ def dashboard(
     open_it: bool,
     as_json: bool,
 ) -> int:
-    """Serve a web page that shows the running client, live.
+    """Serve a web page of the running client, live.
 
     Peers and paths, throughput, round trips, drops, relays, membership, firewall and log. The page can be
     reached from this machine only, and asks for the token that is in the address printed. It changes

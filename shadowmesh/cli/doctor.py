@@ -42,7 +42,7 @@ _EXIT = {"warning": ExitCode.WARNING, "problem": ExitCode.PROBLEM}
 @click.option("--all", "everything", is_flag=True, help="Show what is ok or was skipped, too.")
 @json_option
 def doctor(config: Path | None, socket: Path | None, everything: bool, as_json: bool) -> int:
-    """Look for what may be wrong, and say what to do about it.
+    """Look for what may be wrong, and say what to do.
 
     Machine, kernel, permissions, configuration, clock, names, relays, UDP, MTU, routes, firewall, membership
     and versions. Asks the running client; where none runs, the network itself. -c is

@@ -37,7 +37,7 @@ KNOWN_KEYS = frozenset(
         rights routes via to metric firewall inbound outbound rules tests action direction src dst
         proto src_port dst_port ethertype vlan expect peer aead_library paths direct port_mapping
         metrics log format tracing otlp network file connect certificate delegation session
-        rekey_seconds
+        rekey_seconds names domain serve host
         """,
     )
 )

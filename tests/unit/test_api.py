@@ -370,7 +370,7 @@ async def test_wrong_requests_get_json_errors(tmp_path: Path, request_text: byte
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 " + status)
     assert b"application/json" in head
-    assert set(msgspec.json.decode(body)) == {"error", "message"}
+    assert set(msgspec.json.decode(body)) == {"error", "message", "ids"}
 
 
 async def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_who_may_not_ask_learns_it_at_once(
 ) -> None:
     slept = answers(monkeypatch, Forbidden("may not open it; use sudo"))
     assert client(["status", "--check", "ready", "--wait", "5"]) == ExitCode.FAILED
-    assert capsys.readouterr() == ("", "shadowmesh-client: may not open it; use sudo [client.no-answer]\n")
+    assert capsys.readouterr() == ("", "shadowmesh-client: may not open it; use sudo [client.forbidden]\n")
     assert slept == [0.0]
 
 
