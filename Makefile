@@ -9,7 +9,7 @@ BIN    = $(VENV)/bin
 STAMPS = $(VENV)/.stamps
 
 # What Debian has to provide: a compiler and libcrypto's headers, and the tools of the demo and the e2e tests.
-PACKAGES = build-essential python3-dev python3-venv libssl-dev iproute2 iputils-ping iputils-arping iperf3 tcpdump \
+PACKAGES = build-essential python3-dev python3-venv libssl-dev curl iproute2 iputils-ping iputils-arping iperf3 tcpdump \
            nftables miniupnpd-nftables tinyproxy-bin android-libboringssl nats-server faketime dbus-daemon \
            chromium mandoc
 
