@@ -291,7 +291,7 @@ def environment_of(socket_path: Path) -> Mapping[str, str]:
 def names_of(facts: Facts, values: object) -> set[str]:
     """Of nodes, networks, groups and hosts, as far as configuration and status know them."""
     found = {platform.node(), platform.node().partition(".")[0]}
-    found |= set(texts_at(values, frozenset({"name", "groups", "peers", "peer", "via"})))
+    found |= set(texts_at(values, frozenset({"name", "groups", "peers", "peer", "via", "domain"})))
     for text in texts_at(values, frozenset({"address", "tcp", "proxy", "otlp"})):
         with contextlib.suppress(ValueError):
             found.add(urllib.parse.urlsplit(text if "//" in text else f"//{text}").hostname or "")

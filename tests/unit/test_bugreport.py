@@ -298,9 +298,14 @@ def test_a_configuration_that_is_no_yaml_is_left_out(planted: Path) -> None:
 
 
 def test_names_of_interfaces_stay() -> None:
-    values = {"node": {"name": "alice"}, "interface": {"name": "mesh7"}, "peers": [{"name": "bob"}]}
+    values: dict[str, object] = {
+        "node": {"name": "alice"},
+        "interface": {"name": "mesh7"},
+        "peers": [{"name": "bob"}],
+    }
+    values["names"] = {"domain": "of-bob.example"}
     found = collect.names_of(replace(healthy(), names=()), values)
-    assert {"alice", "bob", "home", "relay.example.net"} <= found
+    assert {"alice", "bob", "of-bob.example", "home", "relay.example.net"} <= found
     assert "mesh7" not in found
 
 
