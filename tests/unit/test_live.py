@@ -219,6 +219,31 @@ async def test_a_quiet_stream_lives_longer_than_a_request_may_take(
         await reader.close()
 
 
+async def test_who_reads_late_and_not_too_late_gets_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the server looked meanwhile after answers that are not read."""
+    path = tmp_path / "api.sock"
+    monkeypatch.setattr(server, "REQUEST_TIMEOUT", FAST)
+    async with running(path, monkeypatch) as control:
+        with socket.socket(socket.AF_UNIX) as late:
+            late.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(late, str(path))
+            await loop.sock_sendall(late, GET.format("/v1/events?kinds=log", "").encode())
+            await until(lambda: control.live.streams.wanted("log"), "it reads")
+            for number in range(1, 201):  # 800 kB: more than the system takes for it
+                line(control, f"{number}!" + "x" * MAX_TEXT)
+            await asyncio.sleep(5 * FAST)
+            came = b""
+            async with asyncio.timeout(15.0):
+                while b'"200!' not in came:
+                    data = await loop.sock_recv(late, 1 << 20)
+                    assert data, "it was cut off"
+                    came += data
+        assert control.live.streams.cut == 0
+
+
 async def test_who_does_not_read_is_cut_off_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
