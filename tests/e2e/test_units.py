@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -97,8 +98,10 @@ def test_a_client_runs_as_its_unit_has_it(mesh: Mesh) -> None:
     wait_until(alice.answers, 40.0, alice.output)
     alice.host.ping(bob.ipv4)
     alice.host.ping(bob.ipv6)
-    assert status_of(alice, "CapEff") == f"{1 << 12:016x}", "NET_ADMIN"
+    assert status_of(alice, "CapEff") == f"{(1 << 12) + (1 << 10):016x}", "NET_ADMIN and NET_BIND_SERVICE"
     assert status_of(alice, "Seccomp") == "2"
+    asked = alice.host.run(["cat", "/proc/net/udp"]).stdout
+    assert re.search(r" 01004D0A:0035 ", asked), "the resolver of names serves port 53 of 10.77.0.1"
     assert alice.verb("down").returncode == 0
     assert not alice.remains()
     assert os.path.exists(alice.state_dir / "lock")
