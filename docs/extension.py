@@ -31,7 +31,11 @@ _OUTSIDE = re.compile(r"\]\(((?:\.\./|models/)[^)#]+\.md)")
 
 
 def links(text: str) -> str:
-    """A page whose links to Markdown outside the manual lead to the page that includes it, or to the file."""
+    """A page whose links to Markdown outside the manual lead to the page that includes it, or to the file.
+
+    A link to a folder is its text.
+    """
+    text = re.sub(r"\[([^]]+)\]\(\w+\)", r"\1", text)
     return _OUTSIDE.sub(lambda found: f"]({INCLUDED.get(found[1], 'path:' + found[1])}", text)
 
 

@@ -86,9 +86,9 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 def test_links_out_of_the_manual_lead_to_the_page_or_file() -> None:
     links = load("extension").links
-    text = "[a](../SECURITY.md) [b](models/RESULT.md) [c](../fuzz/LOG.md) [d](nat.md)"
+    text = "[a](../SECURITY.md) [b](models/RESULT.md) [c](../fuzz/LOG.md) [d](nat.md) [e](schemas)"
     assert links(text) == (
-        "[a](reporting.md) [b](path:models/RESULT.md) [c](path:../fuzz/LOG.md) [d](nat.md)"
+        "[a](reporting.md) [b](path:models/RESULT.md) [c](path:../fuzz/LOG.md) [d](nat.md) e"
     )
 
 
