@@ -208,8 +208,19 @@ def write_programs(tree: Path) -> None:
     for path in (*(ROOT / "configs").glob("*.service"), *(ROOT / "configs").glob("*.target")):
         write(tree / UNITS / path.name, path.read_text().replace("/usr/local/bin/", "/usr/bin/"))
     (tree / "etc/shadowmesh").mkdir(parents=True)
-    for path in sorted((ROOT / "build" / "man").glob("*.1")):
+
+
+def write_generated(place: Path, tree: Path) -> None:
+    """Manual pages and completions of shells, by the programs that the package has."""
+    library = {"PYTHONPATH": str(tree / LIBRARY), "PYTHONDONTWRITEBYTECODE": "1"}
+    run(PYTHON, ROOT / "docs" / "man" / "make.py", place / "man", where=place, **library)
+    for path in sorted((place / "man").glob("*.1")):
         write_compressed(tree / "usr/share/man/man1" / f"{path.name}.gz", path.read_bytes())
+    for program, module in PROGRAMS.items():
+        for shell, target in COMPLETIONS.items():
+            command = f"import sys; from {module} import main; sys.exit(main(['completion', {shell!r}]))"
+            text = run(PYTHON, "-c", command, where=place, **library)
+            write(tree / target.format(program=program), text)
 
 
 def depends(place: Path, tree: Path) -> str:
@@ -263,6 +274,7 @@ def main() -> int:
         version = wheel.name.split("-")[1]
         write_programs(tree)
         install_library(place, tree, wheel)
+        write_generated(place, tree)
         write_documents(tree, version, epoch)
         write_control(place, tree, version, architecture)
         target.mkdir(parents=True, exist_ok=True)
