@@ -79,7 +79,10 @@ def main() -> int:
     else:
         print(table(seconds), end="")
     if arguments.write:
-        text = f"\n{table(seconds)}\n{os.cpu_count()} cores.\n"
+        load = f"load average {os.getloadavg()[2]:.1f} in the 15 minutes up to its end"
+        text = f"\n{table(seconds)}\n{os.cpu_count()} cores, {load}.\n"
+        if arguments.quick:
+            text += "`install` found the program compiled already (`--quick`).\n"
         RESULT.write_text(_TABLE.sub(lambda _found: text, RESULT.read_text()))
     return 0
 
