@@ -44,7 +44,7 @@ ext: setup ## Build the Cython extensions in place, where their sources changed.
 demo: setup ## Show it: a relay and two clients in network namespaces (root, two minutes).
 	@$(BIN)/python -m shadowmesh.testing.demo
 
-test: lint ## Run everything: lint, unit, protocol and end-to-end tests (root for the last).
+test: lint docs ## Run everything: lint, unit, protocol and end-to-end tests (root for the last).
 	$(QUICK_TESTS)
 	$(REAL_TESTS)
 
