@@ -39,4 +39,5 @@ def hung(thread: int) -> Iterator[None]:
         os.waitpid(thread, WALL)
         yield
     finally:
-        _ptrace(DETACH, thread)
+        with contextlib.suppress(ProcessLookupError):  # it was ended meanwhile
+            _ptrace(DETACH, thread)

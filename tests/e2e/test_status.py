@@ -142,7 +142,7 @@ def test_ping_verb_of_an_unknown_peer(duo: Mesh) -> None:
     assert done.returncode == 6
     assert "nobody" in done.stdout + done.stderr
     done = duo.clients["alice"].verb("ping", "bbo", "-c", "1", check=False)
-    assert done.stderr.endswith("there is no peer 'bbo' in the configuration; did you mean bob?\n")
+    assert done.stderr.endswith("in the configuration; did you mean bob? [peer.unknown]\n")
 
 
 def test_peers_verb(duo: Mesh) -> None:
