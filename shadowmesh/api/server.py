@@ -192,7 +192,11 @@ def _events(live: Live) -> Handler:
             return problem_answer(503, "busy", str(error))
         connection.streams = True
         last = request.headers.get("last-event-id", "")
-        live.greet(stream, int(last) if last.isdecimal() and len(last) < 20 else None)
+        try:
+            live.greet(stream, int(last) if last.isdecimal() and len(last) < 20 else None)
+        except BaseException:
+            live.streams.close(stream)  # nobody else would, and there are few places
+            raise
         return EventStream(live.streams, stream)
 
     return events

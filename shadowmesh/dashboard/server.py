@@ -22,9 +22,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from starlette.applications import Starlette
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -35,9 +33,9 @@ from shadowmesh.api.client import ApiFailed, NotRunning
 from shadowmesh.dashboard.upstream import Answer, get
 from shadowmesh.units import Address
 from shadowmesh.web.server import (
+    application,
     bind_tcp,
     guarded,
-    http_error,
     json_answer,
     problem_answer,
     serve,
@@ -135,15 +133,14 @@ class Dashboard:
         """Two dashboards that a browser has open at two ports would otherwise take each other's cookie."""
         self._room = asyncio.BoundedSemaphore(MAX_STREAMS)
         self._streams: set[Answer] = set()
-        self.app = Starlette(
-            routes=[
+        self.app = application(
+            [
                 *_page(),
                 Route(SESSION, guarded(self._open), methods=["POST"]),
                 *(Route(path, guarded(self._document), methods=["GET"]) for path in DOCUMENTS),
                 Route(EVENTS, guarded(self._events), methods=["GET"]),
             ],
-            middleware=[Middleware(Guard)],
-            exception_handlers={HTTPException: http_error},
+            [Middleware(Guard)],
         )
 
     def end_streams(self) -> None:

@@ -13,7 +13,7 @@ import functools
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +22,7 @@ import msgspec
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -245,10 +246,10 @@ def _inode(path: Path) -> int | None:
         return None
 
 
-def application(routes: list[Route]) -> Starlette:
+def application(routes: list[Route], middleware: Sequence[Middleware] = ()) -> Starlette:
     """What answers with these routes, and with a Problem for everything else: no redirect to a path without a
     slash at its end, which would name whatever host the request named."""
-    app = Starlette(routes=routes, exception_handlers={HTTPException: http_error})
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers={HTTPException: http_error})
     app.router.redirect_slashes = False
     return app
 

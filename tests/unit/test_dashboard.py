@@ -203,6 +203,7 @@ async def test_only_a_list_of_documents_is_passed_on_and_only_to_get(tmp_path: P
             "/v1/down",
             "/v1/openapi.json",
             "/v1",
+            "/v1/status/",
             "/server.py",
             "/../app.js",
         ):

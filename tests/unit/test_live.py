@@ -292,6 +292,18 @@ async def test_who_reads_too_late_is_cut_off_and_counted(
             await until(lambda: control.live.streams.cut == 1, "it is cut off")
 
 
+async def test_a_stream_that_could_not_begin_holds_no_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "api.sock"
+    async with running(path, monkeypatch) as control:
+        monkeypatch.setattr(control.live, "_status", lambda: 1 / 0)
+        for _ in range(events.MAX_STREAMS + 1):
+            with pytest.raises(ApiFailed, match="failed to answer"):
+                await asyncio.to_thread(lambda: next(ApiClient(path).events("status")))
+        assert not control.live.streams.wanted("status")
+
+
 async def test_streams_end_when_the_client_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
