@@ -1,7 +1,7 @@
 """The zone of a network: which names there are, and what is answered to a question.
 
-    1  no question that can be taken apart    FORMERR, or nothing to what is no question
-    2  another opcode, a newer EDNS           NOTIMP, BADVERS
+    1  another opcode, what can't be read     NOTIMP, FORMERR by the header alone; nothing to an answer
+    2  a newer EDNS                           BADVERS
     3  another class, a transfer, a name
        outside the zones                      REFUSED: nothing is ever asked or told for others
     4  the name of a member                   its addresses; NODATA for other types
@@ -90,8 +90,6 @@ class Zone:
 
     def _judge(self, question: Question) -> tuple[int, Labels | None]:
         """The zone that it is about, or the reason why it is not answered."""
-        if question.opcode:
-            return dns.NOTIMP, None
         if question.edns is not None and question.edns.version:
             return dns.BADVERS, None
         top = self._top_of(question.name)

@@ -174,9 +174,9 @@ class Protocol(H11Protocol):
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+        try:
             super().send_400_response(msg)
-        else:  # a request that was answered before it was read, and goes on with what is no HTTP
+        except h11.LocalProtocolError:  # it is answered already, or was a HEAD, whose answer has no body
             self.transport.close()
 
     def _look(self) -> None:

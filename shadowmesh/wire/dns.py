@@ -62,7 +62,6 @@ class Question(NamedTuple):
     """A message that asks one thing. `asked` is the question as it came, in its own case."""
 
     id: int
-    opcode: int
     recursion: bool
     unchecked: bool
     """The bits RD and CD, which go back as they came."""
@@ -87,7 +86,7 @@ def parse_untrusted(data: bytes) -> Question:
     if not HEADER_SIZE <= len(data) <= MAX_MESSAGE:
         raise BadPacket(MALFORMED)
     number, high, low, questions, answers, authorities, additional = _HEADER.unpack_from(data)
-    if high & _QR or questions != 1 or answers or authorities or additional > 1:
+    if high & (_QR | _OPCODE) or questions != 1 or answers or authorities or additional > 1:
         raise BadPacket(MALFORMED)
     name, end = _name(data, HEADER_SIZE)
     if len(data) < end + _FIXED.size:
@@ -99,7 +98,6 @@ def parse_untrusted(data: bytes) -> Question:
         raise BadPacket(MALFORMED)
     return Question(
         id=number,
-        opcode=(high & _OPCODE) >> 3,
         recursion=bool(high & _RD),
         unchecked=bool(low & _CD),
         name=name,
@@ -163,7 +161,7 @@ def answer(
     edns = _OPT.pack(0, OPT, MAX_UDP, rcode >> 4, 0, _DO * question.edns.dnssec, 0) if question.edns else b""
     body = b"".join(map(_record, [*answers, *authority]))
     counts = (len(answers), len(authority))
-    high = _QR | question.opcode << 3 | question.recursion * _RD | (rcode in (NOERROR, NXDOMAIN)) * _AA
+    high = _QR | question.recursion * _RD | (rcode in (NOERROR, NXDOMAIN)) * _AA
     if HEADER_SIZE + len(question.asked) + len(body) + len(edns) > most:
         body, counts, high = b"", (0, 0), high | _TC
     low = question.unchecked * _CD | rcode & 0xF
@@ -171,11 +169,15 @@ def answer(
 
 
 def complaint_untrusted(data: bytes) -> bytes | None:
-    """FORMERR for what is no question of ours; None for what must not be answered: no question at all."""
+    """NOTIMP for another opcode, FORMERR for what else is no question; None for what may be an answer itself.
+
+    The header alone: what follows it is for the opcode to say.
+    """
     if len(data) < HEADER_SIZE or data[2] & _QR:
         return None
     number, high, *_ = _HEADER.unpack_from(data)
-    return _HEADER.pack(number, _QR | high & (_OPCODE | _RD), FORMERR, 0, 0, 0, 0)
+    rcode = NOTIMP if high & _OPCODE else FORMERR
+    return _HEADER.pack(number, _QR | high & (_OPCODE | _RD), rcode, 0, 0, 0, 0)
 
 
 def room(question: Question) -> int:

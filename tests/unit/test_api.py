@@ -373,6 +373,20 @@ async def test_wrong_requests_get_json_errors(tmp_path: Path, request_text: byte
     assert set(msgspec.json.decode(body)) == {"error", "message", "ids"}
 
 
+async def test_what_is_no_http_after_the_head_of_a_head(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "api.sock"
+    async with serve_api(path, FakeControl()):
+        chunked = b" /v1/ping HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nno\r\n"
+        head, _, body = (await raw(path, b"HEAD" + chunked)).partition(b"\r\n\r\n")
+        assert (head.split(b"\r\n")[0], body) == (b"HTTP/1.1 400 Bad Request", b"")
+        head, _, body = (await raw(path, b"POST" + chunked)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert body
+    assert "data_received" not in caplog.text
+
+
 async def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> None:
     path = tmp_path / "api.sock"
     with socket.socket(socket.AF_UNIX) as stale:
