@@ -221,8 +221,8 @@ class RouteStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NamesStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The resolver of members' names: where it listens, who on this machine asks it, and how often it was
-    asked.
+    """The resolver of members' names: where it listens (with the port, if that is not 53), who on this
+    machine asks it, and how often it was asked.
     """
 
     domain: str

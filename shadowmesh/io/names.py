@@ -1,4 +1,4 @@
-"""The sockets of the resolver: UDP and TCP on port 53 of this node's own addresses, for this machine only.
+"""The sockets of the resolver: UDP and TCP on one port of this node's own addresses, for this machine only.
 
 A filter in the kernel drops what does not come over the loopback interface, which is the way of all packets
 from this machine to its own addresses: whoever else asks costs no more than any packet to a closed port. What
@@ -22,6 +22,8 @@ from shadowmesh.wire.dns import PORT
 Serve = Callable[[bytes, bool], bytes | None]
 """A message and whether it came by TCP -> the answer, None for none."""
 
+OTHER_PORT = 1053
+"""Where port 53 is taken, or not for this process (CAP_NET_BIND_SERVICE)."""
 MAX_QUESTION = 4096
 """Bytes: a name has 255 at most, and the rest are options of EDNS."""
 AT_ONCE = 32
@@ -48,27 +50,42 @@ _FROM_HERE = (
 class NamesServer:
     """Runs inside one event loop, from `start` to `stop`."""
 
-    def __init__(self, addresses: Sequence[str], serve: Serve) -> None:
+    def __init__(self, addresses: Sequence[str], serve: Serve, *, moves: bool = True) -> None:
+        """`moves`: whether OTHER_PORT will do too."""
         self._addresses = addresses
         self._serve = serve
+        self._ports = (PORT, OTHER_PORT) if moves else (PORT,)
+        self.port = PORT
         self._sockets: list[socket.socket] = []
         self._servers: list[asyncio.Server] = []
         self._connections: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
 
+    @property
+    def moved(self) -> bool:
+        """Whether `port` is not that where resolvers are looked for."""
+        return self.port != PORT
+
     async def start(self) -> None:
-        """Listen on all addresses. Raises DeviceError; then nothing is left open."""
-        loop = asyncio.get_running_loop()
-        try:
-            for address in self._addresses:
-                udp = _listen(address, socket.SOCK_DGRAM)
-                self._sockets.append(udp)
-                loop.add_reader(udp, self._read, udp)
-                tcp = _listen(address, socket.SOCK_STREAM)
-                server = await asyncio.start_server(self._converse, sock=tcp, limit=MAX_QUESTION)
-                self._servers.append(server)
-        except OSError as error:
-            await self.stop()
-            raise DeviceError(f"port {PORT} of {address}: {_why(error)}") from error
+        """Listen on all addresses, at the same `port`. Raises DeviceError; then nothing is left open."""
+        problems = []
+        for port in self._ports:
+            self.port = port
+            try:
+                for address in self._addresses:
+                    await self._open(address)
+            except OSError as error:
+                await self.stop()
+                problems.append(f"port {port} of {address}: {_why(error)}")
+            else:
+                return
+        raise DeviceError("; ".join(problems))
+
+    async def _open(self, address: str) -> None:
+        udp = _listen(address, self.port, socket.SOCK_DGRAM)
+        self._sockets.append(udp)
+        asyncio.get_running_loop().add_reader(udp, self._read, udp)
+        tcp = _listen(address, self.port, socket.SOCK_STREAM)
+        self._servers.append(await asyncio.start_server(self._converse, sock=tcp, limit=MAX_QUESTION))
 
     async def stop(self) -> None:
         """Listen no more. Again is harmless."""
@@ -122,7 +139,7 @@ class NamesServer:
         return True
 
 
-def _listen(address: str, kind: socket.SocketKind) -> socket.socket:
+def _listen(address: str, port: int, kind: socket.SocketKind) -> socket.socket:
     """A socket that takes packets of this machine only. Raises OSError."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     opened = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -132,7 +149,7 @@ def _listen(address: str, kind: socket.SocketKind) -> socket.socket:
         opened.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
         if kind == socket.SOCK_STREAM:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.bind((address, PORT))
+        opened.bind((address, port))
         if kind == socket.SOCK_STREAM:
             opened.listen(MAX_CONNECTIONS)
     except BaseException:

@@ -24,6 +24,7 @@ from shadowmesh.io import resolvconf, resolved
 from shadowmesh.io.logs import OWN
 from shadowmesh.io.names import NamesServer
 from shadowmesh.overlay.names import Zone, reverse_zones
+from shadowmesh.units import Address
 
 log = logging.getLogger("shadowmesh")
 
@@ -48,7 +49,9 @@ class Names:
         self._own = tuple(str(one.ip) for one in own if not one.ip.is_link_local)
         self._prefixes = [one.network for one in own if not one.ip.is_link_local]
         asked = config.names.host == "resolv.conf"
-        self._server = NamesServer([*self._own, *([resolvconf.SERVER] if asked else [])], self._answer)
+        # In resolv.conf no port can be named.
+        where = [*self._own, *([resolvconf.SERVER] if asked else [])]
+        self._server = NamesServer(where, self._answer, moves=not asked)
         self._zone: Zone | None = None
         self._fresh_until = 0.0
         self._counts: Counter[str] = Counter()
@@ -75,9 +78,9 @@ class Names:
             log.warning("names below .%s are not resolved: %s", names.domain, error)
             return
         self._listens = True
-        by_hand = f"dig @{self._own[0]} {self._own_name()}.{names.domain}"
-        where = ", ".join(self._own)
-        log.info("names below .%s are resolved at %s; try: %s", names.domain, where, by_hand, extra=OWN)
+        where = ", ".join(self._servers())
+        told = "names below .%s are resolved at %s; try: %s"
+        log.info(told, names.domain, where, self._by_hand(), extra=OWN)
         if names.host == "resolv.conf":
             self._put_first()
         elif names.host == "auto":
@@ -103,7 +106,7 @@ class Names:
         host, advice = self._host()
         return NamesStatus(
             domain=names.domain,
-            listen=list(self._own) if self._listens else [],
+            listen=self._servers() if self._listens else [],
             problem=self._problem or None,
             host=host,
             advice=advice if self._listens else None,
@@ -115,15 +118,23 @@ class Names:
 
     def _host(self) -> tuple[Host, str | None]:
         """Who asks us here, and what a person can do if nobody does."""
-        names = self._config.names
         if self._wrote:
             if resolvconf.is_ours():
                 return "resolv.conf", None
             return "none", f"{resolvconf.RESOLV_CONF} was changed by somebody else since, and is left alone"
         if self._split:
             return "resolved", resolved.unasked() or None
-        by_hand = f"ask by hand: dig @{self._own[0]} {self._own_name()}.{names.domain}" if self._own else ""
+        by_hand = f"ask by hand: {self._by_hand()}" if self._own else ""
         return "none", "; ".join(filter(None, (self._host_problem, by_hand)))
+
+    def _servers(self) -> list[str]:
+        """Where we listen, with the port if it is not that of all resolvers."""
+        return [str(Address(one, self._server.port)) if self._server.moved else one for one in self._own]
+
+    def _by_hand(self) -> str:
+        """What a person can type to ask us."""
+        port = f" -p {self._server.port}" if self._server.moved else ""
+        return f"dig @{self._own[0]}{port} {self._own_name()}.{self._config.names.domain}"
 
     # The zone.
 
@@ -184,7 +195,7 @@ class Names:
         domain, before = self._config.names.domain, (self._split, self._host_problem)
         try:
             domains = [domain, *reverse_zones(self._prefixes)]
-            await resolved.split(self._config.interface.name, self._own, domains)
+            await resolved.split(self._config.interface.name, self._servers(), domains)
             self._split, self._host_problem = True, ""
         except DeviceError as error:
             self._split, self._host_problem = False, f"systemd-resolved does not take our domain: {error}"

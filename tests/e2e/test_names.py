@@ -172,23 +172,38 @@ def _asks(host: Host, name: str, tcp: bool) -> bool:
     return False
 
 
+@contextlib.contextmanager
+def taken(host: Host, *ports: int) -> Iterator[None]:
+    """Another program listens at the address that the resolver will have."""
+    listen = f"""
+import socket, time
+for port in {ports}:
+    globals()[f"at{{port}}"] = at = socket.socket()
+    at.setsockopt(socket.IPPROTO_IP, 15, 1)  # IP_FREEBIND
+    at.bind(("10.77.0.1", port))
+    at.listen()
+print("listens", flush=True)
+time.sleep(99)
+"""
+    other = host.spawn([sys.executable, "-c", listen], f"other{len(ports)}.log")
+    try:
+        other.wait_for_line("listens", 10.0)
+        yield
+    finally:
+        other.terminate()
+
+
 def test_a_taken_port_is_told_and_the_client_runs(house: House) -> None:
     alice = house.alice
     alice.stop()
-    listen = (
-        "import socket, time; at = socket.create_server(('', 53)); print('ready', flush=True); time.sleep(99)"
-    )
-    other = alice.host.spawn([sys.executable, "-c", listen], "other.log")
-    try:
-        other.wait_for_line("ready", 10.0)
+    with taken(alice.host, 53, 1053):
         house.restart()
         told = names_of(alice)
-        assert told["problem"] == "port 53 of 10.77.0.1: another program listens there"
+        problem = "port {} of 10.77.0.1: another program listens there"
+        assert told["problem"] == f"{problem.format(53)}; {problem.format(1053)}"
         assert told["listen"] == []
         assert "names below .mesh are not resolved: port 53 of 10.77.0.1" in alice.verb("status").stdout
         alice.wait_peers("bob")
-    finally:
-        other.terminate()
     house.restart(serve="off")
     assert alice.status()["names"] is None
     assert "names below" not in alice.verb("status").stdout
@@ -358,6 +373,11 @@ def test_systemd_resolved_asks_for_members_and_for_nothing_else(house: House) ->
 
             resolved.restart()
             wait_until(lambda: look_up(alice.host, "bob.mesh") == bob.ipv4, 20.0, "it is told again")
+            alice.stop()
+            with taken(alice.host, 53):
+                house.restart()
+                assert names_of(alice)["listen"] == ["10.77.0.1:1053", "[fd77::1]:1053"]
+                wait_until(lambda: look_up(alice.host, "bob.mesh") == bob.ipv4, 10.0, "it is told the port")
             alice.stop()
             assert look_up(alice.host, WORLD, within=PROMPT) == WORLD_ADDRESS
             assert look_up(alice.host, "bob.mesh", within=PROMPT) == ""

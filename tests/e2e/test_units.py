@@ -67,6 +67,10 @@ def status_of(node: Node, key: str) -> str:
     return next(line.split(":")[1].strip() for line in lines if line.startswith(f"{key}:"))
 
 
+def sockets_of(node: Node) -> str:
+    return node.host.run(["cat", "/proc/net/udp"]).stdout
+
+
 def test_a_relay_serves_and_drains_as_its_unit_has_it(mesh: Mesh) -> None:
     relay, alice, bob = mesh.relay(), mesh.client("alice"), mesh.client("bob")
     python = python_of_others()
@@ -98,10 +102,25 @@ def test_a_client_runs_as_its_unit_has_it(mesh: Mesh) -> None:
     wait_until(alice.answers, 40.0, alice.output)
     alice.host.ping(bob.ipv4)
     alice.host.ping(bob.ipv6)
-    assert status_of(alice, "CapEff") == f"{(1 << 12) + (1 << 10):016x}", "NET_ADMIN and NET_BIND_SERVICE"
+    assert status_of(alice, "CapEff") == f"{1 << 12:016x}", "NET_ADMIN"
     assert status_of(alice, "Seccomp") == "2"
-    asked = alice.host.run(["cat", "/proc/net/udp"]).stdout
-    assert re.search(r" 01004D0A:0035 ", asked), "the resolver of names serves port 53 of 10.77.0.1"
+    assert re.search(r" 01004D0A:041D ", sockets_of(alice)), "names are resolved at port 1053 of 10.77.0.1"
     assert alice.verb("down").returncode == 0
     assert not alice.remains()
     assert os.path.exists(alice.state_dir / "lock")
+
+
+def test_a_client_with_the_drop_in_for_names(mesh: Mesh) -> None:
+    _, alice = mesh.relay(), mesh.client("alice")
+    mesh.configure()
+    alice.config["names"] = {"host": "resolv.conf"}
+    alice.host.write_hosts({})
+    file = Path("/etc/netns") / alice.host.namespace / "resolv.conf"
+    file.write_text("nameserver 192.0.2.53\n")
+    launch(alice, "up", sys.executable, "names.conf")
+    wait_until(lambda: "127.0.77.53" in file.read_text(), 40.0, alice.output)
+    assert status_of(alice, "CapEff") == f"{(1 << 12) + (1 << 10):016x}", "NET_ADMIN and NET_BIND_SERVICE"
+    assert re.search(r" 01004D0A:0035 ", sockets_of(alice)), "names are resolved at port 53 of 10.77.0.1"
+    assert alice.verb("down").returncode == 0
+    assert not alice.remains()
+    assert file.read_text() == "nameserver 192.0.2.53\n"

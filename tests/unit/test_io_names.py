@@ -137,9 +137,25 @@ async def test_connections_are_bounded_and_come_free_again(
 
 
 async def test_a_taken_port_leaves_nothing_open(port: int) -> None:
-    again = NamesServer(["127.0.0.9", "127.0.0.1"], echo)
+    again = NamesServer(["127.0.0.9", "127.0.0.1"], echo, moves=False)
     with pytest.raises(DeviceError, match=rf"port {port} of 127.0.0.1: another program listens there"):
         await again.start()
     for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
         with socket.socket(socket.AF_INET, kind) as free:
             free.bind(("127.0.0.9", port))
+
+
+async def test_another_port_where_the_first_is_taken(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        other = int(free.getsockname()[1])
+    monkeypatch.setattr(names, "OTHER_PORT", other)
+    again = NamesServer(["127.0.0.1"], echo)
+    assert not again.moved
+    await again.start()
+    assert (again.port, again.moved) == (other, True)
+    assert await talk(other, framed(b"q")) == framed(b"tcp q")
+    third = NamesServer(["127.0.0.1"], echo)
+    with pytest.raises(DeviceError, match=rf"port {port} of .* listens there; port {other} of .* there"):
+        await third.start()
+    await again.stop()

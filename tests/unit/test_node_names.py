@@ -147,10 +147,13 @@ async def test_what_nobody_asked_for_is_not_touched(world: World, host: str) -> 
     assert world.told == []
 
 
-async def test_without_a_resolver_nobody_is_sent_to_it(world: World) -> None:
-    with socket.socket() as taken:
+async def test_without_a_resolver_nobody_is_sent_to_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken, socket.socket() as other:
         taken.bind(("127.77.0.1", world.port))
-        taken.listen()
+        other.bind(("127.77.0.1", 0))
+        monkeypatch.setattr("shadowmesh.io.names.OTHER_PORT", other.getsockname()[1])
+        for one in (taken, other):
+            one.listen()
         for host in ("auto", "resolv.conf"):
             names = world.make(host=host)
             await names.start()
@@ -160,6 +163,25 @@ async def test_without_a_resolver_nobody_is_sent_to_it(world: World) -> None:
             await names.stop()
     assert world.told == []
     assert resolvconf.RESOLV_CONF.read_text() == BEFORE
+
+
+async def test_another_port_is_told_to_whoever_asks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken, socket.socket() as free:
+        taken.bind(("127.77.0.1", world.port))
+        taken.listen()
+        free.bind(("127.77.0.1", 0))
+        other = free.getsockname()[1]
+        free.close()
+        monkeypatch.setattr("shadowmesh.io.names.OTHER_PORT", other)
+        names = world.make()
+        await names.start()
+        where = f"127.77.0.1:{other}"
+        await until(lambda: world.told == [f"smesh0 {where}: mesh 0.77.127.in-addr.arpa"])
+        assert shown(names).listen == [where]
+        world.stamp = None
+        await until(lambda: shown(names).host == "none")
+        assert f"dig @127.77.0.1 -p {other} " in shown(names).advice
+        await names.stop()
 
 
 async def test_no_address_and_off(world: World) -> None:
