@@ -1,4 +1,4 @@
-"""Checks of the membership of a network: certificate, revocations, renewal. Pure functions of the facts."""
+"""Checks of membership: certificate, revocations, renewal, names. Pure functions of the facts."""
 
 from __future__ import annotations
 
@@ -89,6 +89,24 @@ def warnings(facts: Facts) -> Verdict:
     if network.warnings:
         return warning(listed(network.warnings), "each says what to do; `status` shows them")
     return ok(f"the client has nothing to warn of in network {network.name}")
+
+
+@check("membership.names", OK, NOTE, WARNING, SKIPPED)
+def names(facts: Facts) -> Verdict:
+    """The resolver of members' names, and who asks it."""
+    if isinstance(facts.status, Unseen):
+        return skipped(facts.status)
+    found = facts.status.names
+    if found is None:
+        return skipped("names.serve is off")
+    if found.problem is not None:
+        text = f"names below .{found.domain} are not resolved: {found.problem}"
+        return warning(text, "end what listens there; names.serve: off, if nobody needs names")
+    if found.host == "none":
+        return note(f"nothing on this machine asks for names below .{found.domain}", found.advice or "")
+    if found.advice:
+        return note(f"not every program asks for names below .{found.domain}", found.advice)
+    return ok(f"names below .{found.domain} are resolved for this machine ({found.host})")
 
 
 def _seen(facts: Facts) -> tuple[NetworkStatus | None, Papers | Unseen | None]:

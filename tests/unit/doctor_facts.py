@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from shadowmesh.api.schema import (
+    NamesStatus,
     NatStatus,
     Netcheck,
     NetworkStatus,
@@ -165,6 +166,13 @@ def files_with(**changes: object) -> Facts:
 def node_with(**changes: object) -> Facts:
     status = running()
     return replace(healthy(), status=replace(status, node=replace(status.node, **changes)))
+
+
+def names_with(**changes: object) -> Facts:
+    asked = NamesStatus(
+        domain="mesh", listen=["10.77.0.1"], host="resolved", queries=1, answered=1, refused=0, malformed=0
+    )
+    return replace(healthy(), status=replace(running(), names=replace(asked, **changes)))
 
 
 def member_with(**changes: object) -> Facts:

@@ -35,6 +35,7 @@ from tests.unit.doctor_facts import (
     links_with,
     machine_with,
     member_with,
+    names_with,
     net_with,
     node_with,
     papers_with,
@@ -217,6 +218,18 @@ CASES: dict[str, list[tuple[Result, Facts, str]]] = {
         (SKIPPED, node_with(network=None), "in no network"),
         (SKIPPED, NOT_RUNNING, "no client"),
         (SKIPPED, replace(NOT_RUNNING, papers=None), "in no network"),
+    ],
+    "membership.names": [
+        (OK, names_with(), "names below .mesh are resolved for this machine (resolved)"),
+        (NOTE, names_with(host="none", advice="ask by hand"), "nothing on this machine asks"),
+        (NOTE, names_with(advice="/etc/resolv.conf names other servers"), "not every program asks"),
+        (
+            WARNING,
+            names_with(problem="port 53 of 10.77.0.1: taken"),
+            "not resolved: port 53 of 10.77.0.1: taken",
+        ),
+        (SKIPPED, healthy(), "names.serve is off"),
+        (SKIPPED, NOT_RUNNING, "no client"),
     ],
     "clock.skew": [
         (OK, healthy(), "within 0.2 s"),
