@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
+from msgspec import structs
 from playwright.async_api import async_playwright
 from playwright.sync_api import Page, expect, sync_playwright
 
@@ -204,6 +206,23 @@ PLACES = (
 """Where texts of others are shown."""
 
 
+BOXES = """texts => texts.map(text => {
+    const box = text.getBoundingClientRect();
+    return [box.left, box.top, box.right, box.bottom];
+})"""
+
+
+def crowd() -> Status:
+    """Sixty peers."""
+    status = make_status()
+    peer = status.peers[0]
+    many = [
+        structs.replace(peer, name=f"workstation-{number:02}", node_id=f"{number:02}" * 26)
+        for number in range(60)
+    ]
+    return structs.replace(status, peers=many)
+
+
 async def test_names_that_look_like_markup_are_text(tmp_path: Path) -> None:
     line = {"number": 1, "at": 0.0, "level": "error", "text": HOSTILE}
     empty: dict[str, list[object]] = {"at": [], "tx_bytes": [], "rx_bytes": [], "drops": [], "peers": []}
@@ -236,4 +255,13 @@ async def test_names_that_look_like_markup_are_text(tmp_path: Path) -> None:
             "() => { try { document.body.innerHTML = 'x'; return false; } catch (error) { return true; } }"
         )
         assert refused, "the policy allows no markup"
+        await page.set_viewport_size({"width": 1280, "height": 900})
+        fake.send("status", crowd())
+        await page.locator("#graph g[role=button]").nth(59).wait_for(state="attached", timeout=PATIENCE)
+        boxes = await page.locator("#graph g[role=button] text:not(:empty)").evaluate_all(BOXES)
+        assert len(boxes) > 30
+        for a, b in itertools.combinations(boxes, 2):
+            assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], "names overlap"
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        await page.screenshot(path=SHOTS / "crowd-1280.png")
     assert [fault for fault in faults if "TrustedHTML" not in fault] == []

@@ -10,8 +10,9 @@ const RINGS = [
   [Infinity, [1, 0.78, 0.56]],
 ];
 /** Up to so many peers: how far out the rings are on which they stand by turns. */
-const ROOM_FOR_LABEL = 62;
-/** Pixels along a ring that a name needs. */
+const [LETTER, LINE] = [6.4, 13];
+/** Pixels that a letter of a name is wide at most on average, and a line of text high. */
+const LONGEST_NAME = 14;
 
 /** How frames to a peer go: "direct", "relayed", "connecting", "idle" or "absent". */
 export function manner(peer) {
@@ -110,7 +111,7 @@ export class Graph {
     setAttributes(ring, { r: radius + 4 });
     setAttributes(dot, { r: radius, class: `dot ${how}` });
     const label = at.label || selected === peer.node_id;
-    setText(name, label ? shorten(peer.name, 14) : "");
+    setText(name, label ? shorten(peer.name, LONGEST_NAME) : "");
     setText(second, label && at.second ? trip : "");
     caption(name, second, radius, at.above);
     return key;
@@ -195,33 +196,51 @@ function layout(status, width, height) {
   const rings = RINGS.find(([most]) => n <= most)[1];
   // One or two peers stand beside this node, and their relays above and below it.
   const begin = n < 3 ? 0 : -ALL_AROUND / 4;
-  const label = n <= 14 || (Math.PI * (width + height - 200) * sum(rings)) / n > 2 * ROOM_FOR_LABEL;
-  const a = Math.max(60, width / 2 - (label ? 52 : 16));
-  const b = Math.max(60, height / 2 - (label ? 48 : 34));
+  const crowded = width < 500 && n > 14;
+  const a = Math.max(60, width / 2 - (crowded ? 16 : 52));
+  const b = Math.max(60, height / 2 - (crowded ? 34 : 48));
   const at = (angle, far) => ({
     x: round(middle.x + a * far * Math.cos(angle)),
     y: round(middle.y + b * far * Math.sin(angle)),
     above: Math.sin(angle) < -0.2,
   });
+  const placed = peers.map((peer, index) => ({
+    peer,
+    radius,
+    second: n <= 32,
+    ...at(begin + (ALL_AROUND * index) / n, rings[index % rings.length]),
+  }));
+  label(placed, width);
   return {
     width,
     height,
     middle,
-    peers: peers.map((peer, index) => ({
-      peer,
-      radius,
-      label,
-      second: n <= 32,
-      ...at(begin + (ALL_AROUND * index) / n, rings[index % rings.length]),
-    })),
+    peers: placed,
     relays: status.relays.map((relay, index) => ({
       relay,
       narrow: width < 500 || n > 14,
-      bare: !label,
+      bare: crowded,
       ...at(relayAngle(index, status.relays.length, n), rings.length > 1 ? 0.36 : 0.55),
     })),
   };
 }
+
+/** Names go where there is room for them: beside no other's, on no other's dot, and not over the edge. */
+function label(peers, width) {
+  const taken = peers.map(({ x, y, radius }) => [x - radius, y - radius, x + radius, y + radius]);
+  peers.forEach((at, index) => {
+    const half = (Math.min(at.peer.name.length, LONGEST_NAME) * LETTER) / 2;
+    const size = LINE * (at.second ? 2 : 1);
+    const top = at.above ? at.y - at.radius - 5 - size : at.y + at.radius + 4;
+    const box = [at.x - half, top, at.x + half, top + size];
+    const free = taken.every((other, one) => one === index || !touch(box, other));
+    at.label = peers.length <= 14 || (free && box[0] > 0 && box[2] < width);
+    if (at.label) taken.push(box);
+  });
+}
+
+const touch = (one, other) =>
+  one[0] < other[2] && other[0] < one[2] && one[1] < other[3] && other[1] < one[3];
 
 /** Half a step beside a peer, so that no relay stands on the line to it. */
 function relayAngle(index, relays, peers) {
@@ -252,6 +271,5 @@ function prune(map, wanted) {
   }
 }
 
-const sum = (values) => values.reduce((total, value) => total + value, 0);
 const round = (value) => Math.round(value * 10) / 10;
 const shorten = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
