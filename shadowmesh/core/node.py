@@ -60,6 +60,8 @@ MAX_PEERS = 512
 A relay that names nodes in vain can fill it, and gains nothing else."""
 CALLS_AT_ONCE = 8
 """Peers that are called without knowing that they are there: below a relay's 10 openings per second."""
+ARRIVAL = 1.0
+"""Seconds after we came to a relay in which whom it names was there before us, and waits to be called."""
 MOVES_AT_ONCE = 4
 """Peers that change to the home relay within a second: a move is never urgent."""
 TICK = 1.0
@@ -105,6 +107,8 @@ class Core:
         self.drops: Counter[str] = Counter()
         self.peers: dict[NodeId, PeerClient] = {}
         self.relays: list[RelayClient] = []
+        self._arrivals: dict[RelayClient, tuple[float, int]] = {}
+        """When an arrival is over, and how many more it may call whom it did not know before."""
         about = (membership, token.id if token is not None else b"", self.roster, self.peers, self.relays)
         self._news = News(*about, random, self.drops, self._tell)
         self.members, self.renewals = self._news.members, self._news.renewals
@@ -446,8 +450,10 @@ class Core:
             relay.send(Interest(add=nodes[start : start + MAX_NODES]), now)
         # Sessions that wait for a path come first.
         wanted = [one for one in self.peers.values() if one.session is not None or one.demand.wanted(now)]
-        for peer in sorted(wanted, key=lambda peer: peer.session is None)[:CALLS_AT_ONCE]:
+        called = sorted(wanted, key=lambda peer: peer.session is None)[:CALLS_AT_ONCE]
+        for peer in called:
             peer.rendezvous.handle_relay_up(relay, now)
+        self._arrivals[relay] = (now + ARRIVAL, CALLS_AT_ONCE - len(called))
         self._news.handle_relay_up(relay, now)
         self.guests.handle_relay_up(relay, now)
 
@@ -489,16 +495,26 @@ class Core:
         if isinstance(message, Call) and message.invitation:
             self.guests.handle_call(relay, message, now)
             return
+        met = message.node not in self.peers
         subject = self._find_peer(message.node, now)
         if subject is None:
             self.drops["unknown_node"] += 1
         elif isinstance(message, Present):
             subject.rendezvous.handle_present(relay, message.instance, now)
+            if met:
+                self._greet(relay, subject, now)
             self.acquaintances.handle_present(relay, message.node, message.certificate, now)
         elif isinstance(message, Absent):
             subject.rendezvous.handle_absent(relay, now)
         else:
             subject.rendezvous.handle_call(relay, message.send, now)
+
+    def _greet(self, relay: RelayClient, peer: PeerClient, now: float) -> None:
+        """A member that was not known when we came could not be called then: call it, as it won't call us."""
+        until, left = self._arrivals.get(relay, (now, 0))
+        if now < until and left and peer.demand.wanted(now):
+            self._arrivals[relay] = (until, left - 1)
+            peer.rendezvous.handle_relay_up(relay, now)
 
     def _tell(self, subject: str, what: str) -> None:
         self._shared.tell(subject, what)

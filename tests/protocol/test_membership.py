@@ -99,6 +99,38 @@ def test_members_meet_without_being_listed(home: Domain) -> None:
     assert mesh.clients[0].core.roster.find("10.77.0.3") is mesh.peer(0, 2).member
 
 
+@pytest.mark.parametrize("newcomer", [0, 1])
+def test_who_comes_calls_whom_it_meets_and_waits_for_nobody(home: Domain, newcomer: int) -> None:
+    """As many round trips as with a peer that is listed, and one less than it takes to be told of it."""
+    mesh = served(home)
+    mesh.start_client(1 - newcomer, (), membership=home.member(1 - newcomer))
+    mesh.network.run_for(5.0)
+    mesh.start_client(newcomer, (), membership=home.member(newcomer))
+    relay = mesh.clients[newcomer].core.relays[0]
+    mesh.network.run_until(lambda: relay.state.value == "connected", 5.0)
+    begun, round_trip = mesh.network.now, 4 * mesh.network.latency
+    mesh.network.run_until(lambda: bool(mesh.clients[newcomer].core.peers), 5.0)
+    mesh.network.run_until(lambda: mesh.connected(newcomer, 1 - newcomer), 5.0)
+    assert mesh.network.now - begun <= 4 * round_trip + 0.001
+
+
+def test_a_relay_that_names_many_makes_few_calls_at_once(
+    home: Domain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shadowmesh.core.node.CALLS_AT_ONCE", 3)
+    mesh = served(home)
+    others = range(1, 6)
+    for number in others:
+        mesh.start_client(number, (), membership=home.member(number))
+    mesh.network.run_for(10.0)
+    mesh.start_client(0, (), membership=home.member(0))
+    core = mesh.clients[0].core
+    mesh.network.run_until(lambda: len(core.peers) == len(others), 5.0)
+    mesh.network.run_for(0.9)
+    assert sum(mesh.connected(0, number) for number in others) == 3
+    mesh.network.run_until(lambda: all(mesh.connected(0, number) for number in others), 10.0)
+
+
 def test_the_right_to_bridge_comes_from_the_certificate_alone(home: Domain) -> None:
     """Of the session that is in use: a member that was signed again without it has lost it."""
     mesh = served(home)

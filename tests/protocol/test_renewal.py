@@ -103,6 +103,7 @@ def test_a_renewed_certificate_opens_sessions_and_needs_the_authority_in_the_end
     lab.mesh.start_client(3, (), membership=home.member(3))
     lab.mesh.network.run_until(lambda: IDENTITIES[3].node_id in lab.mesh.clients[0].core.peers, 5.0)
     lab.mesh.pair_up(0, 3)
+    lab.mesh.network.run_until(lambda: lab.mesh.peer(3, 0).standing is not None, 1.0)
     standing = lab.mesh.peer(3, 0).standing
     assert standing is not None
     assert standing.credentials.basis is not None
