@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from shadowmesh.crypto.identity import node_id_text
-from shadowmesh.errors import BadPacket
+from shadowmesh.errors import BadPacket, Failure
 from shadowmesh.units import Address, NodeId
 from shadowmesh.wire.messages import Call, Close, Opened
 
@@ -188,7 +188,7 @@ class Cluster:
             name=self.name,
             connected=self.connected,
             since=now - self._since,
-            reason=self._reason,
+            reason=Failure("relay.cluster", self._reason).told if self._reason else "",
             remotes=len(self.remotes),
             relays=[
                 ClusterRelay(

@@ -1,7 +1,8 @@
-"""Every error that ends a command, by its id: why it comes, and what to do. Text only.
+"""Every error that a person meets, by its id: why it comes, and what to do. Text only.
 
-`ShadowMeshError.error_id` names an entry; docs/errors.md is made from this table (`python -m
-shadowmesh.catalogue`), and tests/unit/test_catalogue.py provokes each.
+`ShadowMeshError.error_id` names an entry where it ends a command, `Failure.error_id` where the program goes
+on; docs/errors.md is made from this table (`python -m shadowmesh.catalogue`), and
+tests/unit/test_catalogue.py provokes each.
 """
 
 from __future__ import annotations
@@ -210,6 +211,117 @@ ENTRIES: dict[str, Entry] = {
         "There is no session with the peer, or its answer did not come in time.",
         "`shadowmesh-client why PEER` says what stands in the way.",
     ),
+    "peer.absent": Entry(
+        "No relay that both sides use knows of the peer: it is down, or does not list this machine, or its "
+        "relays are others.",
+        "Look at `status` there: both must list each other, or be members of one network, and have a "
+        "relay in common.",
+    ),
+    "peer.no-relay": Entry(
+        "This machine is connected to no relay, and so meets nobody.",
+        "Look for the ids of the relays in `status`; `shadowmesh-client netcheck` tries them.",
+    ),
+    "peer.no-channel": Entry(
+        "The relay gives no channel to the peer; its own words say why.",
+        "It is tried again. If it stays, look at the limits of the relay ([operations.md](operations.md)), "
+        "or use a second one.",
+    ),
+    # Links with relays and peers, as `status`, `peers`, `why` and `netcheck` show them. All are tried again.
+    "link.unresolved": Entry(
+        "The relay's name can't be looked up, or has no address of a family that this machine uses.",
+        "`getent hosts NAME` shows what this machine knows; correct the name or the resolver, or give its IP "
+        "address in `relays:`.",
+    ),
+    "link.no-answer": Entry(
+        "Nothing answers, or no longer: the other side is down or elsewhere, or something on the way "
+        "drops UDP.",
+        "See whether it runs and its UDP port is open; `shadowmesh-client netcheck` says whether this "
+        "network lets UDP out. Where it never will, `relays[].tcp` helps.",
+    ),
+    "link.tcp": Entry(
+        "Neither UDP nor TCP leads to the relay; behind `over TCP` stands what became of that: a proxy, "
+        "a web server or a certificate that is not the relay's.",
+        "Compare `tcp`, `tls` and `proxy` of `relays[]` with the relay's; `curl -v https://HOST:PORT/` "
+        "shows who answers there.",
+    ),
+    "link.refused": Entry(
+        "The other side refuses this machine, in its own words: it does not admit this NodeID or "
+        "certificate, is full, or is not the node that is pinned here.",
+        "At a relay, look at `admission` and the token; at a peer, at `peers:` and revocations; compare the "
+        "pinned NodeID with what `id` prints there.",
+    ),
+    "link.refused-here": Entry(
+        "This machine refuses the other side: it is not the node that is pinned, its certificate does not "
+        "count, or its release has no protocol version in common with this one.",
+        "Compare the pinned NodeID with what `id` prints there, its certificate with `network list`, "
+        "both clocks, and `version` on both sides. If all agree, somebody is in between.",
+    ),
+    "link.protocol": Entry(
+        "One side sent in the session what the other does not take.",
+        "Take the same release on both sides (`version`); if they are the same, report it with "
+        "`shadowmesh-client bugreport`.",
+    ),
+    "link.transport": Entry(
+        "QUIC or TLS ended the link: after a long silence, because something else than ShadowMesh or another "
+        "release answers there, or because the packets are tampered with.",
+        "See what listens on that port, and compare `version` on both sides.",
+    ),
+    "link.ended": Entry(
+        "One side ended the link in order: it stops or starts anew, or a newer session took its place.",
+        "Nothing, if it is back in a minute; else see whether the other side runs.",
+    ),
+    "link.two-holders": Entry(
+        "The relay says that two machines hold this identity. Where all relays say so, the client "
+        "ends by `identity.two-holders`.",
+        "Give one of two machines an identity of its own; if there is but one, do not trust that relay.",
+    ),
+    # Names, routes and the bridge of a client that runs.
+    "names.not-served": Entry(
+        "The resolver of members' names does not run: there is no overlay address, or port 53 is taken or "
+        "forbidden, and 1053 too (with `names.host: resolv.conf` it takes no other).",
+        "`ss -lnp sport = 53` shows who has it: have that program listen on other addresses ("
+        "[names.md](names.md#resolvers-of-your-own)), or set `names.serve: off`.",
+    ),
+    "names.no-resolved": Entry(
+        "systemd-resolved does not run here, and nothing else was told to ask for members' names.",
+        "`systemctl enable --now systemd-resolved`, `names.host: resolv.conf`, or a line in "
+        "[your own resolver](names.md#resolvers-of-your-own).",
+    ),
+    "names.resolved": Entry(
+        "systemd-resolved or its `resolvectl` does not take what the client tells it; the text has its "
+        "words.",
+        "`resolvectl status` and `journalctl -u systemd-resolved` say why; it is tried again.",
+    ),
+    "names.unasked": Entry(
+        "systemd-resolved knows of members' names, but programs of this machine ask other servers.",
+        "Link `/etc/resolv.conf` to the file that the text names.",
+    ),
+    "names.bridge": Entry(
+        "The overlay addresses are on `interface.bridge`, whose resolver the client leaves alone.",
+        "Set it by hand: `resolvectl dns` and `resolvectl domain` ([names.md](names.md#systemd-resolved)).",
+    ),
+    "names.resolv-conf": Entry(
+        "`names.host` is `resolv.conf`, and the file can't be used: it may not be written, another program "
+        "writes it, or it says what rules our line out.",
+        "Allow or change it as the text says, or set `names.host: none` and add a line to "
+        "[your own resolver](names.md#resolvers-of-your-own).",
+    ),
+    "names.changed": Entry(
+        "Somebody changed `/etc/resolv.conf` after the client had put its line there.",
+        "Restart the client to have the line again; or find who writes the file, and give it the line.",
+    ),
+    "route.refused": Entry(
+        "A route of `routes:` is not used: its gateway may not carry it, it would swallow an address "
+        "that the overlay itself needs, or the kernel refuses it.",
+        "The text says which: put the prefix into the gateway's certificate or `peers[].routes`, or choose a "
+        "smaller one ([routes.md](routes.md)).",
+    ),
+    "bridge.loop": Entry(
+        "What the client sent into `interface.bridge` came back another way: there is a loop, and its "
+        "port is blocked.",
+        "Let one of the members that the text names out of that network, or mend its cabling "
+        "([bridging.md](bridging.md)).",
+    ),
     # Networks and their authority.
     "network.none": Entry(
         "The verb is about a network, and this client is in none: it only knows `peers:`.",
@@ -258,6 +370,11 @@ ENTRIES: dict[str, Entry] = {
         "The file `clock`, by which dates are held when the machine's clock goes back, is damaged.",
         "Check the clock (`date`), then remove the file.",
     ),
+    "network.not-renewed": Entry(
+        "It is time for a new certificate of this machine, and nobody has renewed it yet.",
+        "Have a member with a delegation connected (`network delegate`), or renew it by hand: `network "
+        "renew`.",
+    ),
     "authority.missing": Entry(
         "There is no authority in this folder.",
         "Run it where `network create` ran, or give `--state-dir`.",
@@ -287,6 +404,11 @@ ENTRIES: dict[str, Entry] = {
     "invite.no-relay": Entry(
         "No relay of this client takes invitations.",
         "The relay must be connected (`status`) and admit the network (`admission.networks` there).",
+    ),
+    "invite.not-taken": Entry(
+        "This relay does not take the invitations: it serves other networks only, or has as many as it may.",
+        "Add the network to `admission.networks` there, wait until some have ended, or invite through "
+        "another relay.",
     ),
     "invite.file": Entry(
         "The file of open invitations is damaged.",
@@ -335,6 +457,10 @@ ENTRIES: dict[str, Entry] = {
         "The relay refused what was asked, such as a configuration with a mistake; it goes on as before.",
         "The text has its words.",
     ),
+    "relay.cluster": Entry(
+        "The relay is not connected to a NATS server of its `cluster:`, so its clients meet only each other.",
+        "See whether the server runs and lets the relay in (`cluster.nats`, `ca`, `key`); it is tried again.",
+    ),
     "relay.stopping": Entry(
         "The relay was told to end and has not ended in time.",
         "Its log says what it waits for.",
@@ -352,14 +478,22 @@ HEAD = """# Errors
 
 Made from shadowmesh/catalogue.py by `python -m shadowmesh.catalogue > docs/errors.md`.
 
-What ends a command is told on standard error, one line for each mistake, with its id in brackets at the end:
+The text of an error ends in the id of its kind in brackets, also in JSON. What ends a command is told on
+standard error, one line for each mistake:
 
 ```text
 shadowmesh-client: client.yaml:7: node.name: is missing; for example: name: alice [config.missing]
 ```
 
-The exit code tells its kind ([cli.md](cli.md#exit-codes)). Why a running client is not connected is told by
-`status` and `why`, and why packets are dropped by the [table of reasons](cli.md#why-packets-are-dropped).
+The exit code tells its kind too ([cli.md](cli.md#exit-codes)). What goes wrong while a client runs is told by
+`status`, `peers`, `why`, `netcheck`, `top`, the dashboard and the [local API](api.md), and in the log:
+
+```text
+  relay.example.net:4433: nothing answered [link.no-answer]
+```
+
+What stands before the id may be the words of another machine, which choose no id: the last bracket counts.
+Why packets are dropped has a [table of its own](cli.md#why-packets-are-dropped).
 
 | id | why it comes | what to do |
 |---|---|---|

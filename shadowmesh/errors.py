@@ -2,12 +2,14 @@
 
 Network bytes can raise `BadPacket` and nothing else; whoever feeds them in drops the packet and
 counts the reason.  What a network's authority has not signed for raises `NotMember`.  The other types are
-for people: operators (`ConfigError`, `IdentityError`) and programmers (`LocalProtocolError`).
+for people: operators (`ConfigError`, `IdentityError`) and programmers (`LocalProtocolError`).  `Failure` is
+no exception: it tells of what failed while the program goes on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 
 class ShadowMeshError(Exception):
@@ -92,3 +94,29 @@ class DeviceError(_ForPeople):
     """A TAP device, an address or a socket can't be set up; the text says which and why."""
 
     error_id = "device.interface"
+
+
+class Failure(str):
+    """Why something does not work while the program goes on: the words, and as `error_id` what kind it is.
+
+    The id has an entry in `catalogue.ENTRIES`. It is chosen where something fails, never by the words, which
+    may be somebody else's.
+    """
+
+    __slots__ = ("error_id",)
+    error_id: str
+
+    def __new__(cls, error_id: str, words: str) -> Self:
+        made = super().__new__(cls, words)
+        made.error_id = error_id
+        return made
+
+    @property
+    def told(self) -> str:
+        """For people and scripts: with its id in brackets at the end."""
+        return f"{self} [{self.error_id}]"
+
+
+def told(failure: Failure | None) -> str | None:
+    """`Failure.told` of what may not have failed."""
+    return None if failure is None else failure.told

@@ -12,6 +12,7 @@ from typing import Any
 
 from shadowmesh.core.briefing import send_news, send_roster
 from shadowmesh.core.demand import Demand
+from shadowmesh.core.failure import failure_of
 from shadowmesh.core.handshakes import Handshakes
 from shadowmesh.core.local import LocalNetwork
 from shadowmesh.core.refusals import Refusals
@@ -21,7 +22,7 @@ from shadowmesh.core.routing import Mode, Routing
 from shadowmesh.core.session import Session
 from shadowmesh.core.setup import SetUp
 from shadowmesh.core.shared import Shared
-from shadowmesh.errors import NotMember, RemoteProtocolError
+from shadowmesh.errors import Failure, NotMember, RemoteProtocolError
 from shadowmesh.membership.certificate import date_text
 from shadowmesh.membership.guard import Standing
 from shadowmesh.membership.roster import Member
@@ -74,7 +75,7 @@ class PeerClient:
         self.demand = demand
         self.mac = mac_of(member.node_id)
         self.session: Session | None = None
-        self.last_error: str | None = None
+        self.last_error: Failure | None = None
         self.dated = False
         """Whether the last try failed because of a date in a certificate."""
         self.deadline: float | None = None
@@ -167,7 +168,7 @@ class PeerClient:
         return self.session is not None
 
     def handle_refusal(self, reason: str, now: float) -> None:
-        self.last_error = reason
+        self.last_error = Failure("peer.no-channel", reason)
         self._setup.end(now, "refused", reason)
         self.schedule(now + self._backoff.next_delay(now))
 
@@ -451,9 +452,7 @@ class PeerClient:
         self.routing.start(old is None or old.instance != session.instance, now)
         self._note_path(now)
         self._backoff.reset()
-        self.last_error = None
-        self.dated = False
-        self._act_at = None
+        self.last_error, self.dated, self._act_at = None, False, None
         if old is not None:
             self._retired.append((now + GRACE, old))
             old.close(CloseCode.REPLACED, "replaced by a newer session", now)
@@ -487,12 +486,12 @@ class PeerClient:
         if failed or lost or self.session is None:
             self.dated = ended.clock is not None
             self._setup.end(now, name_of(ended.code), ended.reason)
-            self._note_failure(ended.reason or "the connection was lost", now)
+            self._note_failure(failure_of(ended), now)
 
-    def _note_failure(self, reason: str, now: float) -> None:
-        if reason != self.last_error and self.session is None:
-            self.tell(f"not connected: {reason}")
-        self.last_error = reason
+    def _note_failure(self, failure: Failure, now: float) -> None:
+        if failure != self.last_error and self.session is None:
+            self.tell(f"not connected: {failure.told}")
+        self.last_error = failure
         self.schedule(now + self._backoff.next_delay(now) + (0 if self._caller else PATIENCE))
 
     def _retire_due(self, now: float) -> None:

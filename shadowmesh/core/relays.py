@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from shadowmesh.config import RelayPeer
+from shadowmesh.core.failure import OVER_TCP, failure_of
 from shadowmesh.core.leg import Leg
 from shadowmesh.core.legtrace import LegTrace
 from shadowmesh.core.shared import LEG, ResolveRelay, Shared
 from shadowmesh.crypto.keys import resumption_secret, wipe
-from shadowmesh.errors import BadPacket
+from shadowmesh.errors import BadPacket, Failure
 from shadowmesh.membership.clock import Reading
 from shadowmesh.path.backoff import Backoff
 from shadowmesh.path.binding import Binding
@@ -99,7 +100,7 @@ class RelayClient:
         self.config = config
         self.state = RelayState.WAITING
         self.leg = Leg(index, config, shared)
-        self.last_error: str | None = None
+        self.last_error: Failure | None = None
         self.reading: Reading | None = None
         """What the relay said that the time is, when it last did."""
         self.dated = False
@@ -237,7 +238,7 @@ class RelayClient:
             if address is not None and silent:
                 self._begin_over_tcp(now)
             elif address is None and was_over_tcp and self._driver is not None:
-                self._driver.link.close(CloseCode.TIMEOUT, f"over TCP: {problem}")
+                self._driver.link.close(CloseCode.TIMEOUT, f"{OVER_TCP}{problem}")
                 self._shared.links.pump(self._driver, now)
         self._bind(now)
 
@@ -365,7 +366,7 @@ class RelayClient:
             self._act_at = now + HOPE
             return
         self._act_at = None
-        tcp = f"; over TCP: {self.leg.problem}" if self.leg.problem else ""
+        tcp = f"; {OVER_TCP}{self.leg.problem}" if self.leg.problem else ""
         if self._driver is None:
             self._fail_before(f"its name can't be resolved{tcp}", now)
         elif not self._driver.link.heard:
@@ -377,7 +378,7 @@ class RelayClient:
         """There is not even a link."""
         self.leg.end(now)
         self._trace.end(now, "no_answer", reason)
-        self._fail(reason, now)
+        self._fail(Failure("link.unresolved", reason), now)
 
     def _test_second_port(self, now: float) -> None:
         test, lane, address = self.second_port, self._observe_lane, self.address
@@ -496,12 +497,11 @@ class RelayClient:
             self.duplicate = True
             self._handle_duplicate(self, ended.reason)
         self._trace.end(now, name_of(ended.code), ended.reason)
-        says = f"the relay says: {ended.reason}" if ended.by_peer and ended.reason else ended.reason
         refused = ended.by_peer and ended.code == CloseCode.REFUSED
         left, self.leaving = self.leaving, False
         at_least = LEAVE_DELAY if left else REFUSED_DELAY if refused else 0.0
         at_least = self._duplicate_delay() if duplicate else at_least
-        self._fail(says or "the connection was lost", now, at_least)
+        self._fail(failure_of(ended, "the relay says: "), now, at_least)
         if was_usable:
             self._handle_down(self, now)
 
@@ -509,9 +509,9 @@ class RelayClient:
         """Up to a quarter more: the other holder, if there is one, must not come back at the same moment."""
         return DUPLICATE_DELAY * (1 + self._shared.random(1)[0] / 1024)
 
-    def _fail(self, reason: str, now: float, at_least: float = 0.0) -> None:
-        if reason != self.last_error:
-            self._shared.tell(f"relay {self.name}", f"not connected: {reason}")
-        self.last_error = reason
+    def _fail(self, failure: Failure, now: float, at_least: float = 0.0) -> None:
+        if failure != self.last_error:
+            self._shared.tell(f"relay {self.name}", f"not connected: {failure.told}")
+        self.last_error = failure
         self.state = RelayState.WAITING
         self._act_at = now + max(at_least, self._backoff.next_delay(now))

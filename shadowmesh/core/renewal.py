@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from shadowmesh.core.members import Members
-from shadowmesh.errors import BadPacket, NotMember, RemoteProtocolError
+from shadowmesh.errors import BadPacket, Failure, NotMember, RemoteProtocolError
 from shadowmesh.membership.delegation import Credentials
 from shadowmesh.membership.guard import Membership, Standing
 from shadowmesh.membership.renewal import Delegate, renew_at
@@ -64,7 +64,7 @@ class Renewals:
     ) -> None:
         self.delegate: Delegate | None = None
         """By which certificates are renewed here, if they are."""
-        self.last_error: str | None = None
+        self.last_error: Failure | None = None
         """Why the last try to renew our certificate failed."""
         self._members = members
         self._random = random
@@ -213,4 +213,4 @@ class Renewals:
     def _note(self, reason: str) -> None:
         if reason != self.last_error:
             self._tell("network", f"our certificate is not renewed yet: {reason}")
-        self.last_error = reason
+        self.last_error = Failure("network.not-renewed", reason)

@@ -22,6 +22,8 @@ LOADED = 90
 
 _RELAY_SAYS = "the relay says: "
 """How the client's words on a relay that refused it begin (`core.relays`)."""
+_REFUSED = " [link.refused]"
+"""How they end then, whatever the relay says (`core.failure`)."""
 _OTHER_IDENTITY = ("its NodeID differs", "is my NodeID the one that you pinned")
 """In the words of either side on a relay that is another than the pinned one (`session.machine`)."""
 _NTP = "turn on NTP (systemctl enable --now systemd-timesyncd, or chrony)"
@@ -108,9 +110,8 @@ def admitted(facts: Facts) -> Verdict:
     """Whether relays let us in."""
     if isinstance(facts.netcheck, Unseen):
         return skipped(facts.netcheck)
-    refused = [
-        one for one in facts.netcheck.relays if _RELAY_SAYS in (one.last_error or "") and not _is_another(one)
-    ]
+    relays = facts.netcheck.relays
+    refused = [one for one in relays if (one.last_error or "").endswith(_REFUSED) and not _is_another(one)]
     if refused:
         text = listed(f"{one.address}: {(one.last_error or '').removeprefix(_RELAY_SAYS)}" for one in refused)
         remedy = "put this NodeID (shadowmesh-client id) into admission.nodes there, or mend what it says"

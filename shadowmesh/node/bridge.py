@@ -11,7 +11,7 @@ from shadowmesh._ext.bridge import PortState as Port
 from shadowmesh._ext.engine import Engine
 from shadowmesh.api.schema import BridgeStatus
 from shadowmesh.config import ClientConfig, refuse_bridge
-from shadowmesh.errors import DeviceError
+from shadowmesh.errors import DeviceError, Failure
 from shadowmesh.io.bridge import LinuxBridge
 from shadowmesh.io.lent import Lent
 from shadowmesh.io.tap import Tap
@@ -108,7 +108,7 @@ class BridgeService:
             state=port.state.value,
             since=now - port.since,
             retry_in=None if port.ends is None else max(0.0, port.ends - now),
-            reason=port.reason or None,
+            reason=Failure("bridge.loop", port.reason).told if port.reason else None,
             blocks=port.blocks,
             vlans=list(self._vlans),
             stations=counters["near"],

@@ -45,7 +45,7 @@ from shadowmesh.core.shared import (
     TicketsChanged,
 )
 from shadowmesh.crypto.identity import Identity, node_id_text
-from shadowmesh.errors import ConfigError, RemoteProtocolError
+from shadowmesh.errors import ConfigError, RemoteProtocolError, told
 from shadowmesh.io import notify
 from shadowmesh.io.documents import find_network, load_list
 from shadowmesh.io.shield import PAUSE, survives
@@ -237,7 +237,8 @@ class Daemon:
         self._core.note_refusals(time.monotonic())
         self._drive()
         state = self._core.peers[member.node_id]
-        problem = ON_DEMAND if is_idle(state, time.monotonic()) else problem_of(state, self._core.relays)
+        idle = is_idle(state, time.monotonic())
+        problem = ON_DEMAND if idle else told(problem_of(state, self._core.relays))
         clock = clock_warning(self._core, state)
         relay = state.channel.relay if state.channel is not None else None
         reply = explain(

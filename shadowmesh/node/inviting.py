@@ -23,7 +23,7 @@ from shadowmesh.api.schema import (
 from shadowmesh.core.node import Core
 from shadowmesh.core.relays import RelayClient, RelayState
 from shadowmesh.crypto.identity import Identity, node_id_text
-from shadowmesh.errors import BadPacket, ConfigError, NotMember
+from shadowmesh.errors import BadPacket, ConfigError, Failure, NotMember
 from shadowmesh.membership.guard import Membership
 from shadowmesh.membership.invitations import Invitation, Invitations
 from shadowmesh.membership.token import SECRET_SIZE, Token
@@ -46,7 +46,10 @@ class Inviting:
             network=network.name,
             network_id=node_id_text(network.id),
             invitations=[self._status(one) for one in self._book.all],
-            refused=dict(self._core.guests.refused),
+            refused={
+                relay: Failure("invite.not-taken", why).told
+                for relay, why in self._core.guests.refused.items()
+            },
         )
 
     def delegate(self) -> DelegateReply:

@@ -19,7 +19,7 @@ from typing import Literal
 from shadowmesh.api.schema import NamesStatus
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
-from shadowmesh.errors import DeviceError
+from shadowmesh.errors import DeviceError, Failure, told
 from shadowmesh.io import resolvconf, resolved
 from shadowmesh.io.logs import OWN
 from shadowmesh.io.names import NamesServer
@@ -56,8 +56,8 @@ class Names:
         self._fresh_until = 0.0
         self._counts: Counter[str] = Counter()
         self._listens = False
-        self._problem = ""
-        self._host_problem = ""
+        self._problem: Failure | None = None
+        self._host_problem: Failure | None = None
         self._split = False
         """Whether systemd-resolved asks us."""
         self._wrote = False
@@ -74,13 +74,13 @@ class Names:
                 raise DeviceError("this machine has no address on the overlay")
             await self._server.start()
         except DeviceError as error:
-            self._problem = str(error)
-            log.warning("names below .%s are not resolved: %s", names.domain, error)
+            self._problem = Failure("names.not-served", str(error))
+            log.warning("names below .%s are not resolved: %s", names.domain, self._problem.told)
             return
         self._listens = True
         where = ", ".join(self._servers())
-        told = "names below .%s are resolved at %s; try: %s"
-        log.info(told, names.domain, where, self._by_hand(), extra=OWN)
+        line = "names below .%s are resolved at %s; try: %s"
+        log.info(line, names.domain, where, self._by_hand(), extra=OWN)
         if names.host == "resolv.conf":
             self._put_first()
         elif names.host == "auto":
@@ -107,7 +107,7 @@ class Names:
         return NamesStatus(
             domain=names.domain,
             listen=self._servers() if self._listens else [],
-            problem=self._problem or None,
+            problem=told(self._problem),
             host=host,
             advice=advice if self._listens else None,
             queries=self._counts.total(),
@@ -121,11 +121,15 @@ class Names:
         if self._wrote:
             if resolvconf.is_ours():
                 return "resolv.conf", None
-            return "none", f"{resolvconf.RESOLV_CONF} was changed by somebody else since, and is left alone"
+            changed = f"{resolvconf.RESOLV_CONF} was changed by somebody else since, and is left alone"
+            return "none", Failure("names.changed", changed).told
         if self._split:
-            return "resolved", resolved.unasked() or None
+            unasked = resolved.unasked()
+            return "resolved", Failure("names.unasked", unasked).told if unasked else None
         by_hand = f"ask by hand: {self._by_hand()}" if self._own else ""
-        return "none", "; ".join(filter(None, (self._host_problem, by_hand)))
+        problem = self._host_problem
+        advice = "; ".join(filter(None, (problem, by_hand)))
+        return "none", Failure(problem.error_id, advice).told if problem else advice
 
     def _servers(self) -> list[str]:
         """Where we listen, with the port if it is not that of all resolvers."""
@@ -166,29 +170,30 @@ class Names:
         try:
             resolvconf.put_first(self._config.node.state_dir)
         except DeviceError as error:
-            self._host_problem = str(error)
-            log.warning("names.host: resolv.conf: %s", error)
+            self._host_problem = Failure("names.resolv-conf", str(error))
+            log.warning("names.host: resolv.conf: %s", self._host_problem.told)
             return
         self._wrote = True
         log.info("%s has our resolver first, until the client ends", resolvconf.RESOLV_CONF)
 
     async def _follow_resolved(self) -> None:
         if self._config.interface.bridge is not None:
-            self._host_problem = "the addresses are the bridge's, whose names somebody else looks after"
+            whose = "the addresses are the bridge's, whose names somebody else looks after"
+            self._host_problem = Failure("names.bridge", whose)
             return
-        told: resolved.Stamp | None = None
+        seen: resolved.Stamp | None = None
         while True:
             found = resolved.stamp()
             if found is None:
-                self._split, told = False, None
-                self._host_problem = "systemd-resolved does not run here"
+                self._split, seen = False, None
+                self._host_problem = Failure("names.no-resolved", "systemd-resolved does not run here")
                 await asyncio.sleep(LOOK)
                 continue
-            if found != told:
+            if found != seen:
                 await self._tell_resolved()
-                told = resolved.stamp()
+                seen = resolved.stamp()
             if not self._split:
-                told = None
+                seen = None
             await asyncio.sleep(LOOK if self._split else RETRY)
 
     async def _tell_resolved(self) -> None:
@@ -196,11 +201,12 @@ class Names:
         try:
             domains = [domain, *reverse_zones(self._prefixes)]
             await resolved.split(self._config.interface.name, self._servers(), domains)
-            self._split, self._host_problem = True, ""
+            self._split, self._host_problem = True, None
         except DeviceError as error:
-            self._split, self._host_problem = False, f"systemd-resolved does not take our domain: {error}"
+            words = f"systemd-resolved does not take our domain: {error}"
+            self._split, self._host_problem = False, Failure("names.resolved", words)
         if before != (self._split, self._host_problem):
-            if self._split:
+            if self._host_problem is None:
                 log.info("systemd-resolved asks us for names below .%s, and for no others", domain)
             else:
-                log.warning("%s", self._host_problem)
+                log.warning("%s", self._host_problem.told)

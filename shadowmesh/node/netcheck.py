@@ -13,6 +13,7 @@ from typing import Literal
 from shadowmesh.api.schema import Netcheck, RelayCheck
 from shadowmesh.core.node import Core
 from shadowmesh.core.relays import RelayClient, RelayState
+from shadowmesh.errors import told
 from shadowmesh.node.report import home_reason, load_of, nat_status, transport_of
 from shadowmesh.node.standing import clock_text, clock_warning, skew_of
 from shadowmesh.node.surroundings import Surroundings
@@ -101,7 +102,7 @@ def _relay(relay: RelayClient, home: str | None) -> RelayCheck:
         second_port=second,
         home=home is not None,
         home_reason=home,
-        last_error=relay.last_error,
+        last_error=told(relay.last_error),
         clock_skew=skew,
         clock_error=error,
         transport=transport_of(relay),

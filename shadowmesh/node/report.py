@@ -25,6 +25,7 @@ from shadowmesh.core.node import Core
 from shadowmesh.core.peers import PeerClient
 from shadowmesh.core.relays import RelayClient, RelayState
 from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.errors import Failure, told
 from shadowmesh.io.portmap import PortMapper
 from shadowmesh.io.udp import local_address
 from shadowmesh.node.carriers import Carriers
@@ -121,9 +122,11 @@ def nat_status(core: Core, ports: PortMapper) -> NatStatus:
     )
 
 
-ABSENT = "no relay knows of it: it is down, or does not list this node, or uses another relay"
+ABSENT = Failure(
+    "peer.absent", "no relay knows of it: it is down, or does not list this node, or uses another relay"
+)
 """Shown for a peer that never came so far as to fail."""
-NO_RELAY = "this machine is not connected to any relay; the relays' entries say why"
+NO_RELAY = Failure("peer.no-relay", "this machine is not connected to any relay; the relays' entries say why")
 """Shown for every peer without a path while that is so: no older error of the peer matters then."""
 
 
@@ -142,8 +145,8 @@ def is_connected(core: Core) -> bool:
     return relays or any(_is_live(peer) for peer in core.peers.values())
 
 
-def problem_of(peer: PeerClient, relays: Iterable[RelayClient]) -> str | None:
-    """Why frames to this peer go nowhere, for people; None if they do, or if nothing failed yet."""
+def problem_of(peer: PeerClient, relays: Iterable[RelayClient]) -> Failure | None:
+    """Why frames to this peer go nowhere; None if they do, or if nothing failed yet."""
     if not _is_live(peer) and not any(relay.state is RelayState.CONNECTED for relay in relays):
         return NO_RELAY
     return peer.last_error or (None if peer.present else ABSENT)
@@ -174,7 +177,7 @@ def _relay(relay: RelayClient, home: str | None, carrier: Carrier | None) -> Rel
         loss=None if relay.loss is None else round(relay.loss, 4),
         load=load_of(relay),
         observed_address=str(observed) if observed else None,
-        last_error=relay.last_error,
+        last_error=told(relay.last_error),
         home=home is not None,
         home_reason=home,
         clock_skew=skew,
@@ -257,7 +260,7 @@ def _peer(
         stations=int(counters.get("stations", 0)),
         refused=peer.refusals.counts,
         refused_example=peer.refusals.example,
-        last_error=problem_of(peer, core.relays),
+        last_error=told(problem_of(peer, core.relays)),
         expires_in=peer_expiry(core, peer),
         renews=peer_renews(core, peer),
     )

@@ -16,7 +16,7 @@ from shadowmesh.core.node import Core
 from shadowmesh.core.peers import PeerClient
 from shadowmesh.core.relays import RelayClient
 from shadowmesh.crypto.identity import node_id_text
-from shadowmesh.errors import NotMember
+from shadowmesh.errors import NotMember, told
 from shadowmesh.membership.certificate import CertificateBody, date_text
 from shadowmesh.membership.guard import EXPIRY_GRACE, Membership
 from shadowmesh.node.subnets import not_forwarded
@@ -50,7 +50,7 @@ def network_status(core: Core, interface: str) -> NetworkStatus | None:
         warning=warnings[0] if warnings else None,
         warnings=warnings,
         renews_for=membership.renews - now if membership.renews else None,
-        renewal_error=core.renewals.last_error,
+        renewal_error=told(core.renewals.last_error),
     )
 
 

@@ -18,9 +18,10 @@ from shadowmesh.api.schema import RouteStatus
 from shadowmesh.config import ClientConfig
 from shadowmesh.core.node import Core
 from shadowmesh.core.peers import PeerClient
+from shadowmesh.errors import Failure
 from shadowmesh.io import routes as kernel
 from shadowmesh.membership.guard import Membership
-from shadowmesh.overlay.routes import Gateway, Guarded, Key, Routes
+from shadowmesh.overlay.routes import Entry, Gateway, Guarded, Key, Routes
 
 log = logging.getLogger("shadowmesh")
 
@@ -97,7 +98,7 @@ class Subnets:
                 via=one.route.via,
                 metric=one.route.metric,
                 state=one.state,
-                reason=one.reason or None,
+                reason=_reason(one),
             )
             for one in self._routes.entries
         ]
@@ -210,6 +211,12 @@ class Subnets:
             self._told[to, via] = line
             level = logging.WARNING if state == "refused" else logging.INFO
             log.log(level, "route to %s via %s: %s", to, via, line)
+
+
+def _reason(entry: Entry) -> str | None:
+    """What is to be said of it; only a refusal is an error."""
+    refused = entry.state == "refused"
+    return Failure("route.refused", entry.reason).told if refused else entry.reason or None
 
 
 def not_forwarded(membership: Membership | None, interface: str) -> str:

@@ -200,7 +200,7 @@ def test_a_taken_port_is_told_and_the_client_runs(house: House) -> None:
         house.restart()
         told = names_of(alice)
         problem = "port {} of 10.77.0.1: another program listens there"
-        assert told["problem"] == f"{problem.format(53)}; {problem.format(1053)}"
+        assert told["problem"] == f"{problem.format(53)}; {problem.format(1053)} [names.not-served]"
         assert told["listen"] == []
         assert "names below .mesh are not resolved: port 53 of 10.77.0.1" in alice.verb("status").stdout
         alice.wait_peers("bob")

@@ -106,7 +106,8 @@ def test_a_host_behind_a_member_is_reached_and_nothing_is_left(home: Domain, lab
     for address in (BEHIND, BEHIND6):
         wait_until(lambda a=address: pings(alice, a), 10.0, f"{address} answers")  # type: ignore[misc]
     state, reason = routes_of(alice)["192.168.6.0/24", "bob"]
-    assert (state, reason) == ("refused", f"bob may not carry 192.168.6.0/24 (its routes: {LAN}, {LAN6})")
+    why = f"bob may not carry 192.168.6.0/24 (its routes: {LAN}, {LAN6}) [route.refused]"
+    assert (state, reason) == ("refused", why)
     assert table(alice.host) == [f"{LAN} via {bob.ipv4}"]
     assert len(table(alice.host, "-6")) == 1
     before = table(alice.host), table(alice.host, "-6")

@@ -247,6 +247,6 @@ def test_without_tcp_in_the_configuration_nothing_is_tried(mesh: Mesh) -> None:
     block_udp(alice.host)
     alice.start()
     alice.running_process.wait_for(lambda: alice.relay_status()["last_error"], 20.0, "the first try to fail")
-    assert alice.relay_status()["last_error"] == "nothing answered"
+    assert alice.relay_status()["last_error"] == "nothing answered [link.no-answer]"
     check = json.loads(alice.verb("netcheck", "--json", check=False).stdout)
     assert (check["udp"], check["tcp"]) == ("blocked", "not tried")

@@ -18,6 +18,7 @@ from shadowmesh.cli.options import SOCKET_VARIABLE
 from shadowmesh.command import ExitCode
 from shadowmesh.config import ClientConfig
 from shadowmesh.core import expiry
+from shadowmesh.core.failure import IDS
 from shadowmesh.diagnosis import machine, membership, relays
 from shadowmesh.diagnosis.bundle import Bugreport, Listed
 from shadowmesh.diagnosis.doctor import CHECKS
@@ -29,6 +30,7 @@ from shadowmesh.diagnosis.findings import DOCTOR_SCHEMA, Doctor, Finding
 from shadowmesh.diagnosis.nftables import dropping
 from shadowmesh.io import udp
 from shadowmesh.node import standing
+from shadowmesh.session.link import CloseCode
 from tests.unit.doctor_facts import (
     ACCEPT,
     ALL_UDP,
@@ -73,6 +75,7 @@ def test_what_is_written_twice_agrees() -> None:
         (ROOT / "shadowmesh/session/machine.py").read_text(),
     ]
     assert relays._RELAY_SAYS in sources[0]
+    assert f" [{IDS[CloseCode.REFUSED][1]}]" == relays._REFUSED
     assert all(words in sources[1] for words in relays._OTHER_IDENTITY)
 
 

@@ -50,9 +50,12 @@ from tests.unit.doctor_facts import (
 )
 
 SECOND = RelayCheck(address="192.0.2.9:4433", state="waiting", last_error="nothing answered")
-REFUSED = "the relay says: this relay does not admit your NodeID"
-OTHER = "the peer is not the node that is pinned: its NodeID differs"
-ASKS = "the relay says: the proof in HELLO does not hold; is my NodeID the one that you pinned?"
+REFUSED = "the relay says: this relay does not admit your NodeID [link.refused]"
+ENDED = "the relay says: the relay is going down, not [link.refused] [link.ended]"
+OTHER = "the peer is not the node that is pinned: its NodeID differs [link.refused-here]"
+ASKS = (
+    "the relay says: the proof in HELLO does not hold; is my NodeID the one that you pinned? [link.refused]"
+)
 BLOCKED = replace(reached(), udp="blocked", relays=[SECOND])
 WITH_PASSWORD = replace(
     CONFIG, relays=(replace(CONFIG.relays[0], proxy="http://user:password@proxy.example.net:3128"),)
@@ -273,6 +276,7 @@ CASES: dict[str, list[tuple[Result, Facts, str]]] = {
         (OK, healthy(), "admits us"),
         (PROBLEM, relay_with(state="waiting", last_error=REFUSED), "does not admit your NodeID"),
         (SKIPPED, relay_with(state="waiting", last_error=ASKS), "no relay is connected"),
+        (SKIPPED, relay_with(state="waiting", last_error=ENDED), "no relay is connected"),
         (SKIPPED, UNASKED, "dark"),
     ],
     "relay.identity": [

@@ -58,8 +58,8 @@ class World:
         )
 
 
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A machine with systemd-resolved, whose files are in this folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
@@ -76,6 +76,11 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(resolved, "unasked", lambda: "")
     monkeypatch.setattr(module, "LOOK", 0.01)
     return made
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return prepared(tmp_path, monkeypatch)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -158,7 +163,7 @@ async def test_without_a_resolver_nobody_is_sent_to_it(world: World, monkeypatch
             names = world.make(host=host)
             await names.start()
             await asyncio.sleep(0.05)
-            assert shown(names).problem.endswith("another program listens there")
+            assert shown(names).problem.endswith("another program listens there [names.not-served]")
             assert (shown(names).host, shown(names).advice) == ("none", None)
             await names.stop()
     assert world.told == []
@@ -188,7 +193,7 @@ async def test_no_address_and_off(world: World) -> None:
     world.change(addresses=("fe80::1/64",))
     names = world.make()
     await names.start()
-    assert shown(names).problem == "this machine has no address on the overlay"
+    assert shown(names).problem == "this machine has no address on the overlay [names.not-served]"
     await names.stop()
     names = world.make(serve="off")
     await names.start()

@@ -130,7 +130,9 @@ def test_status_shows_relays_and_why_there_is_no_connection() -> None:
     beat = Beat(b"x" * 16, b"n" * 32, "relay\x1b2", "192.0.2.2", 4433)
     side.cluster.handle_message_untrusted(msgspec.msgpack.encode(beat), 6.0)
     lines = _cluster(side.cluster.report(9.0))
-    assert lines[0].startswith("cluster shadowmesh: NOT CONNECTED (NATS at nats.test:4222: refused)")
+    assert lines[0].startswith(
+        "cluster shadowmesh: NOT CONNECTED (NATS at nats.test:4222: refused [relay.cluster])"
+    )
     assert re.search(r"relay\?2 .*192\.0\.2\.2:4433 +alive +3", "\n".join(lines))
 
 

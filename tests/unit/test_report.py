@@ -22,10 +22,12 @@ def test_a_peer_through_its_life() -> None:
     mesh = Mesh()
     mesh.start_client(0, (1,))
     relays = mesh.clients[0].core.relays
-    assert _peer(mesh.peer(0, 1), mesh.clients[0].core, ENGINE, (), mesh.network.now).last_error == NO_RELAY
+    seen = _peer(mesh.peer(0, 1), mesh.clients[0].core, ENGINE, (), mesh.network.now)
+    assert seen.last_error == NO_RELAY.told
     mesh.start_relay()
     mesh.network.run_until(lambda: relays[0].state.value == "connected", 60)
-    assert _peer(mesh.peer(0, 1), mesh.clients[0].core, ENGINE, (), mesh.network.now).last_error == ABSENT
+    seen = _peer(mesh.peer(0, 1), mesh.clients[0].core, ENGINE, (), mesh.network.now)
+    assert seen.last_error == ABSENT.told
     mesh.start_client(1, (0,))
     mesh.pair_up()
     seen = _peer(mesh.peer(0, 1), mesh.clients[0].core, ENGINE, (), mesh.network.now)
@@ -47,7 +49,7 @@ def test_a_session_without_a_path_shows_nothing_that_is_not_true_now() -> None:
     mesh.network.run_until(lambda: relays[0].state.value != "connected", 5)
     assert mesh.peer(0, 1).session is not None, "kept for the relay's return"
     seen = _peer(mesh.peer(0, 1), mesh.clients[0].core, ENGINE, (), mesh.network.now)
-    assert (seen.state, seen.last_error, seen.tx_bytes) == ("absent", NO_RELAY, 1)
+    assert (seen.state, seen.last_error, seen.tx_bytes) == ("absent", NO_RELAY.told, 1)
     gone = (seen.path, seen.rtt_ms, seen.epoch, seen.epoch_age, seen.cipher, seen.key_exchange)
     assert (*gone, seen.last_handshake) == (None,) * 7
 
