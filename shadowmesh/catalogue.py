@@ -370,6 +370,40 @@ ENTRIES: dict[str, Entry] = {
         "The file `clock`, by which dates are held when the machine's clock goes back, is damaged.",
         "Check the clock (`date`), then remove the file.",
     ),
+    "network.revoked": Entry(
+        "The authority has revoked this machine, so nobody lets it in any more.",
+        "If that was no mistake, nothing. Else it joins with a new identity: `invite create` at a member, "
+        "`join` here.",
+    ),
+    "network.sign-again": Entry(
+        "What this machine's certificate was signed by counts no longer, or not for long: the authority has "
+        "a new key, or the delegation was revoked.",
+        "`network renew` at the authority, and the new file here; `reload` takes it.",
+    ),
+    "network.expires": Entry(
+        "This machine's certificate has expired, or will soon, and was not renewed by itself.",
+        "`network renew` at the authority, and the new file here; or a member with a delegation "
+        "(`network delegate`) that is connected.",
+    ),
+    "network.clock": Entry(
+        "This machine's clock is wrong, by what it has seen itself or by a relay; dates of certificates are "
+        "held against it.",
+        "Set it, and have it kept: `systemctl enable --now systemd-timesyncd`, or chrony.",
+    ),
+    "network.list-old": Entry(
+        "The newest revocation list that is known here is past its date. It counts all the same, but a newer "
+        "one may be held back.",
+        "`network spread` the authority's newest. If it has no newer one, `network revoke --serial N` of a "
+        "certificate that was renewed since makes the next.",
+    ),
+    "network.peer-expired": Entry(
+        "The certificate of a peer has expired; the session that runs with it ends a day after that.",
+        "Have it renewed: `network renew` at the authority.",
+    ),
+    "network.no-forwarding": Entry(
+        "The certificate makes this machine a gateway, and the kernel forwards nothing.",
+        "`sysctl -w` the switch that the text names, and in `/etc/sysctl.d` ([routes.md](routes.md)).",
+    ),
     "network.not-renewed": Entry(
         "It is time for a new certificate of this machine, and nobody has renewed it yet.",
         "Have a member with a delegation connected (`network delegate`), or renew it by hand: `network "

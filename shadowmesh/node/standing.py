@@ -16,7 +16,7 @@ from shadowmesh.core.node import Core
 from shadowmesh.core.peers import PeerClient
 from shadowmesh.core.relays import RelayClient
 from shadowmesh.crypto.identity import node_id_text
-from shadowmesh.errors import NotMember, told
+from shadowmesh.errors import Failure, NotMember, told
 from shadowmesh.membership.certificate import CertificateBody, date_text
 from shadowmesh.membership.guard import EXPIRY_GRACE, Membership
 from shadowmesh.node.subnets import not_forwarded
@@ -33,9 +33,7 @@ def network_status(core: Core, interface: str) -> NetworkStatus | None:
         return None
     body, current = membership.certificate.body, membership.revocations.current
     now = membership.clock.now()
-    warnings = list(_warnings(core, membership, now))
-    unready = not_forwarded(membership, interface)
-    warnings += [unready] if unready else []
+    warnings = [one.told for one in _warnings(core, membership, interface, now)]
     return NetworkStatus(
         name=membership.network.name,
         network_id=node_id_text(membership.network.id),
@@ -104,7 +102,7 @@ def peer_renews(core: Core, peer: PeerClient) -> bool:
     return membership is not None and standing is not None and standing.renews > membership.clock.now()
 
 
-def _warnings(core: Core, membership: Membership, now: float) -> Iterator[str]:
+def _warnings(core: Core, membership: Membership, interface: str, now: float) -> Iterator[Failure]:
     """The worst first."""
     body, current, behind = (
         membership.certificate.body,
@@ -112,55 +110,60 @@ def _warnings(core: Core, membership: Membership, now: float) -> Iterator[str]:
         membership.clock.behind,
     )
     if membership.revocations.revokes(membership.certificate):
-        yield "this machine is revoked; it needs a new identity to come back"
+        yield Failure("network.revoked", "this machine is revoked; it needs a new identity to come back")
     if membership.credentials.delegation is not None:
         try:
             membership.credentials.delegation.refuse_revoked(membership.revocations)
         except NotMember as error:
-            yield f"{error}; have the certificate signed by the authority"
+            yield Failure("network.sign-again", f"{error}; have the certificate signed by the authority")
     yield from _of_former_key(membership)
     if behind:
-        yield f"the machine's clock is at least {behind:.0f} s behind; set it right"
+        yield Failure("network.clock", f"the machine's clock is at least {behind:.0f} s behind; set it right")
     yield from _of_dates(body, now, core.renewals.last_error)
     clock = clock_warning(core)
     if clock is not None:
-        yield clock
+        yield Failure("network.clock", clock)
     if current is not None and now > current.valid_until:
-        yield f"revocation list {current.number} is past its date; the authority should issue the next one"
+        old = f"revocation list {current.number} is past its date; the authority should issue the next one"
+        yield Failure("network.list-old", old)
     for peer in core.peers.values():
         rest = peer_expiry(core, peer)
         if rest is not None and rest < 0:
-            yield (
-                f"the certificate of {peer.member.name} has expired; "
-                f"the session with it ends in {_span(max(0.0, rest + EXPIRY_GRACE))}"
-            )
+            ends = f"the session with it ends in {_span(max(0.0, rest + EXPIRY_GRACE))}"
+            expired = f"the certificate of {peer.member.name} has expired; {ends}"
+            yield Failure("network.peer-expired", expired)
+    unready = not_forwarded(membership, interface)
+    if unready:
+        yield Failure("network.no-forwarding", unready)
 
 
-def _of_former_key(membership: Membership) -> Iterator[str]:
+def _of_former_key(membership: Membership) -> Iterator[Failure]:
     if not membership.network.former:
         return
     try:
         until = membership.signer_until(membership.credentials)
     except NotMember as error:
-        yield str(error)
+        yield Failure("network.sign-again", str(error))
         return
     if until != math.inf:
-        yield f"the authority has a new key; have the certificate signed again before {date_text(int(until))}"
+        before = f"have the certificate signed again before {date_text(int(until))}"
+        yield Failure("network.sign-again", f"the authority has a new key; {before}")
 
 
-def _of_dates(body: CertificateBody, now: float, problem: str | None) -> Iterator[str]:
+def _of_dates(body: CertificateBody, now: float, problem: str | None) -> Iterator[Failure]:
     left = body.not_after - now
     why = f" ({problem})" if problem else ""
     if left < 0:
         grace = max(0.0, left + EXPIRY_GRACE)
         ends = f"; sessions that run end in {_span(grace)}" if grace else ""
-        yield (
-            f"the certificate has expired: nobody opens a session with it{ends}; have it signed again{why}"
-        )
+        expired = f"the certificate has expired: nobody opens a session with it{ends}"
+        yield Failure("network.expires", f"{expired}; have it signed again{why}")
     elif now < body.not_before:
-        yield f"the certificate begins in {_span(body.not_before - now)}; is the machine's clock right?"
+        early = f"the certificate begins in {_span(body.not_before - now)}; is the machine's clock right?"
+        yield Failure("network.clock", early)
     elif left < warn_before(body):
-        yield f"the certificate expires in {left / 86_400:.1f} days; have it signed again{why}"
+        soon = f"the certificate expires in {left / 86_400:.1f} days; have it signed again{why}"
+        yield Failure("network.expires", soon)
 
 
 def _looks_wrong(membership: Membership | None) -> bool:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from shadowmesh.cli import status as verb
 from shadowmesh.config import Route
 from shadowmesh.core.shared import Changed
-from shadowmesh.io import resolvconf, resolved
-from shadowmesh.membership.authority import DAY
+from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.io import resolvconf, resolved, routes
+from shadowmesh.membership.authority import DAY, Authority, Ledger, Request
+from shadowmesh.membership.clock import RELEASED
 from shadowmesh.node import netcheck, report
 from shadowmesh.node.bridge import BridgeService
 from shadowmesh.node.inviting import Inviting
@@ -33,6 +35,7 @@ from tests.protocol.test_membership import Domain
 from tests.protocol.test_relay_limits import mesh_with
 from tests.protocol.test_renewal import Home
 from tests.protocol.test_tcp import TcpMesh
+from tests.unit.test_guard import KEY, NETWORK, NOW, at, core_of
 from tests.unit.test_node_names import World as Machine
 from tests.unit.test_node_names import prepared, shown, until
 from tests.unit.test_relay_cluster import Side
@@ -186,6 +189,43 @@ def _not_renewed(_: World) -> str:
     return seen.renewal_error or "" if seen is not None else ""
 
 
+def _of_network(core: Any) -> str:
+    """The last warning that `status` prints of a member."""
+    return verb._network(network_status(core, "smesh0"))[-1]
+
+
+def _old_list(_: World) -> str:
+    member = at()
+    authority = Authority(KEY, NETWORK, Ledger(network=node_id_text(NETWORK.id)))
+    authority.sign(Request(node=b"x" * 32, name="x"), NOW)
+    member.revocations.merge_untrusted(authority.revoke("x", NOW - 40 * DAY).document)
+    return _of_network(core_of(member))
+
+
+def _new_key(_: World) -> str:
+    member = at()
+    authority = Authority(KEY, NETWORK, Ledger(network=node_id_text(NETWORK.id)))
+    member.merge_network_untrusted(authority.rotate(30, NOW).network.document)
+    return _of_network(core_of(member))
+
+
+def _peer_expired(_: World) -> str:
+    domain, mesh = Domain(), Mesh()
+    mesh.start_relay(Admission(False, frozenset(), [domain.guard()]))
+    for number, days in ((0, 9), (1, 30)):
+        mesh.start_client(number, (), membership=domain.member(number, days=days))
+    mesh.network.run_until(lambda: len(mesh.clients[1].core.peers) == 1, 5.0)
+    mesh.pair_up()
+    domain.wall += 9 * DAY + 3600
+    return _of_network(mesh.clients[1].core)
+
+
+def _no_forwarding(world: World) -> str:
+    world.patch.setattr(routes, "forwards", lambda interface, version: False)
+    core = Mesh().start_client(0, (), membership=Domain().member(0, routes=["192.168.5.0/24"])).core
+    return _of_network(core)
+
+
 def _not_taken(_: World) -> str:
     domain, mesh = Domain(), Mesh()
     mesh.start_relay(Admission(False, frozenset(one.node_id for one in IDENTITIES[:1])))
@@ -296,5 +336,12 @@ RUNNING: dict[str, Provocation] = {
     "invite.not-taken": _not_taken,
     "relay.cluster": _cluster,
     "network.not-renewed": _not_renewed,
+    "network.revoked": lambda _: _of_network(core_of(at(revoked=True))),
+    "network.sign-again": _new_key,
+    "network.expires": lambda _: _of_network(core_of(at(NOW + 21 * DAY))),
+    "network.clock": lambda _: _of_network(core_of(at(RELEASED - 500))),
+    "network.list-old": _old_list,
+    "network.peer-expired": _peer_expired,
+    "network.no-forwarding": _no_forwarding,
 }
 """By id; each gives a text that ends in it."""
