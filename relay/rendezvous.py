@@ -292,7 +292,7 @@ class Rendezvous:
             return here if here is not None and know(here, client) else None
         for other in self._places(node):
             if client.visit is not None:
-                allowed = node == client.visit.host and isinstance(other, Client)
+                allowed = know(client, other)
             else:
                 named = isinstance(other, Remote) or client.node in other.interests
                 allowed = (named and node in client.interests) or client.shares_network_with(other)
@@ -356,8 +356,8 @@ class Rendezvous:
 
 def know(client: Client, other: Party) -> bool:
     """Whether the two may know of each other: they name each other, or are members of one network."""
-    if client.visit is not None:
-        return other.node == client.visit.host and isinstance(other, Client)
+    if client.visit is not None:  # a host that came back as a guest itself has none
+        return other.node == client.visit.host and isinstance(other, Client) and other.visit is None
     named = other.node in client.interests and client.node in other.interests
     return named or client.shares_network_with(other)
 
