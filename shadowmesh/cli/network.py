@@ -1,6 +1,7 @@
 """`shadowmesh-client network …`: the authority of a network, on the machine that holds its key.
 
-Works on files; no client has to run.  What needs no key is in `network_show.py`.
+Works on files; no client has to run.  How a network is made is in `network_create.py`; what needs no key, in
+`network_show.py`.
 """
 
 from __future__ import annotations
@@ -17,15 +18,14 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 import msgspec
 
-from shadowmesh.cli.replies import NetworkReply, RevokedReply, SignedReply
+from shadowmesh.cli.replies import RevokedReply, SignedReply
 from shadowmesh.command import CommandFailed, ExitCode, VerbGroup, examples, json_option
 from shadowmesh.replies import print_reply
-from shadowmesh.values import parse_host_port, parse_name, parse_node_id, parse_tcp
+from shadowmesh.values import parse_name, parse_node_id
 
 if TYPE_CHECKING:
     from shadowmesh.io.authority import AuthorityFolder
     from shadowmesh.membership.certificate import Certificate
-    from shadowmesh.membership.network import NetworkRelay
 
 DEFAULT_AUTHORITY_DIR = "/var/lib/shadowmesh-authority"
 PASSPHRASE_VARIABLE = "SHADOWMESH_PASSPHRASE"  # noqa: S105 - its name, not its value
@@ -62,7 +62,7 @@ def parsed(parse: Callable[[str], T]) -> Callable[[click.Context, click.Paramete
     return callback
 
 
-def _optional(parse: Callable[[str], T]) -> Callable[..., T | None]:
+def optional(parse: Callable[[str], T]) -> Callable[..., T | None]:
     one = parsed(parse)
     return lambda context, parameter, value: None if value is None else one(context, parameter, value)
 
@@ -72,28 +72,17 @@ def each(parse: Callable[[str], T]) -> Callable[..., tuple[T, ...]]:
     return lambda context, parameter, values: tuple(one(context, parameter, value) for value in values)
 
 
-def _parse_relay(text: str) -> NetworkRelay:
-    from shadowmesh.membership.network import NetworkRelay
-
-    address, _, rest = text.partition(",")
-    node, _, tcp = rest.partition(",")
-    parse_host_port(address)
-    if tcp:
-        parse_tcp(tcp)
-    return NetworkRelay(address, parse_node_id(node), tcp)
-
-
 @click.group(
     cls=VerbGroup,
     verbs={
         verb: f"{__name__}:{function}"
         for verb, function in (
-            ("create", "create"),
             ("sign", "sign"),
             ("revoke", "revoke"),
         )
     }
     | {
+        "create": "shadowmesh.cli.network_create:create",
         "renew": "shadowmesh.cli.network_life:renew",
         "rotate": "shadowmesh.cli.network_life:rotate",
         "delegate": "shadowmesh.cli.network_life:delegate",
@@ -118,80 +107,13 @@ def network() -> None:
 
 @click.command(
     epilog=examples(
-        "shadowmesh-client network create home --subnet 10.77.0.0/16 --subnet6 fd77::/64",
-        "shadowmesh-client network create home --subnet 10.77.0.0/16 --relay relay.example.net:4433,NODE_ID",
-    )
-)
-@click.argument("name", callback=parsed(parse_name))
-@click.option(
-    "--subnet",
-    required=True,
-    multiple=True,
-    metavar="PREFIX",
-    callback=each(ipaddress.IPv4Network),
-    help="IPv4 addresses that members get; may be given again.",
-)
-@click.option(
-    "--subnet6",
-    multiple=True,
-    metavar="PREFIX",
-    callback=each(ipaddress.IPv6Network),
-    help="IPv6 addresses, as well.",
-)
-@click.option(
-    "--relay",
-    "relays",
-    multiple=True,
-    metavar="HOST:PORT,NODE_ID[,TCP_HOST:PORT]",
-    callback=each(_parse_relay),
-    help="A relay of the network, and where it is reached by TCP when UDP is blocked.",
-)
-@authority_option
-@passphrase_option
-@json_option
-def create(
-    name: str,
-    subnet: tuple[ipaddress.IPv4Network, ...],
-    subnet6: tuple[ipaddress.IPv6Network, ...],
-    relays: tuple[NetworkRelay, ...],
-    state_dir: Path,
-    passphrase_file: Path | None,
-    as_json: bool,
-) -> None:
-    """Make a network and its authority's key.
-
-    The key is kept encrypted with a passphrase; without it nobody, you included, can sign or revoke again.
-    """
-    from shadowmesh.crypto.identity import node_id_text
-
-    folder = open_folder(state_dir)
-    passphrase = read_passphrase(passphrase_file, twice=True)
-    try:
-        made = folder.create(name, (*subnet, *subnet6), relays, passphrase, time.time())
-    except ValueError as error:
-        raise CommandFailed(str(error)) from None
-    shown = NetworkReply(
-        name=name,
-        network_id=node_id_text(made.id),
-        subnets=[str(one) for one in made.subnets],
-        state_dir=str(state_dir),
-    )
-    if as_json:
-        print_reply(shown)
-        return
-    click.echo(f"The authority of {name} is in {state_dir}.\nNetwork id: {shown.network_id}")
-    click.echo("Next: sign members with `shadowmesh-client network sign NODE_ID --name NAME`.")
-
-
-@click.command(
-    epilog=examples(
         "shadowmesh-client network sign NODE_ID --name bob",
         "shadowmesh-client network sign NODE_ID --name bob --group admin --address 10.77.0.9 --days 365",
         "shadowmesh-client network sign NEW_NODE_ID --replaces bob",
     )
 )
 @click.argument("node_id", callback=parsed(parse_node_id))
-@click.option("--name", metavar="NAME", callback=_optional(parse_name), help="How others call it.")
+@click.option("--name", metavar="NAME", callback=optional(parse_name), help="How others call it.")
 @click.option(
     "--replaces",
     metavar="NODE",

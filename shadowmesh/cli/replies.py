@@ -200,14 +200,28 @@ class JudgedReply(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Literal["approved", "refused", "revoked"]
 
 
+class FirstMember(msgspec.Struct, frozen=True, kw_only=True):
+    """This machine, if `network create` has made it a member; `network_file` is for relays."""
+
+    name: str
+    node_id: str
+    addresses: list[str]
+    not_after: int
+    config: str
+    network_file: str
+
+
 class NetworkReply(msgspec.Struct, frozen=True, kw_only=True):
-    """What `network create` and `network export` print; the folder is of the first, `text` of the second."""
+    """What `network create` and `network export` print; `state_dir` and `member` are of the first, `text` of
+    the second.
+    """
 
     schema: str = NETWORK_SCHEMA
     name: str
     network_id: str
     subnets: list[str]
     state_dir: str | msgspec.UnsetType = msgspec.UNSET
+    member: FirstMember | msgspec.UnsetType | None = msgspec.UNSET
     text: str | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -107,8 +107,6 @@ class Core:
         self.drops: Counter[str] = Counter()
         self.peers: dict[NodeId, PeerClient] = {}
         self.relays: list[RelayClient] = []
-        self._arrivals: dict[RelayClient, tuple[float, int]] = {}
-        """When an arrival is over, and how many more it may call whom it did not know before."""
         about = (membership, token.id if token is not None else b"", self.roster, self.peers, self.relays)
         self._news = News(*about, random, self.drops, self._tell)
         self.members, self.renewals = self._news.members, self._news.renewals
@@ -453,7 +451,7 @@ class Core:
         called = sorted(wanted, key=lambda peer: peer.session is None)[:CALLS_AT_ONCE]
         for peer in called:
             peer.rendezvous.handle_relay_up(relay, now)
-        self._arrivals[relay] = (now + ARRIVAL, CALLS_AT_ONCE - len(called))
+        relay.arrival = (now + ARRIVAL, CALLS_AT_ONCE - len(called))
         self._news.handle_relay_up(relay, now)
         self.guests.handle_relay_up(relay, now)
 
@@ -511,9 +509,9 @@ class Core:
 
     def _greet(self, relay: RelayClient, peer: PeerClient, now: float) -> None:
         """A member that was not known when we came could not be called then: call it, as it won't call us."""
-        until, left = self._arrivals.get(relay, (now, 0))
+        until, left = relay.arrival
         if now < until and left and peer.demand.wanted(now):
-            self._arrivals[relay] = (until, left - 1)
+            relay.arrival = (until, left - 1)
             peer.rendezvous.handle_relay_up(relay, now)
 
     def _tell(self, subject: str, what: str) -> None:

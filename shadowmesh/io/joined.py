@@ -1,4 +1,4 @@
-"""What `join` leaves on a machine: the network's public part, the certificate, a client.yaml that names them.
+"""What a machine has that became a member: the network's public part, its certificate, a client.yaml.
 
 The configuration comes last: where it is, everything that it names is.  One that exists is never replaced.
 """
@@ -35,7 +35,26 @@ def require_room(config: Path) -> None:
 def write_joined(
     config: Path, admitted: Admitted, token: Token, state_dir: Path, socket: Path, interface: str | None
 ) -> None:
-    """Write all three. Raises ConfigError."""
+    """What `join` leaves: the relay of the token is named if the network names none. Raises ConfigError."""
+    lines: list[str] = []
+    if not admitted.network.relays:
+        tcp = f', tcp: "{token.tcp}"' if token.tcp else ""
+        lines = ["relays:", f'  - {{address: "{token.address}", id: {node_id_text(token.relay)}{tcp}}}']
+    write_member(config, admitted, lines, state_dir, socket, interface)
+
+
+def write_member(
+    config: Path,
+    admitted: Admitted,
+    relays: list[str],
+    state_dir: Path,
+    socket: Path,
+    interface: str | None,
+) -> Path:
+    """Write all three; returns where the public part is. Raises ConfigError.
+
+    :param relays: lines of the configuration.
+    """
     network = admitted.network
     public = config.parent / f"{network.name}.pem"
     certificate = config.parent / f"{network.name}-certificate.pem"
@@ -45,17 +64,16 @@ def write_joined(
     try:
         replace_file(public, text.encode())
         replace_file(certificate, credentials_text(admitted.credentials, network.name).encode(), mode=0o600)
-        lines = _lines(admitted, token, state_dir, socket, interface)
+        lines = [*_lines(admitted, state_dir, socket, interface), *relays]
         lines += ["network:", f"  file: {quoted(public)}", f"  certificate: {quoted(certificate)}"]
         write_once(config, "\n".join([*lines, ""]).encode())
     except OSError as error:
         raise ConfigError(f"{error.filename or config}: {error.strerror}", "join.folder") from error
+    return public
 
 
-def _lines(
-    admitted: Admitted, token: Token, state_dir: Path, socket: Path, interface: str | None
-) -> list[str]:
-    lines = ["# Written by `shadowmesh-client join`; docs/configuration.md tells what else may stand here."]
+def _lines(admitted: Admitted, state_dir: Path, socket: Path, interface: str | None) -> list[str]:
+    lines = ["# Written by `shadowmesh-client`; docs/configuration.md tells what else may stand here."]
     lines += ["node:", f'  name: "{admitted.credentials.certificate.body.name}"']
     if state_dir != Path(DEFAULT_STATE_DIR):
         lines.append(f"  state_dir: {quoted(state_dir)}")
@@ -63,9 +81,6 @@ def _lines(
         lines.append(f"  socket: {quoted(socket)}")
     if interface is not None:
         lines += ["interface:", f'  name: "{interface}"']
-    if not admitted.network.relays:
-        tcp = f', tcp: "{token.tcp}"' if token.tcp else ""
-        lines += ["relays:", f'  - {{address: "{token.address}", id: {node_id_text(token.relay)}{tcp}}}']
     return lines
 
 

@@ -13,8 +13,11 @@ import pytest
 from shadowmesh.cli.main import main as client
 from shadowmesh.cli.network import PASSPHRASE_VARIABLE
 from shadowmesh.command import ExitCode
+from shadowmesh.config import doubts, load_client_config
+from shadowmesh.crypto import identity as identities
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.errors import ConfigError
+from shadowmesh.io.authority import AuthorityFolder
 from shadowmesh.io.documents import load_credentials, load_list, load_network
 
 BOB, CAROL = b"b" * 32, b"c" * 32
@@ -179,3 +182,54 @@ def test_help_of_every_verb_has_examples(capsys: pytest.CaptureFixture[str]) -> 
     for verb in ("create", "sign", "revoke", "list", "export", "spread"):
         assert client(["network", verb, "--help"]) == 0
         assert "Examples:" in capsys.readouterr().out
+
+
+def first(path: Path, *more: str) -> list[str]:
+    """The words that make a network and this machine its first member."""
+    passphrase = path / "passphrase"
+    passphrase.write_text(PASSPHRASE)
+    folders = ["--state-dir", str(path / "authority"), "--member-dir", str(path / "state")]
+    files = ["-c", str(path / "etc/client.yaml"), "--passphrase-file", str(passphrase)]
+    return ["network", "create", "home", "--subnet", "10.77.0.0/16", *folders, *files, *more]
+
+
+RELAY = ("--relay", f"a.example.net:4433,{node_id_text(BOB)}")
+
+
+def test_who_makes_a_network_may_be_its_first_member(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert client([*first(tmp_path, *RELAY), "--member", "alice", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["member"]
+    settings = load_client_config(Path(shown["config"]))
+    assert settings.network is not None
+    network, _ = load_network(settings.network.file)
+    assert shown["network_file"] == str(settings.network.file)
+    identity = identities.load(settings.node.state_dir)
+    assert (shown["node_id"], shown["name"]) == (node_id_text(identity.node_id), "alice")
+    certificate = load_credentials(settings.network.certificate).certificate
+    certificate.admit(network, identity.node_id, time.time())
+    assert shown["addresses"] == list(certificate.body.addresses) == ["10.77.0.1/16"]
+    assert shown["not_after"] == certificate.body.not_after
+    assert doubts(settings, identity.name) == []
+    assert [one.name for one in AuthorityFolder(tmp_path / "authority").ledger().entries] == ["alice"]
+
+
+@pytest.mark.parametrize(
+    ("made", "more", "code", "said"),
+    [
+        ("", (), ExitCode.USAGE, "--member needs --relay"),
+        ("etc/client.yaml", RELAY, ExitCode.REFUSED, "exists already, and is never replaced"),
+        ("authority/authority.pem", RELAY, ExitCode.REFUSED, "there is an authority in"),
+    ],
+)
+def test_a_first_member_that_can_not_be_is_no_half_of_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], made: str, more: tuple[str, ...], code: int, said: str
+) -> None:
+    if made:
+        (tmp_path / made).parent.mkdir()
+        (tmp_path / made).write_text("mine")
+    assert client([*first(tmp_path, *more), "--member", "alice"]) == code
+    assert said in capsys.readouterr().err
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"passphrase", *filter(None, [made])}
