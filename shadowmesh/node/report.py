@@ -147,9 +147,10 @@ def is_connected(core: Core) -> bool:
 
 def problem_of(peer: PeerClient, relays: Iterable[RelayClient]) -> Failure | None:
     """Why frames to this peer go nowhere; None if they do, or if nothing failed yet."""
-    if not _is_live(peer) and not any(relay.state is RelayState.CONNECTED for relay in relays):
+    live = _is_live(peer)
+    if not live and not any(relay.state is RelayState.CONNECTED for relay in relays):
         return NO_RELAY
-    return peer.last_error or (None if peer.present else ABSENT)
+    return peer.last_error or (None if live or peer.present else ABSENT)
 
 
 def _is_live(peer: PeerClient) -> bool:

@@ -33,6 +33,9 @@ def test_a_peer_through_its_life() -> None:
     seen = _peer(mesh.peer(0, 1), mesh.clients[0].core, ENGINE, (), mesh.network.now)
     assert (seen.state, seen.last_error, seen.epoch) == ("connected", None, 0)
     assert None not in (seen.path, seen.cipher, seen.key_exchange, seen.last_handshake, seen.epoch_age)
+    mesh.peer(0, 1).rendezvous._instances.clear()  # as with a direct path, once both have left the relay
+    seen = _peer(mesh.peer(0, 1), mesh.clients[0].core, ENGINE, (), mesh.network.now)
+    assert (seen.state, seen.last_error) == ("connected", None), "it needs no relay"
 
 
 def test_a_session_without_a_path_shows_nothing_that_is_not_true_now() -> None:
