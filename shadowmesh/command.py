@@ -232,7 +232,21 @@ json_option = click.option(
 )
 
 
+def is_journal(fd: int) -> bool:
+    """Whether `fd` leads to the journal. Source: systemd.exec(5), JOURNAL_STREAM.
+
+    The variable alone says nothing: children inherit it, also those that write elsewhere.
+    """
+    named = os.environ.get("JOURNAL_STREAM")
+    if named is None:
+        return False
+    status = os.fstat(fd)
+    return named == f"{status.st_dev}:{status.st_ino}"
+
+
 def _failed(name: str, text: str, code: ExitCode) -> ExitCode:
+    # With the priority of an error: `journalctl --priority err` shows why a service did not start.
+    priority = "<3>" if is_journal(2) else ""
     for line in text.splitlines() or [""]:
-        click.echo(f"{name}: {line}", err=True)
+        click.echo(f"{priority}{name}: {line}", err=True)
     return code

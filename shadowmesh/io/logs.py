@@ -13,6 +13,7 @@ import logging
 import os
 import re
 
+from shadowmesh.command import is_journal
 from shadowmesh.observing import LogSection
 
 _PRIORITIES = (
@@ -81,15 +82,6 @@ def without_addresses(record: logging.LogRecord) -> bool:
 
 OWN = {"own": True}
 """For `extra`: the line is about this machine."""
-
-
-def is_journal(fd: int) -> bool:
-    """Whether `fd` leads to the journal. Source: systemd.exec(5), JOURNAL_STREAM.
-
-    The variable alone says nothing: children inherit it, also those that write elsewhere.
-    """
-    status = os.fstat(fd)
-    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 class JsonFormatter(logging.Formatter):

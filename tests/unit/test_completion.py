@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
 import shutil
 import socket
 import subprocess
@@ -123,6 +125,41 @@ def test_scripts(shell: str, capsys: pytest.CaptureFixture[str], tmp_path: Path)
             file = tmp_path / "script"
             file.write_text(script)
             subprocess.run([shell, "-n", str(file)], check=True)
+
+
+def test_an_interactive_bash_completes_by_tab(tmp_path: Path) -> None:
+    program = tmp_path / "shadowmesh-client"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m shadowmesh.cli.main "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / "script").write_text(subprocess.check_output([program, "completion", "bash"], text=True))
+    mine, theirs = pty.openpty()
+    shell = subprocess.Popen(
+        ["bash", "--norc", "-i"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PS1": "ready> ", "TERM": "dumb"},
+        cwd=ROOT,
+    )
+
+    def types(keys: str, shown: str) -> None:
+        os.write(mine, keys.encode())
+        seen = ""
+        while shown not in seen:
+            assert select.select([mine], [], [], 20.0)[0], f"{keys!r} shows only {seen!r}"
+            seen += os.read(mine, 4096).decode()
+
+    try:
+        types("", "ready> ")
+        types(f". {tmp_path}/script\n", "ready> ")
+        types("shadowmesh-client sta\t", "status ")
+        types("\x15shadowmesh-client get --\t\t", "--socket")
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(mine)
+        os.close(theirs)
 
 
 def test_verbs_are_completed_and_listed_without_importing_them() -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from shadowmesh.command import is_journal
 from shadowmesh.io.logs import (
     OWN,
     JournalFormatter,
     JsonFormatter,
     PlainFormatter,
     hide,
-    is_journal,
     without_addresses,
 )
 
