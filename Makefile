@@ -119,11 +119,13 @@ build: setup ## Build the wheel into dist/.
 deb: $(STAMPS)/system ## Build the Debian package into dist/, for this machine's Debian.
 	@"$(PYTHON)" .ci/deb.py dist
 
-deb-test: setup deb ## Install the Debian package in a clean chroot, run it, purge it (root; debootstrap).
+deb-test: setup deb ## Install the Debian package in a clean chroot, run it, also by systemd, purge it (root; debootstrap).
 	@command -v debootstrap >/dev/null \
 	|| DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends debootstrap >/dev/null
+	@command -v systemd-nspawn >/dev/null \
+	|| DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends systemd-container >/dev/null
 	SHADOWMESH_DEB="$$(ls -t dist/shadowmesh_*.deb | head -n 1)" $(BIN)/pytest -ra \
-	  -o faulthandler_timeout=0 tests/e2e/test_package.py $(PYTEST_FLAGS)
+	  -o faulthandler_timeout=0 tests/e2e/test_package.py tests/e2e/test_service.py $(PYTEST_FLAGS)
 
 clean: ## Remove what was built; the virtual environment stays.
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -28,6 +28,10 @@ PACKAGING = ROOT / "configs" / "debian"
 PYTHON = "/usr/bin/python3"
 """Debian's: the package depends on it."""
 LIBRARY = "usr/lib/shadowmesh"
+ADDED = "usr/local/lib/shadowmesh"
+"""Where the administrator may put libraries of extras that are not carried; ours come first."""
+EXTRAS = "top"
+"""Of pyproject.toml: pure Python, and for a verb that everybody has. What others need is compiled."""
 UNITS = "usr/lib/systemd/system"
 DOCUMENTS = "usr/share/doc/shadowmesh"
 PROGRAMS = {"shadowmesh-client": "shadowmesh.cli.main", "shadowmesh-relay": "shadowmesh_relay.cli"}
@@ -35,7 +39,7 @@ PROGRAM = """\
 #!{python} -IS
 import sys
 
-sys.path.insert(0, "/{library}")
+sys.path[:0] = ["/{library}", "/{added}"]
 from {module} import main
 
 sys.exit(main())
@@ -124,7 +128,7 @@ def install_library(place: Path, tree: Path, wheel: Path) -> None:
         "--target",
         library,
         *constraints,
-        wheel,
+        f"{wheel}[{EXTRAS}]",
     )
     for name in ("bin", "share", "include"):
         shutil.rmtree(library / name, ignore_errors=True)
@@ -185,9 +189,10 @@ def write_documents(tree: Path, version: str, epoch: int) -> None:
         f"/{LIBRARY} holds these libraries of others as well, each under its own licence:\n"
     )
     write(documents / "copyright", "\n".join([head, *licences(tree / LIBRARY)]))
+    maintainer = HeaderParser().parsestr((PACKAGING / "control").read_text())["Maintainer"]
     entry = (
         f"shadowmesh ({version}) unstable; urgency=medium\n\n  * See CHANGELOG.md.gz.\n\n"
-        f" -- ShadowMesh maintainers <maintainers@users.noreply.github.com>  {formatdate(epoch)}\n"
+        f" -- {maintainer}  {formatdate(epoch)}\n"
     )
     write_compressed(documents / "changelog.gz", entry.encode())
     write_compressed(documents / "CHANGELOG.md.gz", (ROOT / "CHANGELOG.md").read_bytes())
@@ -203,7 +208,7 @@ def write_documents(tree: Path, version: str, epoch: int) -> None:
 def write_programs(tree: Path) -> None:
     """Commands, units, the folder of the configuration, and what is generated from the commands."""
     for program, module in PROGRAMS.items():
-        text = PROGRAM.format(python=PYTHON, library=LIBRARY, module=module)
+        text = PROGRAM.format(python=PYTHON, library=LIBRARY, added=ADDED, module=module)
         write(tree / "usr/bin" / program, text, 0o755)
     for path in (*(ROOT / "configs").glob("*.service"), *(ROOT / "configs").glob("*.target")):
         write(tree / UNITS / path.name, path.read_text().replace("/usr/local/bin/", "/usr/bin/"))

@@ -22,7 +22,8 @@ NAME = "shadowmesh-relay"
 
 _NEXT = """
 Next:
-  1. Write relay.yaml (an example is in configs/) with the NodeIDs of the members, check and start it:
+  1. Write relay.yaml with the NodeIDs of the members (examples: configs/, or share/doc/shadowmesh/examples),
+     check and start it:
        shadowmesh-relay serve -c relay.yaml --check
        shadowmesh-relay serve -c relay.yaml
   2. Give the members this line for relays: in their client.yaml:

@@ -19,7 +19,7 @@ Next:
   Without one: give it to the relay's operator, who lists it under admission.nodes, and to each peer, whose
   client.yaml lists it under peers:
        - {{name: {name}, id: {node_id}, addresses: [ITS-OVERLAY-ADDRESS]}}
-  Then write client.yaml (examples are in configs/), check and start it:
+  Then write client.yaml (examples: configs/, or share/doc/shadowmesh/examples), check and start it:
        shadowmesh-client up -c client.yaml --check
        shadowmesh-client up -c client.yaml"""
 

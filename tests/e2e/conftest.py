@@ -18,6 +18,8 @@ from shadowmesh.testing.mesh import Mesh
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.e2e.chroot import Chroot
+
 HERE = Path(__file__).parent
 TEST_TIMEOUT = 100
 """Seconds: the longest test waits 60 s by specification; the project's default is for unit tests."""
@@ -83,6 +85,15 @@ def module_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """One lab for a module; `LAB` in the module may hold arguments for it."""
     arguments = getattr(request.module, "LAB", {})
     yield from _open(request.config, Lab(**arguments))
+
+
+@pytest.fixture(scope="session")
+def clean() -> Iterator[Chroot]:
+    """A Debian without the package; tests must leave it so."""
+    from tests.e2e.chroot import clean_chroot
+
+    with clean_chroot() as chroot:
+        yield chroot
 
 
 @pytest.fixture

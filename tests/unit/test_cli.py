@@ -161,18 +161,6 @@ def test_errors_are_one_line_on_stderr(
     assert expected in err
 
 
-def test_errors_have_their_priority_in_the_journal(tmp_path: Path) -> None:
-    with (tmp_path / "journal").open("w+") as journal:
-        status = os.fstat(journal.fileno())
-        environment = {**os.environ, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
-        command = [sys.executable, "-m", "shadowmesh.cli.main", "up", "-c", str(tmp_path / "absent")]
-        subprocess.run(command, check=False, stderr=journal, env=environment)
-        journal.seek(0)
-        assert journal.read().startswith("<3>shadowmesh-client: ")
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-    assert done.stderr.startswith("shadowmesh-client: "), "inherited, but our output goes elsewhere"
-
-
 def test_no_verb_at_all_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert client([]) == ExitCode.USAGE
     assert "Everyday:" in capsys.readouterr().err

@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,3 +129,15 @@ def test_json_lines_are_one_object_each() -> None:
     except ValueError as error:
         line.exc_info = (ValueError, error, error.__traceback__)
     assert "ValueError: x" in json.loads(JsonFormatter().format(line))["exception"]
+
+
+def test_errors_have_their_priority_in_the_journal(tmp_path: Path) -> None:
+    with (tmp_path / "journal").open("w+") as journal:
+        status = os.fstat(journal.fileno())
+        environment = {**os.environ, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+        command = [sys.executable, "-m", "shadowmesh.cli.main", "up", "-c", str(tmp_path / "absent")]
+        subprocess.run(command, check=False, stderr=journal, env=environment)
+        journal.seek(0)
+        assert journal.read().startswith("<3>shadowmesh-client: ")
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    assert done.stderr.startswith("shadowmesh-client: "), "inherited, but our output goes elsewhere"

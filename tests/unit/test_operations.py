@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ from shadowmesh.api.schema import (
     RelayStatus,
     Status,
 )
+from shadowmesh.config import DEFAULT_STATE_DIR as CLIENT_STATE
 from shadowmesh.node.metrics import metrics, not_ready
 from shadowmesh.web.metrics import Source
 from shadowmesh_relay.cluster import Cluster
 from shadowmesh_relay.cluster_wire import Beat
+from shadowmesh_relay.config import DEFAULT_STATE_DIR as RELAY_STATE
 from shadowmesh_relay.report import cluster_metrics
 from tests.unit.test_reference import counted_by_control
 from tests.unit.test_relay_service import Service, samples, service  # noqa: F401 - a fixture
@@ -238,6 +241,27 @@ def test_the_containerfile_copies_what_there_is() -> None:
     copied = [
         name for line in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE) for name in line.split()
     ]
-    assert {"ext", "relay", "shadowmesh", "setup.py"} <= set(copied)
+    assert {"configs", "ext", "relay", "shadowmesh", "setup.py"} <= set(copied)
     assert all((ROOT / name).exists() for name in copied)
-    assert re.search(r"^USER shadowmesh$", text, re.MULTILINE), "the relay runs without privileges"
+    user = re.search(r"^USER (\d+):(\d+)$", text, re.MULTILINE)
+    assert user, "the relay runs without privileges, and Kubernetes sees it"
+    assert f"groupadd --gid {user[2]} " in text
+    assert f"useradd --uid {user[1]} --gid {user[2]} " in text
+    for folder in (CLIENT_STATE, RELAY_STATE):
+        assert re.search(rf'^VOLUME .*"{folder}"', text, re.MULTILINE), "identities outlive a container"
+
+
+def test_the_wheel_has_every_example_and_unit() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["data-files"]
+    taken = {path for globs in patterns.values() for one in globs for path in ROOT.glob(one)}
+    assert taken == {path for path in (ROOT / "configs").iterdir() if path.is_file()}
+
+
+def test_the_maintainers_have_no_address_that_somebody_may_own() -> None:
+    (author,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["authors"]
+    stated = re.search(
+        r"^Maintainer: (.*) <.*@(.*)>$", (ROOT / "configs/debian/control").read_text(), re.MULTILINE
+    )
+    assert stated
+    assert stated[1] == author["name"]
+    assert stated[2].endswith(".invalid"), "RFC 2606"
