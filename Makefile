@@ -28,7 +28,7 @@ PYTEST_FLAGS ?=
 # many cores there are. As others may use the machine too, a test that fails is run once more: both are shown, and
 # twice is a failure.
 QUICK_TESTS  = $(BIN)/pytest -n $(shell nproc) --dist worksteal --reruns 1 -raR -m "not root" $(PYTEST_FLAGS)
-REAL_TESTS   = $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --reruns 1 -raR -m root $(PYTEST_FLAGS)
+REAL_TESTS   = $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --reruns 1 -raR -m root $(PYTEST_FLAGS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup ext demo test unit e2e stateful lint format bench bench-micro transfer fuzz fuzz-long fuzz-coverage
