@@ -12,6 +12,8 @@ OK, SKIPPED, NOTE, WARNING, PROBLEM = Result
 USUAL_WARNING = 14 * 86_400.0
 """Seconds before the end of a certificate of whose length nothing is known (`core.expiry.WARN_BEFORE`)."""
 NONE = "this machine is in no network with certificates"
+NO_RESOLVED = "[names.no-resolved]"
+"""Nothing on this machine could ask by itself, and nobody wanted it: no reason for a note."""
 
 
 @check("membership.certificate", OK, WARNING, PROBLEM, SKIPPED)
@@ -102,11 +104,10 @@ def names(facts: Facts) -> Verdict:
     if found.problem is not None:
         text = f"names below .{found.domain} are not resolved: {found.problem}"
         return warning(text, "end what listens there; names.serve: off, if nobody needs names")
-    if found.host == "none":
-        return note(f"nothing on this machine asks for names below .{found.domain}", found.advice or "")
-    if found.advice:
-        return note(f"not every program asks for names below .{found.domain}", found.advice)
-    return ok(f"names below .{found.domain} are resolved for this machine ({found.host})")
+    if found.advice and NO_RESOLVED not in found.advice:
+        return note(f"not every program of this machine asks for names below .{found.domain}", found.advice)
+    where = ", ".join(found.listen)
+    return ok(f"names below .{found.domain} are resolved at {where}; asked by: {found.host}")
 
 
 def _seen(facts: Facts) -> tuple[NetworkStatus | None, Papers | Unseen | None]:

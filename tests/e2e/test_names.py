@@ -180,6 +180,7 @@ import socket, time
 for port in {ports}:
     globals()[f"at{{port}}"] = at = socket.socket()
     at.setsockopt(socket.IPPROTO_IP, 15, 1)  # IP_FREEBIND
+    at.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of before may linger
     at.bind(("10.77.0.1", port))
     at.listen()
 print("listens", flush=True)

@@ -223,9 +223,10 @@ CASES: dict[str, list[tuple[Result, Facts, str]]] = {
         (SKIPPED, replace(NOT_RUNNING, papers=None), "in no network"),
     ],
     "membership.names": [
-        (OK, names_with(), "names below .mesh are resolved for this machine (resolved)"),
-        (NOTE, names_with(host="none", advice="ask by hand"), "nothing on this machine asks"),
-        (NOTE, names_with(advice="/etc/resolv.conf names other servers"), "not every program asks"),
+        (OK, names_with(), "names below .mesh are resolved at 10.77.0.1; asked by: resolved"),
+        (OK, names_with(host="none", advice="by hand [names.no-resolved]"), "asked by: none"),
+        (NOTE, names_with(host="none", advice="not taken [names.resolved]"), "not every program"),
+        (NOTE, names_with(advice="/etc/resolv.conf names other servers"), "not every program of this"),
         (
             WARNING,
             names_with(problem="port 53 of 10.77.0.1: taken"),
