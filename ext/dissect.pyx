@@ -177,7 +177,7 @@ cdef bint _ipv6(Packet *packet, const uint8_t *ip, size_t left, bint quoted) noe
         packet.source[i] = load64(ip + 8 + i * 8)
         packet.destination[i] = load64(ip + 24 + i * 8)
     packet.protocol = ip[6]
-    for _count in range(<size_t>EXTENSIONS + 1):
+    for _count in range(<size_t>EXTENSIONS):
         if packet.protocol == NEXT_FRAGMENT:
             if fragment or total - at < 8:
                 return False
@@ -194,14 +194,16 @@ cdef bint _ipv6(Packet *packet, const uint8_t *ip, size_t left, bint quoted) noe
             if total - at < 8 or not _skip(packet, ip, &at, total):
                 return False
         else:
-            if not _transport(packet, ip + at, total - at, quoted):
-                return False
-            packet.resolution = (
-                packet.protocol == PROTOCOL_ICMPV6 and packet.part == PART_WHOLE and ip[7] == 255
-                and (ip[at] == SOLICITATION or ip[at] == ADVERTISEMENT)
-            )
-            return True
-    return False
+            break
+    if packet.protocol == NEXT_FRAGMENT or _is_extension(packet.protocol):
+        return False
+    if not _transport(packet, ip + at, total - at, quoted):
+        return False
+    packet.resolution = (
+        packet.protocol == PROTOCOL_ICMPV6 and packet.part == PART_WHOLE and ip[7] == 255
+        and (ip[at] == SOLICITATION or ip[at] == ADVERTISEMENT)
+    )
+    return True
 
 
 cdef inline bint _is_extension(uint16_t protocol) noexcept nogil:
