@@ -19,6 +19,7 @@ import yaml
 
 from shadowmesh.errors import ConfigError
 from shadowmesh.spelling import did_you_mean
+from shadowmesh.values import printable
 
 T = TypeVar("T")
 
@@ -94,7 +95,8 @@ class Document:
         """Note a mistake; only the first of each place is kept."""
         hint = f"; for example: {example}" if example else ""
         line = node.start_mark.line + 1
-        text = f"{self.file}:{line}: {path}: {problem}{hint}"
+        said = printable(f"{path}: {problem}{hint}")  # it may quote the file, in which anything stands
+        text = f"{self.file}:{line}: {said}"
         self._mistakes.setdefault((line, path), (text, error_id))
 
     def finish(self) -> None:
