@@ -153,6 +153,23 @@ def test_names_are_gone(pair: Mesh) -> None:
         alice.host.write_hosts({RELAY_NAME: relay.host.address})
 
 
+def test_names_lie(pair: Mesh) -> None:
+    """The resolver tells where somebody else's relay is: the NodeID refuses that, and the truth is enough."""
+    alice, bob, relay = pair.clients["alice"], pair.clients["bob"], pair.relays["relay"]
+    liar = pair.relay("liar")
+    pair.configure()
+    liar.start()
+    alice.host.write_hosts({RELAY_NAME: liar.host.address})
+    try:
+        relay.stop()
+        wait_until(lambda: "the one that you pinned" in str(alice.relay_status()["last_error"]), 20.0, "a word")
+        relay.start()
+    finally:
+        alice.host.write_hosts({RELAY_NAME: relay.host.address})
+        liar.stop()
+    connected(alice, bob)
+
+
 def limit(node: Node, what: str, amount: int | str) -> None:
     """Only the soft limit: to raise the hard one again would take a right that a container has not."""
     subprocess.run(["prlimit", f"--pid={node.running_process.pid}", f"--{what}={amount}:"], check=True)
