@@ -162,7 +162,7 @@ def test_names_lie(pair: Mesh) -> None:
     alice.host.write_hosts({RELAY_NAME: liar.host.address})
     try:
         relay.stop()
-        wait_until(lambda: "the one that you pinned" in str(alice.relay_status()["last_error"]), 20.0, "a word")
+        wait_until(lambda: "that you pinned" in str(alice.relay_status()["last_error"]), 20.0, "the reason")
         relay.start()
     finally:
         alice.host.write_hosts({RELAY_NAME: relay.host.address})

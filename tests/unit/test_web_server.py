@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator
 
@@ -15,6 +16,7 @@ from starlette.routing import Route
 
 from shadowmesh.units import Address
 from shadowmesh.web import server
+from shadowmesh.web.caller import Caller
 
 HASTE = 0.1
 """Seconds, in place of ten."""
@@ -168,3 +170,10 @@ async def test_what_is_no_http_fills_no_log(
             await ended(reader)
             writer.close()
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(("uid", "owns"), [(0, True), (998, True), (1000, False)])
+def test_root_and_our_own_user_own_us(monkeypatch: pytest.MonkeyPatch, uid: int, owns: bool) -> None:
+    """Also where we are not root; groups and process ids give nothing."""
+    monkeypatch.setattr(os, "geteuid", lambda: 998)
+    assert Caller(pid=0, uid=uid, gid=0).owns_us is owns
