@@ -198,10 +198,15 @@ async def test_a_reader_of_the_log_alone_starts_no_sampling_and_misses_nothing(
         line(control, "line 6")
         assert (await reader.next())[2] == "6"
         assert control.live._timer is None
+        await reader.close()
         of_earlier_run = await Reader.open(path, "?kinds=log", "Last-Event-ID: 700\r\n")
         assert (await of_earlier_run.next())[1]["text"] == "line 1"
-        for one in (reader, of_earlier_run):
-            await one.close()
+        await of_earlier_run.close()
+        for no_number in ("9" * 5000, "-3", "x"):
+            newcomer = await Reader.open(path, "?kinds=log", f"Last-Event-ID: {no_number}\r\n")
+            line(control, f"after {no_number:.9}")
+            assert (await newcomer.next())[1]["text"] == f"after {no_number:.9}"
+            await newcomer.close()
 
 
 async def test_a_quiet_stream_lives_longer_than_a_request_may_take(
