@@ -252,7 +252,9 @@ async def test_who_reads_late_and_not_too_late_gets_everything(
 async def test_who_does_not_read_is_cut_off_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """For what waits for it, long before its time is over."""
     path = tmp_path / "api.sock"
+    monkeypatch.setattr(events, "PATIENCE", 1000.0)
     async with running(path, monkeypatch) as control:
         with socket.socket(socket.AF_UNIX) as lazy:
             lazy.setblocking(False)
