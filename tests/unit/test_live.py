@@ -326,6 +326,18 @@ async def test_streams_end_when_the_client_stops(
     await reader.close()
 
 
+async def test_what_waits_when_the_client_stops_is_waited_for_by_nobody() -> None:
+    """A reader that takes nothing would keep the client from ending."""
+    streams, ended = Streams(), []
+    hanging = streams.open(frozenset(["log"]), lambda: ended.append("hanging"), False)
+    waiting = streams.open(frozenset(["log"]), lambda: ended.append("waiting"), False)
+    hanging.sending = True
+    streams.publish("log", {"text": "a line"})
+    streams.close_all()
+    assert ended == ["hanging"]
+    assert await waiting.take() == b""
+
+
 async def test_there_are_so_many_streams_and_readers_of_the_group_leave_room_for_root(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

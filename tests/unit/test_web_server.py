@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import fcntl
 import os
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from shadowmesh.units import Address
@@ -34,6 +37,15 @@ async def large(_request: Request) -> Response:
     return Response(bytes(LARGE))
 
 
+async def endless(_request: Request) -> Response:
+    async def body() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(1 << 16)
+            await asyncio.sleep(0)
+
+    return StreamingResponse(body())
+
+
 async def read(request: Request) -> Response:
     return Response(await server.read_body(request))
 
@@ -45,6 +57,7 @@ async def serving(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[str, i
         routes=[
             Route("/slow", slow),
             Route("/large", large),
+            Route("/endless", endless),
             Route("/read", server.guarded(read), methods=["POST"]),
         ]
     )
@@ -125,12 +138,13 @@ async def test_a_long_answer_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> N
         writer.close()
 
 
-async def test_who_reads_no_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("answer", ["large", "endless"])
+async def test_who_reads_no_answer_is_not_waited_for(answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(monkeypatch) as where:
         with socket.create_connection(where) as link:
             link.setblocking(False)
             loop = asyncio.get_running_loop()
-            await loop.sock_sendall(link, b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+            await loop.sock_sendall(link, f"GET /{answer} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             await asyncio.sleep(5 * HASTE)
             with contextlib.suppress(ConnectionError):
                 came = 0
@@ -177,3 +191,43 @@ def test_root_and_our_own_user_own_us(monkeypatch: pytest.MonkeyPatch, uid: int,
     """Also where we are not root; groups and process ids give nothing."""
     monkeypatch.setattr(os, "geteuid", lambda: 998)
     assert Caller(pid=0, uid=uid, gid=0).owns_us is owns
+
+
+def test_a_daemon_whose_backlog_is_full_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(path))
+        listener.listen(0)
+        while True:
+            caller = stack.enter_context(
+                socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            )
+            if caller.connect_ex(str(path)) == errno.EAGAIN:
+                break
+        with pytest.raises(server.SocketInUse):
+            server.bind_socket(path)
+
+
+def test_of_two_daemons_that_start_at_once_only_one_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks whether a socket is used holds the folder's lock."""
+    path = tmp_path / "api.sock"
+    server.bind_socket(path).close()  # its file stays
+    refuse_if_answered = server._refuse_if_answered
+
+    def look(found: Path) -> None:
+        fd = os.open(tmp_path, os.O_RDONLY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(fd)
+        looked.append(found)
+        refuse_if_answered(found)
+
+    looked: list[Path] = []
+    monkeypatch.setattr(server, "_refuse_if_answered", look)
+    server.bind_socket(path).close()
+    assert looked == [path]
