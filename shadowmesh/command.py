@@ -240,7 +240,10 @@ def is_journal(fd: int) -> bool:
     named = os.environ.get("JOURNAL_STREAM")
     if named is None:
         return False
-    status = os.fstat(fd)
+    try:
+        status = os.fstat(fd)
+    except OSError:  # whoever started us has closed it
+        return False
     return named == f"{status.st_dev}:{status.st_ino}"
 
 

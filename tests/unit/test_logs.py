@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shadowmesh.command import is_journal
+from shadowmesh.command import ExitCode, is_journal
 from shadowmesh.io.logs import (
     OWN,
     JournalFormatter,
@@ -141,3 +141,5 @@ def test_errors_have_their_priority_in_the_journal(tmp_path: Path) -> None:
         assert journal.read().startswith("<3>shadowmesh-client: ")
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     assert done.stderr.startswith("shadowmesh-client: "), "inherited, but our output goes elsewhere"
+    closed = subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *command], check=False, env=environment)
+    assert closed.returncode == done.returncode == ExitCode.REFUSED, "where nothing can be said"
