@@ -118,15 +118,18 @@ def create(
     The key is kept encrypted with a passphrase; without it nobody, you included, can sign or revoke again.
     With --member this machine becomes a member too: identity, certificate and configuration are written.
     """
-    from shadowmesh.crypto.identity import node_id_text
+    from shadowmesh.crypto import identity as identities
     from shadowmesh.io.joined import require_room
 
-    if member is not None:
-        if not relays:
-            raise click.UsageError("--member needs --relay: without one no member meets another")
-        require_room(config)
+    if member is not None and not relays:
+        raise click.UsageError("--member needs --relay: without one no member meets another")
     folder = open_folder(state_dir)
+    folder.require_room()
+    if member is not None:
+        require_room(config)
     passphrase = read_passphrase(passphrase_file, twice=True)
+    if member is not None:  # before the network, which can't be made again if this fails
+        identities.create(member_dir, member)
     try:
         made = folder.create(name, (*subnet, *subnet6), relays, passphrase, time.time())
     except ValueError as error:
@@ -134,7 +137,7 @@ def create(
     first = _first(folder, made, passphrase, member, member_dir, config) if member is not None else None
     shown = NetworkReply(
         name=name,
-        network_id=node_id_text(made.id),
+        network_id=identities.node_id_text(made.id),
         subnets=[str(one) for one in made.subnets],
         state_dir=str(state_dir),
         member=first,
@@ -162,7 +165,7 @@ def _first(
     from shadowmesh.membership.delegation import Credentials
     from shadowmesh.membership.invitations import Admitted
 
-    identity = identities.create(state_dir, name)
+    identity = identities.load(state_dir)
     with folder.opened(passphrase) as authority:
         try:
             certificate = authority.sign(Request(node=identity.node_id, name=name), time.time())

@@ -56,9 +56,7 @@ class AuthorityFolder:
         now: float,
     ) -> Network:
         """A new authority; one that is there is never replaced. Raises ValueError for a wrong request."""
-        if (self.folder / KEY_FILE).exists():
-            text = f"there is an authority in {self.folder}; give --state-dir another folder"
-            raise IdentityError(text, "authority.exists")
+        self.require_room()
         key = AuthorityKey.generate()
         network = Network.make(name, subnets, relays, key, int(now))
         encrypted = key.encode(name, passphrase)
@@ -69,6 +67,12 @@ class AuthorityFolder:
             self._write_network(network)
             write_once(self.folder / KEY_FILE, encrypted)  # last: without it there is no authority
         return network
+
+    def require_room(self) -> None:
+        """Raises IdentityError if there is an authority already."""
+        if self._is_there():
+            text = f"there is an authority in {self.folder}; give --state-dir another folder"
+            raise IdentityError(text, "authority.exists")
 
     def network(self) -> Network:
         """The public part."""
@@ -203,10 +207,12 @@ class AuthorityFolder:
     def _list_text(document: bytes) -> str:
         return to_text(document, Kind.REVOCATIONS)
 
-    def _require(self) -> None:
+    def _is_there(self) -> bool:
         with self._said():
-            there = (self.folder / KEY_FILE).exists()
-        if not there:
+            return (self.folder / KEY_FILE).exists()
+
+    def _require(self) -> None:
+        if not self._is_there():
             text = (
                 f"there is no authority in {self.folder}; make one with `network create`, or give --state-dir"
             )

@@ -233,3 +233,22 @@ def test_a_first_member_that_can_not_be_is_no_half_of_one(
     assert said in capsys.readouterr().err
     left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert left == {"passphrase", *filter(None, [made])}
+
+
+def test_a_network_is_not_made_before_its_first_member_can_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else it would be in the way of the second try."""
+    (tmp_path / "state").touch()
+    words = [*first(tmp_path, *RELAY), "--member", "alice"]
+    assert client(words) == ExitCode.REFUSED
+    assert "[identity.folder]" in capsys.readouterr().err
+    (tmp_path / "state").unlink()
+    assert client(words) == 0
+
+
+def test_a_folder_that_can_not_be_looked_into_is_no_bug(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert client([*first(tmp_path), "--state-dir", str(tmp_path / ("x" * 256))]) == ExitCode.REFUSED
+    assert capsys.readouterr().err.endswith("File name too long [authority.folder]\n")
