@@ -32,13 +32,19 @@ def test_the_package_from_installation_to_purge(clean: Chroot, lab: Lab) -> None
     runs(clean, lab)
     finds_added_libraries(clean)
     assert clean.run("dpkg", "--verify", "shadowmesh") == "", "nothing writes into the package's folders"
-    (clean.path / "var/lib/shadowmesh-authority").mkdir()
+    kept = ("var/lib/shadowmesh-authority", "var/lib/shadowmesh", "etc/shadowmesh")
+    keys = [clean.path / folder / "mine" / "authority.pem" for folder in kept]
+    for key in keys:
+        key.parent.mkdir(parents=True)
+        key.touch()
     clean.run("apt-get", "remove", "-y", "-qq", "shadowmesh")
     assert not (clean.path / "usr/lib/shadowmesh").exists()
     assert (clean.path / "var/lib/shadowmesh/identity.pem").exists(), "keys go with a purge only"
     told = clean.run("apt-get", "purge", "-y", "-qq", "shadowmesh")
-    assert "shadowmesh-authority holds the key of a network and was left" in told
-    (clean.path / "var/lib/shadowmesh-authority").rmdir()
+    for folder, key in zip(kept, keys, strict=True):
+        assert f"/{folder} holds the key of a network and was left" in told
+        assert key.exists()
+        shutil.rmtree(clean.path / folder)
     assert clean.ours() == []
 
 
