@@ -24,7 +24,7 @@ FUZZ          = .ci/instrument fuzz $(BIN)/python >/dev/null && $(BIN)/python -m
 SANITIZE_SECONDS ?= 20
 GIGABYTES ?= 10
 PYTEST_FLAGS ?=
-# The quick tests share the cores. Those with real clocks mostly wait, so two of their files run at a time, however
+# The quick tests share the cores. Those with real clocks mostly wait, so three of their files run at a time, however
 # many cores there are. As others may use the machine too, a test that fails is run once more: both are shown, and
 # twice is a failure.
 QUICK_TESTS  = $(BIN)/pytest -n $(shell nproc) --dist worksteal --reruns 1 -raR -m "not root" $(PYTEST_FLAGS)
@@ -124,7 +124,7 @@ deb-test: setup deb ## Install the Debian package in a clean chroot, run it, als
 	|| DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends debootstrap >/dev/null
 	@command -v systemd-nspawn >/dev/null \
 	|| DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends systemd-container >/dev/null \
-	|| echo "Not to be had, its tests will be skipped: systemd-container" >&2
+	|| echo "Not to be had, so its tests are skipped, or fail in CI: systemd-container" >&2
 	SHADOWMESH_DEB="$$(ls -t dist/shadowmesh_*.deb | head -n 1)" $(BIN)/pytest -ra \
 	  -o faulthandler_timeout=0 tests/e2e/test_package.py tests/e2e/test_service.py $(PYTEST_FLAGS)
 

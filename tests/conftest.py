@@ -52,7 +52,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if not item.get_closest_marker("root"):
         return
     missing = _missing_for_root_tests()
-    if missing and _root_tests_are_required():
+    if missing and root_tests_are_required():
         pytest.fail(f"must run here (CI or SHADOWMESH_REQUIRE_E2E is set), but {missing}", pytrace=False)
     if missing:
         pytest.skip(missing)
@@ -66,7 +66,8 @@ def _missing_for_root_tests() -> str:
     return ""
 
 
-def _root_tests_are_required() -> bool:
+def root_tests_are_required() -> bool:
+    """Whether what can't run here is a failure."""
     return os.environ.get("CI") == "true" or os.environ.get("SHADOWMESH_REQUIRE_E2E") == "1"
 
 

@@ -1,55 +1,26 @@
 """End-to-end tests: root, namespaces, real TAP devices, the installed commands.
 
-Without root they are skipped, except where the environment says that they must run (CI=true or
-SHADOWMESH_REQUIRE_E2E=1): then they fail.
+Where they may not be had, `tests/conftest.py` says what that means.
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from shadowmesh.testing.lab import Lab
 from shadowmesh.testing.mesh import Mesh
+from tests.e2e.chroot import Chroot, clean_chroot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.e2e.chroot import Chroot
-
-HERE = Path(__file__).parent
-TEST_TIMEOUT = 100
-"""Seconds: the longest test waits 60 s by specification; the project's default is for unit tests."""
-
 _lab_key = pytest.StashKey[list[Lab]]()
 
 
-def _required() -> bool:
-    return os.environ.get("CI", "") == "true" or os.environ.get("SHADOWMESH_REQUIRE_E2E", "") == "1"
-
-
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "e2e: end to end over real devices; everything in tests/e2e")
     config.stash[_lab_key] = []
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if HERE in item.path.parents:
-            item.add_marker(pytest.mark.e2e)
-            if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(TEST_TIMEOUT))
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("root") is None or os.geteuid() == 0:
-        return
-    if _required():
-        pytest.fail("needs root, and CI or SHADOWMESH_REQUIRE_E2E forbids to skip", pytrace=False)
-    pytest.skip("needs root for network namespaces")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -90,8 +61,6 @@ def module_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def clean() -> Iterator[Chroot]:
     """A Debian without the package; tests must leave it so."""
-    from tests.e2e.chroot import clean_chroot
-
     with clean_chroot() as chroot:
         yield chroot
 

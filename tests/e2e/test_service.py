@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from shadowmesh.testing.process import wait_until
-from tests.e2e.chroot import CLIENT, PACKAGE, RELAY, Chroot
+from tests.e2e.chroot import CLIENT, PACKAGE, RELAY, Chroot, give_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,6 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.timeout(300),
     pytest.mark.skipif(not PACKAGE, reason="make deb-test runs it, with the package that it builds"),
-    pytest.mark.skipif(not shutil.which("systemd-nspawn"), reason="systemd-container is not installed"),
 ]
 OTHER = "shadowmesh-client@home"
 BOOT = """
@@ -131,6 +130,8 @@ def give_configurations(chroot: Chroot) -> None:
 @pytest.fixture(scope="module")
 def machine(clean: Chroot, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """Booted, with the package, relay and clients configured, and nothing started."""
+    if shutil.which("systemd-nspawn") is None:
+        give_up("systemd-container is not installed")
     clean.install("systemd")
     give_configurations(clean)
     name = f"shadowmesh-test-{os.getpid()}"
@@ -142,7 +143,7 @@ def machine(clean: Chroot, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
     def running() -> bool:
         if process.poll() is not None:
-            pytest.skip(f"no container can be booted here: {log.read_text()[-500:]}")
+            give_up(f"no container can be booted here: {log.read_text()[-500:]}")
         return booted.try_run("systemctl", "is-system-running")[1].strip() in ("running", "degraded")
 
     try:
