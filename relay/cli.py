@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from shadowmesh import __version__
-from shadowmesh.command import VerbGroup, examples, json_option, run
+from shadowmesh.command import FILE, VerbGroup, examples, json_option, run
 from shadowmesh.replies import IdentityReply, ValidReply, print_reply, print_version
 from shadowmesh.values import parse_name
 
@@ -29,11 +29,9 @@ Next:
   2. Give the members this line for relays: in their client.yaml:
        - {{address: "THIS-HOST:4433", id: {node_id}}}"""
 
-_FILE = click.Path(path_type=Path, readable=False)
-"""Not checked by click: our own errors say what to do."""
 _state_dir_option = click.option(
     "--state-dir",
-    type=_FILE,
+    type=FILE,
     metavar="DIR",
     default=DEFAULT_STATE_DIR,
     show_default=True,
@@ -106,7 +104,7 @@ def init(name: str, state_dir: Path, as_json: bool) -> None:
 @click.command(
     epilog=examples("shadowmesh-relay serve -c relay.yaml --check", "shadowmesh-relay serve -c relay.yaml")
 )
-@click.option("-c", "--config", type=_FILE, metavar="FILE", required=True, help="Configuration of the relay.")
+@click.option("-c", "--config", type=FILE, metavar="FILE", required=True, help="Configuration of the relay.")
 @click.option("--check", is_flag=True, help="Check the configuration and do nothing else.")
 @json_option
 def serve(config: Path, check: bool, as_json: bool) -> int:
@@ -136,7 +134,7 @@ def serve(config: Path, check: bool, as_json: bool) -> int:
 
 
 @click.command("id", epilog=examples("shadowmesh-relay id", "shadowmesh-relay id --state-dir ./relay --json"))
-@click.option("-c", "--config", type=_FILE, metavar="FILE", help="Take the folder from this configuration.")
+@click.option("-c", "--config", type=FILE, metavar="FILE", help="Take the folder from this configuration.")
 @_state_dir_option
 @json_option
 def show_id(config: Path | None, state_dir: Path, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import msgspec
 
-from shadowmesh.command import CommandFailed, ExitCode, examples, json_option
+from shadowmesh.command import FILE, CommandFailed, ExitCode, examples, json_option
 from shadowmesh.output import duration, size, table
 from shadowmesh.replies import print_reply
 
@@ -41,9 +41,8 @@ class DrainReply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _socket_options(verb: Verb) -> Verb:
-    file = click.Path(path_type=Path, readable=False)
-    config = click.option("-c", "--config", type=file, metavar="FILE", help="Configuration of the relay.")
-    socket = click.option("--socket", type=file, metavar="PATH", help="The relay's local socket.")
+    config = click.option("-c", "--config", type=FILE, metavar="FILE", help="Configuration of the relay.")
+    socket = click.option("--socket", type=FILE, metavar="PATH", help="The relay's local socket.")
     return config(socket(verb))
 
 

@@ -13,6 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -226,6 +227,9 @@ def examples(*lines: str) -> str:
     """The closing part of a help page; click keeps the lines apart as they are."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
+
+FILE = click.Path(path_type=Path, readable=False)
+"""A file or folder, not checked by click: our own errors say what to do."""
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON (docs/cli.md and docs/schemas describe it)."

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from shadowmesh.cli.options import config_option, socket_option, usual_socket
+from shadowmesh.cli.options import DEFAULT_CONFIG, config_option, socket_option, usual_socket
 from shadowmesh.command import ExitCode, examples, json_option
 from shadowmesh.values import printable
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from shadowmesh.diagnosis.findings import Doctor
     from shadowmesh.diagnosis.gather import Progress
 
-DEFAULT_CONFIG = Path("/etc/shadowmesh/client.yaml")
-"""Where `join` puts it and the unit looks for it."""
 PATIENCE = 1.0
 """Seconds without a word: what takes longer tells what it is at."""
 _COLOURS = {"ok": "green", "skipped": "bright_black", "note": "cyan", "warning": "yellow", "problem": "red"}

@@ -20,11 +20,12 @@ from shadowmesh.api.schema import InvitationReply, InvitationRequest, Invitation
 from shadowmesh.cli.network import (
     authority_option,
     date_text,
-    each,
+    group_option,
     open_folder,
     parsed,
     passphrase_option,
     read_passphrase,
+    right_option,
 )
 from shadowmesh.cli.options import ask, config_option, socket_option, socket_path, start_advice
 from shadowmesh.cli.output import duration, table
@@ -58,15 +59,12 @@ def _parse_ttl(text: str) -> int:
 @click.group(
     cls=VerbGroup,
     verbs={
-        verb: f"{__name__}:{function}"
-        for verb, function in (
-            ("create", "create"),
-            ("list", "list_invitations"),
-            ("pending", "pending"),
-            ("approve", "approve"),
-            ("refuse", "refuse"),
-            ("revoke", "revoke"),
-        )
+        "create": f"{__name__}:create",
+        "list": f"{__name__}:list_invitations",
+        "pending": f"{__name__}:pending",
+        "approve": f"{__name__}:approve",
+        "refuse": f"{__name__}:refuse",
+        "revoke": f"{__name__}:revoke",
     },
     epilog=examples(
         "shadowmesh-client invite create --name bob",
@@ -93,12 +91,8 @@ def invite() -> None:
 @click.option(
     "--name", required=True, metavar="NAME", callback=parsed(parse_name), help="How the others call it."
 )
-@click.option(
-    "--group", "groups", multiple=True, metavar="NAME", callback=each(parse_name), help="In this group."
-)
-@click.option(
-    "--right", "rights", multiple=True, metavar="NAME", callback=each(parse_name), help="With this right."
-)
+@group_option
+@right_option
 @click.option(
     "--ttl",
     default="1h",

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from shadowmesh.cli.network import date_text
+from shadowmesh.cli.options import new_config_option
 from shadowmesh.cli.replies import JoinReply
 from shadowmesh.cli.up import require_net_admin, teller
-from shadowmesh.command import CommandFailed, ExitCode, examples, json_option
+from shadowmesh.command import FILE, CommandFailed, ExitCode, examples, json_option
 from shadowmesh.config import DEFAULT_SOCKET, DEFAULT_STATE_DIR, load_client_config
 from shadowmesh.replies import print_reply
 from shadowmesh.values import parse_interface_name
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
     from shadowmesh.crypto.identity import Identity
     from shadowmesh.membership.invitations import Admitted
 
-DEFAULT_CONFIG = "/etc/shadowmesh/client.yaml"
 TOKEN_VARIABLE = "SHADOWMESH_TOKEN"  # noqa: S105 - its name, not its value
-_FILE = click.Path(path_type=Path, readable=False)
 
 
 def _interface(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
@@ -41,17 +40,9 @@ def _interface(_context: click.Context, _option: click.Parameter, value: str | N
     )
 )
 @click.argument("token", required=False)
-@click.option(
-    "-c",
-    "--config",
-    type=_FILE,
-    metavar="FILE",
-    default=DEFAULT_CONFIG,
-    show_default=True,
-    help="Write the configuration there, and the network and the certificate beside it.",
-)
-@click.option("--state-dir", type=_FILE, metavar="DIR", default=DEFAULT_STATE_DIR, show_default=True)
-@click.option("--socket", type=_FILE, metavar="PATH", default=DEFAULT_SOCKET, show_default=True)
+@new_config_option("Write the configuration there, and the network and the certificate beside it.")
+@click.option("--state-dir", type=FILE, metavar="DIR", default=DEFAULT_STATE_DIR, show_default=True)
+@click.option("--socket", type=FILE, metavar="PATH", default=DEFAULT_SOCKET, show_default=True)
 @click.option("--interface", metavar="NAME", callback=_interface, help="Name of the network interface.")
 @click.option("--no-up", is_flag=True, help="Only write the files.")
 @click.option("--detach", is_flag=True, help="Go to the background once the client is ready.")

@@ -19,7 +19,7 @@ import click
 import msgspec
 
 from shadowmesh.cli.replies import RevokedReply, SignedReply
-from shadowmesh.command import CommandFailed, ExitCode, VerbGroup, examples, json_option
+from shadowmesh.command import FILE, CommandFailed, ExitCode, VerbGroup, examples, json_option
 from shadowmesh.replies import print_reply
 from shadowmesh.values import parse_name, parse_node_id
 
@@ -36,7 +36,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., object])
 
 authority_option = click.option(
     "--state-dir",
-    type=click.Path(path_type=Path, readable=False),
+    type=FILE,
     default=DEFAULT_AUTHORITY_DIR,
     show_default=True,
     metavar="DIR",
@@ -44,7 +44,7 @@ authority_option = click.option(
 )
 passphrase_option = click.option(
     "--passphrase-file",
-    type=click.Path(path_type=Path, readable=False),
+    type=FILE,
     metavar="FILE",
     help=f"Take the passphrase from FILE, else from {PASSPHRASE_VARIABLE}, else ask.",
 )
@@ -72,17 +72,26 @@ def each(parse: Callable[[str], T]) -> Callable[..., tuple[T, ...]]:
     return lambda context, parameter, values: tuple(one(context, parameter, value) for value in values)
 
 
+days_option = click.option(
+    "--days", type=click.IntRange(1, 3650), default=90, show_default=True, help="Valid for so long."
+)
+output_option = click.option(
+    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the certificate there."
+)
+group_option = click.option(
+    "--group", "groups", multiple=True, metavar="NAME", callback=each(parse_name), help="In this group."
+)
+right_option = click.option(
+    "--right", "rights", multiple=True, metavar="NAME", callback=each(parse_name), help="With this right."
+)
+
+
 @click.group(
     cls=VerbGroup,
     verbs={
-        verb: f"{__name__}:{function}"
-        for verb, function in (
-            ("sign", "sign"),
-            ("revoke", "revoke"),
-        )
-    }
-    | {
         "create": "shadowmesh.cli.network_create:create",
+        "sign": f"{__name__}:sign",
+        "revoke": f"{__name__}:revoke",
         "renew": "shadowmesh.cli.network_life:renew",
         "rotate": "shadowmesh.cli.network_life:rotate",
         "delegate": "shadowmesh.cli.network_life:delegate",
@@ -119,12 +128,8 @@ def network() -> None:
     metavar="NODE",
     help="Take over name, addresses, groups, rights and routes of this member, and revoke it.",
 )
-@click.option(
-    "--group", "groups", multiple=True, metavar="NAME", callback=each(parse_name), help="In this group."
-)
-@click.option(
-    "--right", "rights", multiple=True, metavar="NAME", callback=each(parse_name), help="With this right."
-)
+@group_option
+@right_option
 @click.option(
     "--address",
     "addresses",
@@ -141,12 +146,8 @@ def network() -> None:
     callback=each(lambda text: str(ipaddress.ip_network(text))),
     help="May carry frames for this prefix behind it.",
 )
-@click.option(
-    "--days", type=click.IntRange(1, 3650), default=90, show_default=True, help="Valid for so long."
-)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the certificate there."
-)
+@days_option
+@output_option
 @authority_option
 @passphrase_option
 @json_option

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
-from shadowmesh.cli.join import DEFAULT_CONFIG
 from shadowmesh.cli.network import (
     authority_option,
     date_text,
@@ -20,8 +20,9 @@ from shadowmesh.cli.network import (
     passphrase_option,
     read_passphrase,
 )
+from shadowmesh.cli.options import new_config_option
 from shadowmesh.cli.replies import FirstMember, NetworkReply
-from shadowmesh.command import CommandFailed, examples, json_option
+from shadowmesh.command import FILE, CommandFailed, examples, json_option
 from shadowmesh.config import DEFAULT_SOCKET, DEFAULT_STATE_DIR
 from shadowmesh.replies import print_reply
 from shadowmesh.values import parse_host_port, parse_name, parse_node_id, parse_tcp
@@ -29,8 +30,6 @@ from shadowmesh.values import parse_host_port, parse_name, parse_node_id, parse_
 if TYPE_CHECKING:
     from shadowmesh.io.authority import AuthorityFolder
     from shadowmesh.membership.network import Network, NetworkRelay
-
-_FILE = click.Path(path_type=Path, readable=False)
 
 
 def _parse_relay(text: str) -> NetworkRelay:
@@ -81,18 +80,10 @@ def _parse_relay(text: str) -> NetworkRelay:
     callback=optional(parse_name),
     help="Make this machine the first member, of this name, and write its configuration.",
 )
-@click.option(
-    "-c",
-    "--config",
-    type=_FILE,
-    metavar="FILE",
-    default=DEFAULT_CONFIG,
-    show_default=True,
-    help="The member's configuration; one that exists is never replaced.",
-)
+@new_config_option("The member's configuration; one that exists is never replaced.")
 @click.option(
     "--member-dir",
-    type=_FILE,
+    type=FILE,
     metavar="DIR",
     default=DEFAULT_STATE_DIR,
     show_default=True,
@@ -140,7 +131,7 @@ def create(
         network_id=identities.node_id_text(made.id),
         subnets=[str(one) for one in made.subnets],
         state_dir=str(state_dir),
-        member=first,
+        member=first or msgspec.UNSET,
     )
     if as_json:
         print_reply(shown)

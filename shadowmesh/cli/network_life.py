@@ -10,13 +10,15 @@ import click
 from shadowmesh.cli.network import (
     authority_option,
     date_text,
+    days_option,
     open_folder,
+    output_option,
     passphrase_option,
     print_certificate,
     read_passphrase,
 )
 from shadowmesh.cli.replies import DelegatedReply, RotatedReply
-from shadowmesh.command import CommandFailed, examples, json_option
+from shadowmesh.command import FILE, CommandFailed, examples, json_option
 from shadowmesh.replies import print_reply
 
 
@@ -26,12 +28,8 @@ from shadowmesh.replies import print_reply
     )
 )
 @click.argument("node")
-@click.option(
-    "--days", type=click.IntRange(1, 3650), default=90, show_default=True, help="Valid for so long."
-)
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write the certificate there."
-)
+@days_option
+@output_option
 @authority_option
 @passphrase_option
 @json_option
@@ -59,7 +57,7 @@ def renew(
         "shadowmesh-client network delegate bob.pub -o delegation.pem --days 30",
     )
 )
-@click.argument("file", type=click.Path(path_type=Path, readable=False))
+@click.argument("file", type=FILE)
 @click.option("--days", type=click.IntRange(1, 3650), default=30, show_default=True, help="Allow it so long.")
 @click.option(
     "-o",

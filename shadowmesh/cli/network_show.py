@@ -18,7 +18,7 @@ from shadowmesh.cli.options import (
 )
 from shadowmesh.cli.output import table
 from shadowmesh.cli.replies import MemberEntry, MembersReply, NetworkReply
-from shadowmesh.command import examples, json_option
+from shadowmesh.command import FILE, examples, json_option
 from shadowmesh.replies import print_reply
 
 
@@ -98,7 +98,7 @@ def export(state_dir: Path, as_json: bool) -> None:
         "shadowmesh-client network spread revocations.pem -c client.yaml --json",
     )
 )
-@click.argument("file", type=click.Path(path_type=Path, readable=False))
+@click.argument("file", type=FILE)
 @config_option()
 @socket_option
 @json_option

@@ -10,7 +10,7 @@ from typing import TypeVar
 import click
 
 from shadowmesh.api.client import ApiClient, NoReply, NotRunning, UnknownPeer
-from shadowmesh.command import CommandFailed, ExitCode
+from shadowmesh.command import FILE, CommandFailed, ExitCode
 from shadowmesh.config import DEFAULT_SOCKET, DEFAULT_STATE_DIR, load_client_config
 
 SOCKET_VARIABLE = "SHADOWMESH_SOCKET"
@@ -19,29 +19,42 @@ START = "start it with `shadowmesh-client up -c client.yaml`"
 T = TypeVar("T")
 Decorated = TypeVar("Decorated", bound=Callable[..., object])
 
-_FILE = click.Path(path_type=Path, readable=False)
-"""Not checked by click: our own errors say what to do."""
+DEFAULT_CONFIG = Path("/etc/shadowmesh/client.yaml")
+"""Where `join` puts it and the unit looks for it."""
 
 
 def config_option(*names: str, required: bool = False) -> Callable[[Decorated], Decorated]:
     """`-c FILE`; `names` replaces the names where -c means something else."""
     text = "Configuration of the client." if required else "Find the client by its configuration."
     return click.option(
-        *(names or ("-c", "--config")), "config", type=_FILE, metavar="FILE", required=required, help=text
+        *(names or ("-c", "--config")), "config", type=FILE, metavar="FILE", required=required, help=text
+    )
+
+
+def new_config_option(text: str) -> Callable[[Decorated], Decorated]:
+    """`-c FILE` of a verb that writes it; `text` says what becomes of it."""
+    return click.option(
+        "-c",
+        "--config",
+        type=FILE,
+        metavar="FILE",
+        default=DEFAULT_CONFIG,
+        show_default=True,
+        help=text,
     )
 
 
 def socket_option(function: Decorated) -> Decorated:
     """`--socket PATH`; None if it isn't given."""
     text = f"Socket of the running client (default {SOCKET_VARIABLE}, else {DEFAULT_SOCKET})."
-    return click.option("--socket", type=_FILE, metavar="PATH", help=text)(function)
+    return click.option("--socket", type=FILE, metavar="PATH", help=text)(function)
 
 
 def state_dir_option(function: Decorated) -> Decorated:
     """`--state-dir DIR`."""
     return click.option(
         "--state-dir",
-        type=_FILE,
+        type=FILE,
         metavar="DIR",
         help=f"Folder of the identity (default {DEFAULT_STATE_DIR}).",
     )(function)

@@ -221,7 +221,7 @@ class NetworkReply(msgspec.Struct, frozen=True, kw_only=True):
     network_id: str
     subnets: list[str]
     state_dir: str | msgspec.UnsetType = msgspec.UNSET
-    member: FirstMember | msgspec.UnsetType | None = msgspec.UNSET
+    member: FirstMember | msgspec.UnsetType = msgspec.UNSET
     text: str | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from shadowmesh.api.client import ApiClient, ApiFailed, NotRunning
 from shadowmesh.api.schema import Status
-from shadowmesh.cli.options import socket_path
+from shadowmesh.cli.options import DEFAULT_CONFIG, socket_path
 from shadowmesh.cli.replies import Change, Setting, Value
 from shadowmesh.cli.splice import path_of, put, quoted, remove, steps_in
 from shadowmesh.command import CommandFailed
@@ -23,8 +23,6 @@ from shadowmesh.config import KEYS, ClientConfig, read_client_config
 from shadowmesh.document import Document, Reading
 from shadowmesh.errors import ConfigError
 from shadowmesh.spelling import did_you_mean
-
-DEFAULT_CONFIG = Path("/etc/shadowmesh/client.yaml")
 
 
 class Found(NamedTuple):

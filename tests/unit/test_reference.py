@@ -11,8 +11,8 @@ import click
 import pytest
 
 from shadowmesh._ext.drops import DropReason, Statistic
-from shadowmesh.cli.join import DEFAULT_CONFIG
 from shadowmesh.cli.main import client
+from shadowmesh.cli.options import DEFAULT_CONFIG
 from shadowmesh.command import ExitCode
 from shadowmesh.config import DEFAULT_SOCKET, DEFAULT_STATE_DIR
 from shadowmesh_relay.cli import relay
@@ -105,7 +105,7 @@ def test_a_client_may_write_where_its_renewed_certificates_go() -> None:
     """`join` puts them beside the configuration, and all else is read-only."""
     service = unit("shadowmesh-client.service")["Service"]
     assert service["ProtectSystem"] == "strict"
-    assert f"-{Path(DEFAULT_CONFIG).parent}" in service["ReadWritePaths"].split()
+    assert f"-{DEFAULT_CONFIG.parent}" in service["ReadWritePaths"].split()
 
 
 def test_the_unit_of_several_clients_is_the_unit_of_one() -> None:
@@ -162,7 +162,7 @@ def test_what_waits_for_the_overlay_asks_the_client() -> None:
     assert command is not None
     asked = command.make_context("status", arguments[1:]).params
     assert (asked["check"], asked["wait"]) == ("ready", 30.0)
-    assert str(asked["config"]) == DEFAULT_CONFIG
+    assert asked["config"] == DEFAULT_CONFIG
     assert waiting["Unit"]["Requires"] == waiting["Unit"]["After"] == "shadowmesh-client.service"
     online = unit("shadowmesh-online.target")["Unit"]
     assert online["Requires"] == online["After"] == "shadowmesh-wait-online.service"
