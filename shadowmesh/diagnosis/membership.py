@@ -12,7 +12,7 @@ OK, SKIPPED, NOTE, WARNING, PROBLEM = Result
 USUAL_WARNING = 14 * 86_400.0
 """Seconds before the end of a certificate of whose length nothing is known (`core.expiry.WARN_BEFORE`)."""
 NONE = "this machine is in no network with certificates"
-NO_RESOLVED = "[names.no-resolved]"
+NO_RESOLVED = " [names.no-resolved]"
 """Nothing on this machine could ask by itself, and nobody wanted it: no reason for a note."""
 
 
@@ -104,8 +104,9 @@ def names(facts: Facts) -> Verdict:
     if found.problem is not None:
         text = f"names below .{found.domain} are not resolved: {found.problem}"
         return warning(text, "end what listens there; names.serve: off, if nobody needs names")
-    if found.advice and NO_RESOLVED not in found.advice:
-        return note(f"not every program of this machine asks for names below .{found.domain}", found.advice)
+    advice = found.advice or ""  # without an id at its end it is as the configuration says
+    if advice.endswith("]") and not advice.endswith(NO_RESOLVED):
+        return note(f"not every program of this machine asks for names below .{found.domain}", advice)
     where = ", ".join(found.listen)
     return ok(f"names below .{found.domain} are resolved at {where}; asked by: {found.host}")
 

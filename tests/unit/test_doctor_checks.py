@@ -226,7 +226,9 @@ CASES: dict[str, list[tuple[Result, Facts, str]]] = {
         (OK, names_with(), "names below .mesh are resolved at 10.77.0.1; asked by: resolved"),
         (OK, names_with(host="none", advice="by hand [names.no-resolved]"), "asked by: none"),
         (NOTE, names_with(host="none", advice="not taken [names.resolved]"), "not every program"),
-        (NOTE, names_with(advice="/etc/resolv.conf names other servers"), "not every program of this"),
+        (NOTE, names_with(advice="names other servers [names.unasked]"), "not every program of this"),
+        (NOTE, names_with(host="none", advice="[names.no-resolved] [names.resolved]"), "not every program"),
+        (OK, names_with(host="none", advice="ask by hand: dig @10.77.0.1 alice.mesh"), "asked by: none"),
         (
             WARNING,
             names_with(problem="port 53 of 10.77.0.1: taken"),
