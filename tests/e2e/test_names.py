@@ -176,15 +176,15 @@ def _asks(host: Host, name: str, tcp: bool) -> bool:
 def taken(host: Host, *ports: int) -> Iterator[None]:
     """Another program listens at the address that the resolver will have."""
     listen = f"""
-import socket, time
-for port in {ports}:
-    globals()[f"at{{port}}"] = at = socket.socket()
+import signal, socket
+held = [(socket.socket(), port) for port in {ports}]
+for at, port in held:
     at.setsockopt(socket.IPPROTO_IP, 15, 1)  # IP_FREEBIND
     at.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of before may linger
     at.bind(("10.77.0.1", port))
     at.listen()
 print("listens", flush=True)
-time.sleep(99)
+signal.pause()
 """
     other = host.spawn([sys.executable, "-c", listen], f"other{len(ports)}.log")
     try:

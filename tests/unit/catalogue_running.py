@@ -125,7 +125,7 @@ def _garbage(_: World) -> str:
     return _of_relay(mesh)
 
 
-def _unproved(_: World) -> str:
+def _unproved(world: World) -> str:
     """Whoever has proved nothing closes with a code and words that say much more."""
     mesh = Mesh()
     impostor = MemoryRelay(IDENTITIES[5], NOBODY_ADMITTED, mesh.relay_address, mesh.network.now, 5)
@@ -133,7 +133,7 @@ def _unproved(_: World) -> str:
     def refuse(*_: Any, **__: Any) -> None:
         raise Refused(CloseCode.DUPLICATE, "stop [identity.two-holders]")
 
-    impostor.core._reception.admit = refuse  # type: ignore[method-assign]
+    world.patch.setattr(impostor.core._reception, "admit", refuse)
     mesh.network.attach(impostor)
     mesh.start_client(0, (), relay_id=IDENTITIES[5].node_id)
     return _of_relay(mesh)
