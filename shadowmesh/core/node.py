@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from shadowmesh.config import ClientConfig, Peer
 from shadowmesh.core.acquaintances import Acquaintances
+from shadowmesh.core.calls import Calls
 from shadowmesh.core.demand import Connect, Demand
 from shadowmesh.core.directory import hosts
 from shadowmesh.core.guests import Guests
@@ -58,10 +59,6 @@ from shadowmesh.wire.messages import (
 MAX_PEERS = 512
 """Peers that a node keeps sessions with: those of the configuration, and the first members that relays name.
 A relay that names nodes in vain can fill it, and gains nothing else."""
-CALLS_AT_ONCE = 8
-"""Peers that are called without knowing that they are there: below a relay's 10 openings per second."""
-ARRIVAL = 1.0
-"""Seconds after we came to a relay in which whom it names was there before us, and waits to be called."""
 MOVES_AT_ONCE = 4
 """Peers that change to the home relay within a second: a move is never urgent."""
 TICK = 1.0
@@ -112,7 +109,7 @@ class Core:
         self.members, self.renewals = self._news.members, self._news.renewals
         self.acquaintances = Acquaintances(self.members, known, most_peers, self.drops, self._learn)
         self._overlay = _overlay_of(config, membership)
-        self.network, self.homing = LocalNetwork(self._overlay), Home()
+        self.network, self.homing, self._calls = LocalNetwork(self._overlay), Home(), Calls()
         self._direct, self._most_peers = config.paths.direct, most_peers
         self._shared = Shared(
             identity=identity,
@@ -391,7 +388,7 @@ class Core:
             self._frames[node_id] = frames
         self._news.tick(now)
         self._plan_busy_tick((peer for _, peer in awake), now)
-        self._leave_relays(now)
+        self._calls.handle_tick(self.relays, self.peers.values(), now)
         self._go_home(now)
 
     def _go_home(self, now: float) -> None:
@@ -406,19 +403,6 @@ class Core:
         for peer in self.peers.values():
             if moves < MOVES_AT_ONCE:
                 moves += peer.move(home, now)
-
-    def _leave_relays(self, now: float) -> None:
-        """A relay that is going down is left once no peer is met there; few peers at a time go elsewhere."""
-        for relay in self.relays:
-            if not relay.leaving:
-                continue
-            here = [peer for peer in self.peers.values() if peer.rendezvous.needs(relay)]
-            openings = 0
-            for peer in here:
-                if openings < CALLS_AT_ONCE:
-                    openings += peer.rendezvous.handle_leave(relay, now)
-            if not here:
-                relay.leave(now)
 
     def _busy_tick(self, now: float) -> None:
         for peer in self._busy:
@@ -446,12 +430,7 @@ class Core:
         nodes = list(self.peers)
         for start in range(0, len(nodes), MAX_NODES):
             relay.send(Interest(add=nodes[start : start + MAX_NODES]), now)
-        # Sessions that wait for a path come first.
-        wanted = [one for one in self.peers.values() if one.session is not None or one.demand.wanted(now)]
-        called = sorted(wanted, key=lambda peer: peer.session is None)[:CALLS_AT_ONCE]
-        for peer in called:
-            peer.rendezvous.handle_relay_up(relay, now)
-        relay.arrival = (now + ARRIVAL, CALLS_AT_ONCE - len(called))
+        self._calls.handle_relay_up(relay, self.peers.values(), now)
         self._news.handle_relay_up(relay, now)
         self.guests.handle_relay_up(relay, now)
 
@@ -493,26 +472,19 @@ class Core:
         if isinstance(message, Call) and message.invitation:
             self.guests.handle_call(relay, message, now)
             return
-        met = message.node not in self.peers
+        known = message.node in self.peers
         subject = self._find_peer(message.node, now)
         if subject is None:
             self.drops["unknown_node"] += 1
         elif isinstance(message, Present):
             subject.rendezvous.handle_present(relay, message.instance, now)
-            if met:
-                self._greet(relay, subject, now)
+            if not known:
+                self._calls.handle_met(relay, subject, now)
             self.acquaintances.handle_present(relay, message.node, message.certificate, now)
         elif isinstance(message, Absent):
             subject.rendezvous.handle_absent(relay, now)
         else:
             subject.rendezvous.handle_call(relay, message.send, now)
-
-    def _greet(self, relay: RelayClient, peer: PeerClient, now: float) -> None:
-        """A member that was not known when we came could not be called then: call it, as it won't call us."""
-        until, left = relay.arrival
-        if now < until and left and peer.demand.wanted(now):
-            relay.arrival = (until, left - 1)
-            peer.rendezvous.handle_relay_up(relay, now)
 
     def _tell(self, subject: str, what: str) -> None:
         self._shared.tell(subject, what)

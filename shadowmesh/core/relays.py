@@ -74,8 +74,7 @@ class RelayClient:
     """One relay of the configuration.
 
     `handle` is that of its session in the data plane; `duplicate` says whether its last word was that two
-    machines hold our identity; `leaving`, that it is about to go: peers are met elsewhere, and the session
-    ends when none needs it any more.
+    machines hold our identity.
 
     :param handle_up: called when messages can be sent to the relay.
     :param handle_message: called with each rendezvous message.
@@ -96,7 +95,7 @@ class RelayClient:
         handle_duplicate: Callable[[RelayClient, str], None],
         now: float,
     ) -> None:
-        self.handle, self.duplicate, self.leaving = 0, False, False
+        self.handle, self.duplicate = 0, False
         self.index = index
         self.config = config
         self.state = RelayState.WAITING
@@ -106,10 +105,10 @@ class RelayClient:
         """What the relay said that the time is, when it last did."""
         self.dated = False
         """Whether it refused us because of a date in our certificate."""
+        self.leaving = False
+        """It is about to go: peers are met elsewhere, and the session ends when none needs it any more."""
         self.load = 0
         """Percent, by its own word."""
-        self.arrival = (-math.inf, 0)
-        """Until when we are new there, and how many more we may call whom we did not know before."""
         self._shared = shared
         self._handle_up = handle_up
         self._handle_message = handle_message

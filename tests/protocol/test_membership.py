@@ -117,7 +117,7 @@ def test_who_comes_calls_whom_it_meets_and_waits_for_nobody(home: Domain, newcom
 def test_a_relay_that_names_many_makes_few_calls_at_once(
     home: Domain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shadowmesh.core.node.CALLS_AT_ONCE", 3)
+    monkeypatch.setattr("shadowmesh.core.calls.AT_ONCE", 3)
     mesh = served(home)
     others = range(1, 6)
     for number in others:
