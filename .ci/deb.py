@@ -29,7 +29,7 @@ PYTHON = "/usr/bin/python3"
 """Debian's: the package depends on it."""
 LIBRARY = "usr/lib/shadowmesh"
 ADDED = "usr/local/lib/shadowmesh"
-"""Where the administrator may put libraries of extras that are not carried; ours come first."""
+"""Where the administrator may put libraries of extras that are not carried; ours and Python's come first."""
 EXTRAS = "top"
 """Of pyproject.toml: pure Python, and for a verb that everybody has. What others need is compiled."""
 UNITS = "usr/lib/systemd/system"
@@ -39,7 +39,7 @@ PROGRAM = """\
 #!{python} -IS
 import sys
 
-sys.path[:0] = ["/{library}", "/{added}"]
+sys.path[:] = ["/{library}", *sys.path, "/{added}"]
 from {module} import main
 
 sys.exit(main())
