@@ -21,6 +21,7 @@ import msgspec
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.decoding import UNDECODABLE
 from shadowmesh.units import Address, NodeId
+from shadowmesh.values import printable
 
 TIMEOUT = 3.0
 """Seconds for one question, waiting included: a client gives up after ten."""
@@ -95,7 +96,7 @@ class Hook:
             return Verdict(False, f"did not answer within {TIMEOUT:g} s", failed=True)
         except (OSError, HookFailed, h11.ProtocolError, *UNDECODABLE) as error:
             return Verdict(False, str(error) or type(error).__name__, failed=True)
-        reason = "".join(c if c.isprintable() else "?" for c in decided.reason[:MAX_REASON])
+        reason = printable(decided.reason[:MAX_REASON])
         return Verdict(decided.admit, reason)
 
     def _body(self, question: Question) -> bytes:

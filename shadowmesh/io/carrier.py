@@ -30,7 +30,7 @@ from shadowmesh._ext.bundle import MAX_BUNDLE, Bundler
 from shadowmesh.config import RelayPeer
 from shadowmesh.io.tunnel import Tunnel, arrange_stream
 from shadowmesh.units import Address
-from shadowmesh.values import ANY_TLS, VERIFIED_TLS
+from shadowmesh.values import ANY_TLS, VERIFIED_TLS, printable
 
 log = logging.getLogger("shadowmesh")
 
@@ -240,4 +240,4 @@ def _words(error: BaseException) -> str:
 
 def _printable(text: str) -> str:
     """What the other end said, fit for terminals and logs."""
-    return "".join(c if c.isprintable() else "?" for c in text[:MAX_WORDS])
+    return printable(text[:MAX_WORDS])

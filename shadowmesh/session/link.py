@@ -26,6 +26,7 @@ from shadowmesh.crypto.tls import PeerTicket
 from shadowmesh.errors import BadPacket, RemoteProtocolError
 from shadowmesh.session.machine import Admit, Agreement, Machine, Opening, Refused, Secrets, State, admit_all
 from shadowmesh.units import NodeId
+from shadowmesh.values import printable
 from shadowmesh.wire import messages
 from shadowmesh.wire.messages import Established, Message, MessageType
 from shadowmesh.wire.reassembly import Reassembler
@@ -292,7 +293,7 @@ class Link:
         code = goodbye.error_code if goodbye.frame_type is None else CloseCode.TRANSPORT
         if self._machine.agreement is None and code not in _HARMLESS:
             code = CloseCode.TRANSPORT
-        reason = "".join(c if c.isprintable() else "?" for c in goodbye.reason_phrase[:MAX_REASON])
+        reason = printable(goodbye.reason_phrase[:MAX_REASON])
         told = _CLOCK.search(reason) if code == CloseCode.REFUSED else None
         if told is None:
             return Ended(code, reason, by_peer=True)
