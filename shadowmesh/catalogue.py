@@ -280,7 +280,8 @@ ENTRIES: dict[str, Entry] = {
         "The resolver of members' names does not run: there is no overlay address, or port 53 is taken or "
         "forbidden, and 1053 too (with `names.host: resolv.conf` it takes no other).",
         "`ss -lnp sport = 53` shows who has it: have that program listen on other addresses ("
-        "[names.md](names.md#resolvers-of-your-own)), or set `names.serve: off`.",
+        "[names.md](names.md#resolvers-of-your-own)). Where the client may not listen below 1024, take the "
+        "[drop-in](names.md#ports-below-1024). Or set `names.serve: off`.",
     ),
     "names.no-resolved": Entry(
         "systemd-resolved does not run here, and nothing else was told to ask for members' names.",

@@ -103,7 +103,8 @@ def names(facts: Facts) -> Verdict:
         return skipped("names.serve is off")
     if found.problem is not None:
         text = f"names below .{found.domain} are not resolved: {found.problem}"
-        return warning(text, "end what listens there; names.serve: off, if nobody needs names")
+        remedy = "end what listens there, or let the client listen below 1024 (drop-in names.conf)"
+        return warning(text, f"{remedy}; names.serve: off, if nobody needs names")
     advice = found.advice or ""  # without an id at its end it is as the configuration says
     if advice.endswith("]") and not advice.endswith(NO_RESOLVED):
         return note(f"not every program of this machine asks for names below .{found.domain}", advice)
