@@ -58,7 +58,7 @@ class Certificate(Generic[T]):
                 self.value = self._load(*self._files)
                 log.info("the certificate %s was read again", self._files[0])
         except ConfigError as error:
-            log.error("%s; the one that was read before is still used", error)
+            log.error("the certificate that was read before is still used: %s", error.told)
 
     def _changed_at(self) -> tuple[int, ...]:
         try:

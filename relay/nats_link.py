@@ -200,7 +200,7 @@ class NatsLink:
         """What should not happen is a lost connection, and once in the log with all that is known."""
         if type(error) not in self._failures:
             self._failures.add(type(error))
-            log.error("internal error; please report it", exc_info=error)
+            log.error("internal error; please report it [program.bug]", exc_info=error)
         return _words(error)
 
     def _lost(self, where: str, reason: str) -> None:
@@ -211,7 +211,8 @@ class NatsLink:
         reason = f"NATS at {where}: {printable(reason)[:MAX_REASON]}"
         survives(self._cluster.handle_disconnected, reason, time.monotonic())
         if not self._told:
-            log.warning("the cluster is out of reach, so only clients of this relay meet: %s", reason)
+            line = "the cluster is out of reach, so only clients of this relay meet: %s [relay.cluster]"
+            log.warning(line, reason)
             self._told = True
         self._settle()
 

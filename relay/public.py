@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from shadowmesh import __version__
+from shadowmesh.errors import Failure
 
 SCHEMA = "shadowmesh.relay-public/1"
 
@@ -25,7 +26,7 @@ class PublicStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 def why_not_ready(draining: bool) -> str:
     """Why the relay takes no clients now; empty if it does."""
-    return "the relay is draining" if draining else ""
+    return Failure("relay.draining", "the relay is draining").told if draining else ""
 
 
 def page(path: str, status: PublicStatus) -> tuple[int, bytes]:

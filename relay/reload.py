@@ -67,7 +67,7 @@ class Admissions:
             config = load_relay_config(self._path)
             self.now = self._read(config.admission)
         except ConfigError as error:
-            for line in str(error).splitlines():
+            for line in error.told.splitlines():
                 log.error("nothing was changed: %s", line)
             raise
         self._section = config.admission
@@ -81,9 +81,8 @@ class Admissions:
         changed = ", ".join(applied) or "nothing"
         log.info("%s was read again; changed: %s; %d sessions ended", self._path, changed, reply.ended)
         if reply.restart:
-            log.warning(
-                "%s: a restart is needed for what changed in %s", self._path, ", ".join(reply.restart)
-            )
+            waits = "%s: a restart is needed for what changed in %s [config.pending]"
+            log.warning(waits, self._path, ", ".join(reply.restart))
         return reply
 
     def _waiting(self, config: RelayConfig) -> list[str]:

@@ -467,4 +467,5 @@ def _allow_descriptors(wanted: int) -> None:
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
         if hard < wanted:
-            log.warning("max_connections needs %d descriptors, the system allows %d", wanted, hard)
+            line = "max_connections needs %d descriptors, the system allows %d [machine.resource]"
+            log.warning(line, wanted, hard)

@@ -200,8 +200,7 @@ def explain(error: Exception) -> tuple[ExitCode, str]:
     What nobody foresaw is one line too.
     """
     if isinstance(error, ShadowMeshError):
-        lines = (f"{line} [{error_id}]" if error_id else line for line, error_id in error.lines())
-        return _code_of(error), "\n".join(lines)
+        return _code_of(error), error.told
     if isinstance(error, MemoryError):
         return (
             ExitCode.FAILED,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar, cast
 
 import msgspec
 
-from shadowmesh.errors import ConfigError
+from shadowmesh.errors import ConfigError, Failure
 from shadowmesh.observing import LogSection, log_section, metrics_address, tracing_url
 from shadowmesh.rules import FirewallSection, check_rules, parse_group, parse_tag, read_firewall
 from shadowmesh.spelling import did_you_mean
@@ -305,7 +305,7 @@ def refuse_own_id(config: ClientConfig, own: NodeId) -> None:
             raise ConfigError(f"{config.file}: {key}[{index}].id: {problem}", "config.own-id")
 
 
-def doubts(config: ClientConfig, identity_name: str | None = None) -> list[str]:
+def doubts(config: ClientConfig, identity_name: str | None = None) -> list[Failure]:
     """What is allowed and yet looks like a mistake, one line each.
 
     :param identity_name: the name that the identity was made with, None if that isn't known.
@@ -314,16 +314,18 @@ def doubts(config: ClientConfig, identity_name: str | None = None) -> list[str]:
     # In a network the certificate says what a member is called.
     if config.network is None and identity_name not in (None, config.node.name):
         made = f"the identity in {config.node.state_dir} was made for {identity_name}"
-        found.append(f"{config.file}: node.name: is {config.node.name}, but {made}; is it the right one?")
+        text = f"{config.file}: node.name: is {config.node.name}, but {made}; is it the right one?"
+        found.append(Failure("config.doubtful", text))
     networks = [ipaddress.ip_interface(text).network for text in config.interface.addresses]
     for index, peer in enumerate(config.peers):
         for address in peer.addresses:
             ip = ipaddress.ip_address(address)
             if networks and not ip.is_link_local and not any(ip in network for network in networks):
-                found.append(
+                text = (
                     f"{config.file}: peers[{index}].addresses: {address} is in no network of "
                     f"interface.addresses, so it needs a route of its own to be reached"
                 )
+                found.append(Failure("config.doubtful", text))
     return found
 
 

@@ -25,6 +25,11 @@ class ShadowMeshError(Exception):
         """Each line of the text for people, with its id."""
         return [(line, self.error_id) for line in str(self).splitlines() or [""]]
 
+    @property
+    def told(self) -> str:
+        """For people and scripts: each line with its id in brackets at the end."""
+        return "\n".join(f"{line} [{error_id}]" if error_id else line for line, error_id in self.lines())
+
 
 class BadPacket(ShadowMeshError):
     """Bytes from the network that are refused; `reason` names the counter they go to."""

@@ -32,8 +32,21 @@ MACHINE: dict[str, Entry] = {
         "Stop other programs, or raise the limit.",
     ),
     "machine.resource": Entry(
-        "A disk is full, read-only or broken, or there are no file descriptors or processes left.",
-        "`df -h`, `mount`, `dmesg`, `ulimit -n` show which; the text names the file where there is one.",
+        "A disk is full, read-only or broken, or there are too few file descriptors or processes.",
+        "`df -h`, `mount`, `dmesg`, `ulimit -n` show which; the text names the file where there is one. "
+        "`LimitNOFILE=` in a unit allows more descriptors.",
+    ),
+    "machine.netlink": Entry(
+        "The kernel can't be asked for interfaces, addresses and routes, or told to change them: no "
+        "descriptor, thread or memory is left, or a sandbox forbids netlink.",
+        "Look at `ulimit -n`, the memory, and `RestrictAddressFamilies=` of a unit of your own. It is "
+        "tried again; where the text says that there is no news, restart the client after a change of the "
+        "network.",
+    ),
+    "machine.manager": Entry(
+        "The service manager does not take what it should be told: that the program is ready, or works.",
+        "See whether the socket that the text names (`NOTIFY_SOCKET`) is there: a container needs it "
+        "mounted. `Type=notify` and `WatchdogSec=` can't work without it.",
     ),
     # Configuration.
     "config.unreadable": Entry(
@@ -84,8 +97,9 @@ MACHINE: dict[str, Entry] = {
         " [bridging.md](bridging.md).",
     ),
     "config.group": Entry(
-        "The group of `node.socket_group` does not exist on this machine, or may not be given to the socket.",
-        "`groupadd NAME`, or name one that `getent group` shows.",
+        "The group of `node.socket_group` does not exist on this machine, may not be given to the socket, "
+        "or can't enter the socket's folder.",
+        "`groupadd NAME`, or name one that `getent group` shows; open the folder as the text says.",
     ),
     "config.firewall-test": Entry(
         "A packet under `firewall.tests` is decided otherwise than it says, so the rules do not do what"
@@ -105,6 +119,15 @@ MACHINE: dict[str, Entry] = {
     "config.library": Entry(
         "A library that was asked for (`aead_library:`, liboqs) can't be loaded or fails its self-test.",
         "Install it, correct its path, or leave it out: OpenSSL does the same.",
+    ),
+    "config.doubtful": Entry(
+        "A setting is allowed, and looks like a mistake; the text says why.",
+        "Change it, if it is not meant.",
+    ),
+    "config.pending": Entry(
+        "A file has changed, and what it says by now does not count yet.",
+        "Restart the client or relay for the keys that the text names; `reload` takes over a newer "
+        "certificate.",
     ),
     # The identity of this machine.
     "identity.missing": Entry(
@@ -132,6 +155,18 @@ MACHINE: dict[str, Entry] = {
         "Another machine runs with the same identity: a copied disk, image or folder.",
         "Give one of the two an identity of its own: remove its `identity.pem` and run `init` there.",
     ),
+    # What else is kept in `state_dir`.
+    "state.ignored": Entry(
+        "A file that makes a start faster, or tidies up after a crash, is damaged, can't be read, or "
+        "others could change it: it is not used.",
+        "Nothing: it is written anew. If it comes again, see who writes into `state_dir`, and whether the "
+        "disk is sound (`dmesg`).",
+    ),
+    "state.not-kept": Entry(
+        "A file that the program keeps can't be written; what it holds is lost when the program ends.",
+        "Make room (`df -h`), or give the folder back to the user who runs it (`ls -ld`); a unit of your "
+        "own needs it in `ReadWritePaths=`.",
+    ),
     # Interface, sockets, rights.
     "device.root": Entry(
         "Making a network interface takes the capability CAP_NET_ADMIN.",
@@ -155,12 +190,16 @@ MACHINE: dict[str, Entry] = {
         "net.ipv6.conf.all.disable_ipv6`).",
     ),
     "device.bridge": Entry(
-        "The bridge of `interface.bridge` is not there, or is no bridge.",
+        "The bridge of `interface.bridge` is not there, is no bridge, or is down.",
         "`ip link add br0 type bridge && ip link set br0 up`, or correct the name.",
     ),
     "device.removed": Entry(
         "Somebody removed the interface while the client ran.",
         "Start it again; a service manager does so by itself. Exclude it from what tidies interfaces up.",
+    ),
+    "device.down": Entry(
+        "The client runs, and its interface is down or gone: no frame comes or goes.",
+        "`ip link set NAME up`; see who set it down. If it is gone, start the client again.",
     ),
     "device.listen": Entry(
         "The port or address to listen on can't be had: another program has it, or the address is not "

@@ -32,8 +32,8 @@ NETWORKS: dict[str, Entry] = {
         "`shadowmesh-client id --public` on that node prints them.",
     ),
     "network.not-valid": Entry(
-        "A certificate, list or delegation does not count: of another network or node, revoked, or not "
-        "signed by the authority.",
+        "A certificate, list or delegation does not count: of another network or node, expired, revoked, or "
+        "not signed by the authority.",
         "The text says which; have it signed again at the authority (`network list`, `network sign`, "
         "`network renew`).",
     ),
@@ -177,6 +177,10 @@ NETWORKS: dict[str, Entry] = {
     "relay.cluster": Entry(
         "The relay is not connected to a NATS server of its `cluster:`, so its clients meet only each other.",
         "See whether the server runs and lets the relay in (`cluster.nats`, `ca`, `key`); it is tried again.",
+    ),
+    "relay.draining": Entry(
+        "The relay was told to `drain`: it admits nobody, and ends when its clients have gone elsewhere.",
+        "Nothing; it takes clients again once it is started anew.",
     ),
     "relay.stopping": Entry(
         "The relay was told to end and has not ended in time.",

@@ -47,6 +47,11 @@ RUNNING: dict[str, Entry] = {
         "It is tried again. If it stays, look at the limits of the relay ([operations.md](operations.md)), "
         "or use a second one.",
     ),
+    "peer.frames-refused": Entry(
+        "Frames of the peer claim what is not the peer's, or what it has no right to: a guard dropped them.",
+        "The text says what they claim: allow it, if it is meant, or see what runs there "
+        "([guards.md](guards.md)).",
+    ),
     # Links with relays and peers, as `status`, `peers`, `why` and `netcheck` show them. All are tried again.
     "link.unresolved": Entry(
         "The relay's name can't be looked up, or has no address of a family that this machine uses.",
@@ -66,10 +71,11 @@ RUNNING: dict[str, Entry] = {
         "shows who answers there.",
     ),
     "link.refused": Entry(
-        "The other side refuses this machine, in its own words: it does not admit this NodeID or "
-        "certificate, is full, or is not the node that is pinned here.",
+        "The other side refuses this machine, in its own words: it does not admit this NodeID, "
+        "certificate or invitation, is full, or is not the node that is pinned here.",
         "At a relay, look at `admission` and the token; at a peer, at `peers:` and revocations; compare the "
-        "pinned NodeID with what `id` prints there.",
+        "pinned NodeID with what `id` prints there. At `join`, see whether the inviting machine runs and its "
+        "`invite list` still has the invitation; else ask for another.",
     ),
     "link.refused-here": Entry(
         "This machine refuses the other side: it is not the node that is pinned, its certificate does not "
@@ -95,6 +101,34 @@ RUNNING: dict[str, Entry] = {
         "The relay says that two machines hold this identity. Where all relays say so, the client "
         "ends by `identity.two-holders`.",
         "Give one of two machines an identity of its own; if there is but one, do not trust that relay.",
+    ),
+    # Paths to peers, as `why` explains them: frames go through a relay meanwhile.
+    "path.off": Entry(
+        "Direct paths are switched off, here or at the peer: by `paths.direct: never`, or `static` "
+        "without an `endpoint:`.",
+        "Set `paths: {direct: auto}` on the side that the text names, or name an endpoint.",
+    ),
+    "path.trying": Entry(
+        "Addresses of the peer are being tried just now.",
+        "Ask again in some seconds.",
+    ),
+    "path.too-narrow": Entry(
+        "The peer answers small packets directly, and large ones are lost on the way.",
+        "Look for a tunnel or a firewall with a small MTU on the way, or one that drops fragments.",
+    ),
+    "path.unanswered": Entry(
+        "No address of the peer answers: something drops UDP between the two.",
+        "Let UDP through at the firewalls of both sides, or forward a UDP port in one router and name it "
+        "as `endpoint:` on the other side ([nat.md](nat.md)).",
+    ),
+    "path.nat": Entry(
+        "Both NATs are such that neither side can know where to write.",
+        "Turn on UPnP, NAT-PMP or PCP in one router, forward a UDP port there and name it as `endpoint:` "
+        "on the other side, or use IPv6 ([nat.md](nat.md)).",
+    ),
+    "path.tcp": Entry(
+        "UDP to the relay is blocked, so the way to the peer runs over TCP, which is slower.",
+        "Let UDP to the relay that the text names out of this network.",
     ),
     # Names, routes and the bridge of a client that runs.
     "names.not-served": Entry(
@@ -132,6 +166,12 @@ RUNNING: dict[str, Entry] = {
         "Somebody changed `/etc/resolv.conf` after the client had put its line there.",
         "Restart the client to have the line again; or find who writes the file, and give it the line.",
     ),
+    "names.left": Entry(
+        "`/etc/resolv.conf` could not be put back as it was before the client: somebody has changed it "
+        "since, or it can't be read or written.",
+        "Take the line `nameserver 127.0.77.53` out; the former content is in the file that the text "
+        "names, if it names one.",
+    ),
     "route.refused": Entry(
         "A route of `routes:` is not used: its gateway may not carry it, it would swallow an address "
         "that the overlay itself needs, or the kernel refuses it.",
@@ -143,5 +183,10 @@ RUNNING: dict[str, Entry] = {
         "port is blocked.",
         "Let one of the members that the text names out of that network, or mend its cabling "
         "([bridging.md](bridging.md)).",
+    ),
+    "tracing.collector": Entry(
+        "What listens at `tracing.otlp` does not take the traces, or nothing does.",
+        "See whether the collector runs and takes OTLP over HTTP at that URL "
+        "([operations.md](operations.md#traces)). Nothing else waits for it.",
     ),
 }

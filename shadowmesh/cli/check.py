@@ -38,6 +38,6 @@ def _ask(name: CheckName, path: Path) -> tuple[CheckReply, ExitCode]:
         raise  # says nothing about the client
     except (NotRunning, ApiFailed) as error:
         code = ExitCode.NOT_RUNNING if isinstance(error, NotRunning) else ExitCode.FAILED
-        return CheckReply(check=name, ok=False, reason=str(error)), code
+        return CheckReply(check=name, ok=False, reason=error.told), code
     ok, reason = check(name, status)
     return CheckReply(check=name, ok=ok, reason=reason), ExitCode.OK if ok else ExitCode.FAILED

@@ -64,7 +64,7 @@ def _check(settings: ClientConfig, file: Path, as_json: bool) -> None:
     identity_name = _check_identity(settings)
     _check_firewall(settings)
     _check_group(settings)
-    warnings = doubts(settings, identity_name)
+    warnings = [doubt.told for doubt in doubts(settings, identity_name)]
     if as_json:
         print_reply(ValidReply(file=str(file), summary=_summary(settings), warnings=warnings))
         return

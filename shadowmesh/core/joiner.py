@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shadowmesh.core.failure import failure_of
 from shadowmesh.core.relays import RelayClient
 from shadowmesh.core.shared import Shared
-from shadowmesh.errors import BadPacket, NotMember
+from shadowmesh.errors import BadPacket, Failure, NotMember
 from shadowmesh.membership.clock import SteadyClock
 from shadowmesh.membership.delegation import Credentials
 from shadowmesh.membership.guard import Guard
@@ -59,7 +60,7 @@ class Joiner:
         self.outcome: Admitted | Rejected | None = None
         self.waits = False
         """Whether a person at the inviter has to decide, and it was the inviter who said so."""
-        self.problem = ""
+        self.problem: Failure | None = None
         """Why the inviter could not be reached so far."""
         self._token = token
         self._shared = shared
@@ -96,7 +97,8 @@ class Joiner:
         if opened.receive != self._receive or self._send:
             return
         if opened.refused or len(opened.send) != ID_SIZE:
-            self.problem = f"the inviter can't be reached: {opened.refused or 'no channel'}"
+            words = f"the inviter can't be reached: {printable(opened.refused) or 'no channel'}"
+            self.problem = Failure("join.unanswered", words)
             self._drop_channel(now)
             self._act_at = now + RETRY
             return
@@ -144,7 +146,8 @@ class Joiner:
             self._handle_message(event.message, now)
         elif isinstance(event, Ended):
             self._driver = None
-            self.problem = f"the inviter can't be reached: {event.reason or 'the connection was lost'}"
+            failure = failure_of(event)
+            self.problem = Failure(failure.error_id, f"the inviter can't be reached: {failure}")
             self._drop_channel(now)
             self._act_at = now + RETRY
 

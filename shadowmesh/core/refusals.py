@@ -34,7 +34,7 @@ class Refusals:
         news = {reason: count - self._told.get(reason, 0) for reason, count in self.counts.items()}
         self._told, self._next_line = dict(self.counts), now + INTERVAL
         counted = ", ".join(f"{reason} {count}" for reason, count in news.items() if count)
-        return f"frames refused: {counted}; for example {self.example}"
+        return f"frames refused: {counted}; for example {self.example} [peer.frames-refused]"
 
 
 def _words(reason: str, mac: bytes, address: bytes) -> str:

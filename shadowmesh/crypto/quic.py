@@ -167,7 +167,7 @@ class HybridConnection(QuicConnection):
                 self._release()
         except Exception:
             # Anything: aioquic parses unauthenticated bytes here, and is known to let some errors escape.
-            logger.exception("internal error while receiving; the connection is closed")
+            logger.exception("internal error while receiving; the connection is closed [program.bug]")
             self.close(QuicErrorCode.INTERNAL_ERROR, QuicFrameType.PADDING, "internal error")
 
     def _initialize(self, peer_cid: bytes) -> None:
@@ -358,7 +358,7 @@ class SessionConnection(HybridConnection):
             datagrams = [data for data, address in self.datagrams_to_send(now) if address == VIRTUAL_ADDRESS]
         except Exception:
             # A close that can't even be written (no keys yet), or state left torn by an error before it.
-            logger.exception("internal error while sending; the connection is dropped")
+            logger.exception("internal error while sending; the connection is dropped [program.bug]")
             self._close_event = self._close_event or ConnectionTerminated(
                 QuicErrorCode.INTERNAL_ERROR, QuicFrameType.PADDING, "internal error"
             )

@@ -63,7 +63,7 @@ def gather(config_file: Path | None, socket_path: Path | None, usual: Path, prog
         kernel=system.read_kernel(surroundings.reason if isinstance(surroundings, Unseen) else ""),
         config=config,
         config_problem=config_problem,
-        doubts=() if isinstance(config, Unseen) else tuple(doubts(config, _identity_name(config))),
+        doubts=() if isinstance(config, Unseen) else _doubts(config),
         files=read_files(config),
         socket=file_fact(socket_path),
         status=client.status,
@@ -213,13 +213,14 @@ def read_papers(config: ClientConfig | Unseen) -> tuple[Papers | Unseen | None, 
     )
 
 
-def _identity_name(config: ClientConfig) -> str | None:
+def _doubts(config: ClientConfig) -> tuple[str, ...]:
     from shadowmesh.crypto import identity as identities
 
     try:
-        return identities.load(config.node.state_dir).name
+        name = identities.load(config.node.state_dir).name
     except IdentityError:
-        return None
+        name = None
+    return tuple(doubt.told for doubt in doubts(config, name))
 
 
 def _look_up(host: str) -> Lookup:

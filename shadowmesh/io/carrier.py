@@ -211,7 +211,8 @@ def _fault(error: Exception) -> str:
     problem = f"{type(error).__name__}: {_printable(str(error))}"
     if len(_faults) < MAX_FAULTS and (type(error).__name__, str(error)) not in _faults:
         _faults.add((type(error).__name__, str(error)))
-        log.error("a connection to a relay over TCP failed, and is tried again: %s", problem, exc_info=error)
+        line = "a connection to a relay over TCP failed, and is tried again: %s [program.bug]"
+        log.error(line, problem, exc_info=error)
     return f"an error of the program, see its log: {type(error).__name__}"
 
 

@@ -70,7 +70,8 @@ class Lent:
                 file.write(msgspec.json.encode(self._kept))
             draft.replace(self._path)
         except OSError as error:
-            log.warning("can't write down in %s what was put on the bridge: %s", self._path, error.strerror)
+            line = "can't write down in %s what was put on the bridge: %s [state.not-kept]"
+            log.warning(line, self._path, error.strerror)
 
 
 def take_back(state_dir: Path) -> None:
@@ -90,7 +91,7 @@ def take_back(state_dir: Path) -> None:
     except DeviceError:
         pass  # there is no such bridge any more, and nothing on it
     except (OSError, *UNDECODABLE) as error:
-        log.warning("%s is ignored: %s", path, error)
+        log.warning("%s is ignored: %s [state.ignored]", path, error)
     with contextlib.suppress(OSError):
         path.unlink()
 

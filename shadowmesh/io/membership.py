@@ -98,7 +98,7 @@ def _merge_shipped(revocations: Revocations, shipped: RevocationList, file: Path
     try:
         revocations.merge_untrusted(shipped.document)
     except NotMember as error:
-        log.error("%s: its revocation list counts no longer: %s", file, error)
+        log.error("%s: its revocation list counts no longer: %s [network.list]", file, error)
 
 
 def _kept_list(path: Path, network: Network) -> bytes:
@@ -111,7 +111,7 @@ def _kept_list(path: Path, network: Network) -> bytes:
         if not isinstance(error.__cause__, NotMember) or error.__cause__.reason != "former_authority":
             text = "restore it, or remove it and have network.file tell who is revoked"
             raise ConfigError(f"{error}; {text}", "network.kept") from None
-        log.error("%s; it counts no longer", error)
+        log.error("what was kept counts no longer: %s", error.told)
         return b""
 
 
@@ -140,7 +140,7 @@ def open_membership(config: ClientConfig, identity: Identity) -> Membership | No
     credentials = load_credentials(config.network.certificate)
     _require_own(credentials, guard, identity, config.network.certificate)
     if guard.clock.behind:
-        log.warning("the machine's clock is at least %d s behind", guard.clock.behind)
+        log.warning("the machine's clock is at least %d s behind [network.clock]", guard.clock.behind)
     keep = partial(_keep_credentials, config.network.certificate, guard.network.name)
     return Membership(guard.network, guard.revocations, guard.clock, credentials, keep, guard.keep_network)
 
@@ -191,7 +191,7 @@ def open_delegate(config: ClientConfig, membership: Guard, identity: Identity) -
     except NotMember as error:
         if error.reason not in _MENDED:
             raise ConfigError(f"{file}: {error}", "network.not-valid") from None
-        log.warning("%s: %s; no certificates are renewed here", file, error)
+        log.warning("%s: %s; no certificates are renewed here [network.not-valid]", file, error)
         return None
     return delegate
 
@@ -248,7 +248,7 @@ def _require_own(credentials: Credentials, guard: Guard, identity: Identity, fil
     except NotMember as error:
         if error.reason not in _MENDED:
             raise ConfigError(f"{file}: {error}", "network.not-valid") from None
-        log.warning("%s: %s; nobody will take it", file, error)
+        log.warning("%s: %s; nobody will take it [network.not-valid]", file, error)
 
 
 def _keep_credentials(path: Path, network: str, credentials: Credentials) -> None:
@@ -257,7 +257,10 @@ def _keep_credentials(path: Path, network: str, credentials: Credentials) -> Non
     with contextlib.suppress(ConfigError):
         found, ours = load_credentials(path).certificate.body, credentials.certificate.body
         if (found.serial, found.not_after) > (ours.serial, ours.not_after):
-            log.warning("%s holds a newer certificate than the renewed one; `reload` takes it over", path)
+            line = (
+                "%s holds a newer certificate than the renewed one; `reload` takes it over [config.pending]"
+            )
+            log.warning(line, path)
             return
     with contextlib.suppress(OSError):
         mode = stat.S_IMODE(path.stat().st_mode)
@@ -277,4 +280,5 @@ def _keep(path: Path, data: bytes, mode: int = 0o644) -> None:
     try:
         replace_file(path, data, mode)
     except OSError as error:
-        log.error("can't write %s: %s; it holds until the end of this process only", path, error.strerror)
+        line = "can't write %s: %s; it holds until the end of this process only [state.not-kept]"
+        log.error(line, path, error.strerror)

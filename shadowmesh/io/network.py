@@ -256,9 +256,8 @@ class NetworkMonitor:
         try:
             snapshot = await asyncio.to_thread(read, self._own_interface, self._overlay)
         except Exception as error:  # with no descriptor or memory left, what pyroute2 raises is its own
-            log.warning(
-                "the network's state can't be read: %s; trying again", str(error) or type(error).__name__
-            )
+            line = "the network's state is read again soon, as it can't be read now: %s [machine.netlink]"
+            log.warning(line, str(error) or type(error).__name__)
             asyncio.get_running_loop().call_later(RETRY, self._wake.set)
             return
         self._read_took = time.monotonic() - began

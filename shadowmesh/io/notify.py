@@ -71,7 +71,7 @@ def _tell(message: str, patience: float = 0.0) -> bool:
             sender.settimeout(patience)
             return _send(sender, message)
     except OSError as error:
-        log.warning("the service manager can't be told: %s", error)
+        log.warning("the service manager can't be told: %s [machine.resource]", error)
         return False
 
 
@@ -83,7 +83,8 @@ def _send(sender: socket.socket, message: str) -> bool:
         # To an address, not connected: a manager that started again has another socket there.
         sender.sendto(message.encode(), target)
     except OSError as error:
-        log.warning("the service manager at %s can't be told: %s", os.environ["NOTIFY_SOCKET"], error)
+        line = "the service manager at %s can't be told: %s [machine.manager]"
+        log.warning(line, os.environ["NOTIFY_SOCKET"], error)
         return False
     return True
 

@@ -79,18 +79,15 @@ def give_back(state_dir: Path) -> None:
             _write(note.before)
             log.info("%s is as it was", RESOLV_CONF)
         elif _HEAD in now:
-            log.warning(
-                "%s was changed by somebody else and is left alone; take the line `nameserver %s` out",
-                RESOLV_CONF,
-                SERVER,
-            )
+            line = "%s was changed by somebody else and is left alone; take `nameserver %s` out [names.left]"
+            log.warning(line, RESOLV_CONF, SERVER)
         path.unlink()
     except FileNotFoundError:
         pass
     except DeviceError as error:
-        log.warning("%s; what was in it is in %s", error, path)
+        log.warning("%s; what was in it is in %s [names.left]", error, path)
     except (OSError, *UNDECODABLE) as error:
-        log.warning("%s can't be given back as %s has it: %s", RESOLV_CONF, path, error)
+        log.warning("%s can't be given back as %s has it: %s [names.left]", RESOLV_CONF, path, error)
 
 
 @contextlib.contextmanager

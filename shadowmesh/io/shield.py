@@ -20,6 +20,6 @@ def survives(step: Callable[..., None], *arguments: object) -> bool:
     try:
         step(*arguments)
     except Exception:
-        log.exception("internal error; please report it")
+        log.exception("internal error; please report it [program.bug]")
         return False
     return True

@@ -138,7 +138,9 @@ class _Counting(SpanExporter):
             if works:
                 log.info("traces reach the collector again")
             else:
-                log.warning("traces do not reach the collector of tracing.otlp; they are counted and dropped")
+                log.warning(
+                    "traces do not reach tracing.otlp; they are counted and dropped [tracing.collector]"
+                )
         return result
 
     def shutdown(self) -> None:

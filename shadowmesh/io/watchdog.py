@@ -63,7 +63,8 @@ async def _tell(pulse: Pulse, sender: socket.socket, pause: float) -> None:
             notify.alive(sender)
             continue
         names = ", ".join(map(str, stuck))
-        log.error("the data plane hangs (part %s); the service manager will start us again", names)
+        line = "the data plane hangs (part %s); the service manager will start us again [program.bug]"
+        log.error(line, names)
 
 
 @contextlib.contextmanager

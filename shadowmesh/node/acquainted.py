@@ -42,7 +42,7 @@ def load(path: Path) -> list[tuple[NodeId, bytes]]:
     except FileNotFoundError:
         return []
     except (OSError, *UNDECODABLE) as error:
-        log.warning("%s is ignored: %s", path, error)
+        log.warning("%s is ignored: %s [state.ignored]", path, error)
     return []
 
 
@@ -56,6 +56,6 @@ def save(path: Path, known: Sequence[tuple[NodeId, bytes]]) -> None:
         # Without fsync, as the tickets: what a power failure tears is ignored.
         draft.replace(path)
     except OSError as error:
-        log.warning("can't keep the known members in %s: %s", path, error.strerror)
+        log.warning("can't keep the known members in %s: %s [state.not-kept]", path, error.strerror)
         with contextlib.suppress(OSError):
             draft.unlink()

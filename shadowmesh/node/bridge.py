@@ -36,7 +36,7 @@ def find_bridge(config: ClientConfig) -> LinuxBridge | None:
     except DeviceError as error:
         refuse_bridge(config, str(error))
     if not found.up:
-        log.warning("bridge %s is down: ip link set %s up", found.name, found.name)
+        log.warning("bridge %s is down: ip link set %s up [device.bridge]", found.name, found.name)
     return found
 
 
@@ -47,7 +47,8 @@ def choose_mtu(config: ClientConfig, bridge: LinuxBridge | None) -> int:
         return DEFAULT_MTU if bridge is None else bridge.mtu
     if bridge is not None and wanted < bridge.mtu:
         log.warning(
-            "interface.mtu %d makes the MTU of bridge %s, now %d, as small: its hosts lose longer frames",
+            "interface.mtu %d makes the MTU of bridge %s, now %d, as small: its hosts lose longer frames "
+            "[config.doubtful]",
             wanted,
             bridge.name,
             bridge.mtu,
@@ -144,7 +145,8 @@ class BridgeService:
         port = self._port
         if port.state is PortState.BLOCKED and port.ends is not None:
             log.warning(
-                "bridge %s: loop: %s; its port carries nothing until no probe came back for %d s",
+                "bridge %s: loop: %s; its port carries nothing until no probe came back for %d s "
+                "[bridge.loop]",
                 self._name,
                 port.reason,
                 port.ends - time.monotonic(),

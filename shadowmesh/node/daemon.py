@@ -239,7 +239,7 @@ class Daemon:
         state = self._core.peers[member.node_id]
         idle = is_idle(state, time.monotonic())
         problem = ON_DEMAND if idle else told(problem_of(state, self._core.relays))
-        clock = clock_warning(self._core, state)
+        clock = told(clock_warning(self._core, state))
         relay = state.channel.relay if state.channel is not None else None
         reply = explain(
             member,
@@ -298,9 +298,8 @@ class Daemon:
             self._drive()
         log.info("%s was read again; changed: %s", self._file, ", ".join(reply.applied) or "nothing")
         if reply.restart:
-            log.warning(
-                "%s: a restart is needed for what changed in %s", self._file, ", ".join(reply.restart)
-            )
+            line = "%s: a restart is needed for what changed in %s [config.pending]"
+            log.warning(line, self._file, ", ".join(reply.restart))
         return reply
 
     def invitations(self) -> InvitationsReply:
@@ -328,7 +327,7 @@ class Daemon:
         try:
             self.reload()
         except ConfigError as error:
-            for line in str(error).splitlines():
+            for line in error.told.splitlines():
                 log.error("nothing was changed: %s", line)
 
     def request_stop(self) -> None:
@@ -443,8 +442,8 @@ class Daemon:
             self._tell(event)
 
     def _fail(self, reason: str, code: ExitCode, error_id: str) -> None:
-        log.error("stopping: %s", reason)
         self.failure = CommandFailed(reason, code, error_id)
+        log.error("stopping: %s", self.failure.told)
         self._stop.set()
 
     def _handle_wake(self) -> None:

@@ -20,6 +20,7 @@ from shadowmesh.core.node import Core
 from shadowmesh.core.shared import Tables
 from shadowmesh.crypto import identity as identities
 from shadowmesh.crypto.identity import Identity
+from shadowmesh.errors import Failure
 from shadowmesh.io.membership import open_clock
 from shadowmesh.membership.invitations import Admitted
 from shadowmesh.membership.token import Token
@@ -67,8 +68,8 @@ async def _wait(core: Core, timeout: float, waiting: Callable[[], None]) -> Admi
             told = True
             waiting()
         if not joiner.waits and time.monotonic() > end:
-            text = f"not joined: {_problem(core, joiner)}"
-            raise CommandFailed(text, ExitCode.NOT_JOINED, "join.unanswered")
+            problem = _problem(core, joiner)
+            raise CommandFailed(f"not joined: {problem}", ExitCode.NOT_JOINED, problem.error_id)
         await asyncio.sleep(POLL)
     if isinstance(joiner.outcome, Rejected):
         text = f"not joined: {joiner.outcome.text} ({joiner.outcome.reason})"
@@ -76,11 +77,11 @@ async def _wait(core: Core, timeout: float, waiting: Callable[[], None]) -> Admi
     return joiner.outcome
 
 
-def _problem(core: Core, joiner: Joiner) -> str:
+def _problem(core: Core, joiner: Joiner) -> Failure:
     relay = core.relays[0]
     if relay.last_error is not None:
-        return f"relay {relay.name}: {relay.last_error}"
-    return joiner.problem or f"relay {relay.name} does not answer"
+        return Failure(relay.last_error.error_id, f"relay {relay.name}: {relay.last_error}")
+    return joiner.problem or Failure("join.unanswered", f"relay {relay.name} does not answer")
 
 
 def _machine_name() -> str:

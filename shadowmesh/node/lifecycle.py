@@ -96,7 +96,7 @@ def _run_detached(config: ClientConfig, identity: Identity, detached: Callable[[
         problem = text.decode() or "the client stopped at once [program.bug]"
         raise CommandFailed(problem, ExitCode(int(code or b"1")), error_id="")  # with its id already
     for doubt in doubts(config, identity.name):
-        print(f"warning: {doubt}", file=sys.stderr)
+        print(f"warning: {doubt.told}", file=sys.stderr)
     detached(child, config.node.state_dir / LOG_FILE)
     return ExitCode.OK
 
@@ -150,7 +150,7 @@ def _run_node(config: ClientConfig, identity: Identity, ready: Callable[[], None
     config = with_network(config, membership)
     invitations = open_invitations(membership, identity, config.node.state_dir) if membership else None
     for doubt in doubts(config, identity.name):
-        log.warning("%s", doubt)
+        log.warning("%s", doubt.told)
     _choose_aead(config)
     linux = find_bridge(config)
     mtu = choose_mtu(config, linux)
@@ -197,7 +197,7 @@ def _run_node(config: ClientConfig, identity: Identity, ready: Callable[[], None
 def _warn_of_forwarding(membership: Membership | None, interface: str) -> None:
     unready = not_forwarded(membership, interface)
     if unready:
-        log.warning("%s; turn it on with sysctl", unready)
+        log.warning("%s; turn it on with sysctl [network.no-forwarding]", unready)
 
 
 def _open_tap(
@@ -308,7 +308,7 @@ async def _serve_api(config: ClientConfig, daemon: Daemon) -> AsyncIterator[None
     async with serve_api(path, daemon, group):
         problem = closed_folder(path, group) if group is not None else ""
         if problem:
-            log.warning("%s", problem)
+            log.warning("%s [config.group]", problem)
         yield
 
 

@@ -68,7 +68,7 @@ def _report(core: Core, surroundings: Surroundings) -> Netcheck:
         ipv4=family(False),
         ipv6=family(True),
         datagram=_largest_datagram(by_udp),
-        clock=clock_warning(core) or clock_text(core.relays),
+        clock=told(clock_warning(core)) or clock_text(core.relays),
         tcp=_tcp(core.relays),
         relays=[_relay(relay, home_reason(relay, core)) for relay in core.relays],
     )

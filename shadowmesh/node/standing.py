@@ -74,7 +74,7 @@ def clock_text(relays: Iterable[RelayClient]) -> str | None:
     return f"this machine's clock is {how} that of relay {relay.name} (within {error:.1f} s)"
 
 
-def clock_warning(core: Core, peer: PeerClient | None = None) -> str | None:
+def clock_warning(core: Core, peer: PeerClient | None = None) -> Failure | None:
     """What to tell of the clock: where it is far from the relays', or a date has kept somebody out.
 
     :param peer: it matters to this peer.
@@ -84,7 +84,9 @@ def clock_warning(core: Core, peer: PeerClient | None = None) -> str | None:
     dated = any(relay.dated for relay in core.relays) or (peer is not None and peer.dated)
     if not wide and not dated and not _looks_wrong(core.members.membership):
         return None
-    return f"{text or 'no relay has told its time'}; here it is {_date(time.time())}"
+    return Failure(
+        "network.clock", f"{text or 'no relay has told its time'}; here it is {_date(time.time())}"
+    )
 
 
 def peer_expiry(core: Core, peer: PeerClient) -> float | None:
@@ -122,7 +124,7 @@ def _warnings(core: Core, membership: Membership, interface: str, now: float) ->
     yield from _of_dates(body, now, core.renewals.last_error)
     clock = clock_warning(core)
     if clock is not None:
-        yield Failure("network.clock", clock)
+        yield clock
     if current is not None and now > current.valid_until:
         old = f"revocation list {current.number} is past its date; the authority should issue the next one"
         yield Failure("network.list-old", old)

@@ -110,7 +110,7 @@ class Subnets:
                 try:
                     await self._look()
                 except Exception:  # no thread or memory is left, say
-                    log.exception("can't look after the routes; trying again")
+                    log.exception("can't look after the routes; trying again [machine.netlink]")
                     pause = RETRY
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), pause)
@@ -135,7 +135,7 @@ class Subnets:
         if wanted != self._installed:
             await self._install(table, wanted)
         for entry in table.entries:
-            self._tell(entry.route.to, entry.route.via, entry.state, entry.reason)
+            self._tell(entry)
 
     async def _install(self, table: Routes, wanted: dict[Key, str]) -> None:
         # First the candidates: no address behind a gateway may be tried once packets to it go there.
@@ -205,12 +205,16 @@ class Subnets:
                 found.append(Guarded(path.way.address.host, f"where {peer.member.name} is reached directly"))
         return found
 
-    def _tell(self, to: str, via: str, state: str, reason: str) -> None:
+    def _tell(self, entry: Entry) -> None:
+        to, via, state, reason = entry.route.to, entry.route.via, entry.state, entry.reason
         line = f"{state}{f': {reason}' if reason else ''}"
-        if self._told.get((to, via)) != line:
-            self._told[to, via] = line
-            level = logging.WARNING if state == "refused" else logging.INFO
-            log.log(level, "route to %s via %s: %s", to, via, line)
+        if self._told.get((to, via)) == line:
+            return
+        self._told[to, via] = line
+        if state == "refused":
+            log.warning("route to %s via %s: %s [route.refused]", to, via, line)
+        else:
+            log.info("route to %s via %s: %s", to, via, line)
 
 
 def _reason(entry: Entry) -> str | None:

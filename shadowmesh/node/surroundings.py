@@ -50,7 +50,7 @@ class Surroundings:
         try:
             self.monitor.start()
         except OSError as error:
-            log.warning("no news of the network's changes: %s", error)
+            log.warning("no news of the network's changes: %s [machine.netlink]", error)
 
     async def stop(self) -> None:
         """Give the router its port back, and listen no more."""

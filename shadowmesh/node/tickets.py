@@ -36,9 +36,9 @@ def load(state_dir: Path, node: NodeId, relays: Collection[NodeId]) -> list[Rela
     except FileNotFoundError:
         return []
     except OSError as error:
-        log.warning("%s is ignored: %s", path, error.strerror)
+        log.warning("%s is ignored: %s [state.ignored]", path, error.strerror)
     except LocalProtocolError as error:
-        log.warning("%s is ignored: %s", path, error)
+        log.warning("%s is ignored: %s [state.ignored]", path, error)
     return []
 
 
@@ -58,7 +58,7 @@ def save(state_dir: Path, node: NodeId, tickets: Iterable[RelayTicket]) -> None:
         # Without fsync, which would hold up the event loop: what a power failure tears is ignored.
         draft.replace(path)
     except OSError as error:
-        log.warning("can't keep tickets in %s: %s", path, error.strerror)
+        log.warning("can't keep tickets in %s: %s [state.not-kept]", path, error.strerror)
         for left in (draft, path):
             with contextlib.suppress(OSError):
                 left.unlink()

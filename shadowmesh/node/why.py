@@ -10,6 +10,7 @@ from shadowmesh.core.local import LocalNetwork
 from shadowmesh.core.refusals import Refusals
 from shadowmesh.core.routing import Mode, Routing
 from shadowmesh.crypto.identity import node_id_text
+from shadowmesh.errors import Failure
 from shadowmesh.membership.roster import Member
 from shadowmesh.path.finder import MOVING_NAT
 from shadowmesh.path.view import view
@@ -62,12 +63,12 @@ def explain(
     else:
         findings, advice = _relayed(member.name, mode, here, there)
         if over_tcp is not None:
-            findings.append(
-                f"UDP to relay {over_tcp} is blocked, so our leg to it runs over TCP: it is slower"
-            )
+            slower = f"UDP to relay {over_tcp} is blocked, so our leg to it runs over TCP: it is slower"
+            findings.append(Failure("path.tcp", slower).told)
             advice.append(f"let UDP to {over_tcp} out of this network")
     for reason, count in refusals.counts.items():
-        findings.append(f"{count} frames of {member.name} were refused: {REFUSED[reason]}")
+        words = f"{count} frames of {member.name} were refused: {REFUSED[reason]}"
+        findings.append(Failure("peer.frames-refused", words).told)
     if refusals.counts:
         findings.append(f"the last of them that was looked at: {refusals.example}")
     return WhyReply(
@@ -96,7 +97,8 @@ def _direct(name: str, there: Side | None) -> tuple[list[str], list[str]]:
 def _relayed(name: str, mode: Mode, here: Side, there: Side | None) -> tuple[list[str], list[str]]:
     """The first thing that stands in the way, from the surest to the least sure."""
     if mode == "never":
-        return ["direct paths are switched off here"], ["set `paths: {direct: auto}` in the configuration"]
+        finding = Failure("path.off", "direct paths are switched off here")
+        return [finding.told], ["set `paths: {direct: auto}` in the configuration"]
     if not here.tried:
         return _nothing_to_try(name, mode)
     usable = [one.address for one in here.tried if one.state == "usable"]
@@ -106,14 +108,13 @@ def _relayed(name: str, mode: Mode, here: Side, there: Side | None) -> tuple[lis
         ], []
     checking = [one.address for one in here.tried if one.state in ("trying", "checking") and not one.detail]
     if checking:
-        return [f"{len(checking)} addresses of {name} are being tried right now"], [
-            "ask again in some seconds"
-        ]
+        finding = Failure("path.trying", f"{len(checking)} addresses of {name} are being tried right now")
+        return [finding.told], ["ask again in some seconds"]
     if any(TOO_LARGE in one.detail for one in here.tried):
-        finding = (
+        words = (
             f"{name} answers small packets directly, but none of 1200 bytes: something on the way drops them"
         )
-        return [finding], [
+        return [Failure("path.too-narrow", words).told], [
             "look for a tunnel or a firewall with a small MTU on the way, or one that drops fragments"
         ]
     return _unanswered(name, here, there)
@@ -121,21 +122,20 @@ def _relayed(name: str, mode: Mode, here: Side, there: Side | None) -> tuple[lis
 
 def _nothing_to_try(name: str, mode: Mode) -> tuple[list[str], list[str]]:
     if mode == "static":
-        return (
-            [
-                f"the configuration names no `endpoint:` for {name}, and `paths: {{direct: static}}` "
-                "tries nothing else"
-            ],
-            ["name an endpoint, or set `paths: {direct: auto}`"],
+        words = (
+            f"the configuration names no `endpoint:` for {name}, and `paths: {{direct: static}}` "
+            "tries nothing else"
         )
-    return (
-        [f"{name} has told us no address at which it might be reached"],
-        [f"look at `paths:` in the configuration of {name}: `never` and `static` tell nobody"],
-    )
+        advice = "name an endpoint, or set `paths: {direct: auto}`"
+    else:
+        words = f"{name} has told us no address at which it might be reached"
+        advice = f"look at `paths:` in the configuration of {name}: `never` and `static` tell nobody"
+    return [Failure("path.off", words).told], [advice]
 
 
 def _unanswered(name: str, here: Side, there: Side | None) -> tuple[list[str], list[str]]:
-    findings = [f"none of {len(here.tried)} addresses of {name} has answered us"]
+    silence = Failure("path.unanswered", f"none of {len(here.tried)} addresses of {name} has answered us")
+    findings = [silence.told]
     if there is None:
         findings.append(f"{name} has not told how it looks from there")
     elif there.tried:
@@ -146,11 +146,11 @@ def _unanswered(name: str, here: Side, there: Side | None) -> tuple[list[str], l
     moving = [where for where, nat in nats if MOVING_NAT in nat]
     picky = [where for where, nat in nats if PICKY_NAT in nat]
     if moving and (len(moving) == 2 or set(picky) - set(moving)):
-        findings.append(
+        words = (
             f"the NAT {' and the NAT '.join(moving)} takes another port for each destination, and the "
             "other side's lets in only what it has written to: neither can know where to write"
         )
-        return findings, [
+        return [*findings, Failure("path.nat", words).told], [
             "turn on UPnP, NAT-PMP or PCP in one of the routers, or forward a UDP port there and name it as "
             "`endpoint:` on the other side, or use IPv6"
         ]

@@ -268,7 +268,7 @@ def guarded(handler: Handler) -> Handler:
         except ClientDisconnect:
             return problem_answer(400, "bad-request", "a part of the request is missing")
         except Exception:
-            log.exception("%s %s failed", request.method, request.url.path)
+            log.exception("%s %s failed [program.bug]", request.method, request.url.path)
             return problem_answer(500, "failed", "the program failed to answer; its log says why")
 
     return answer

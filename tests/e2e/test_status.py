@@ -197,7 +197,7 @@ def test_checks_of_a_supervisor(duo: Mesh) -> None:
         done = alice.verb("status", "--check", "ready", check=False)
         assert (done.returncode, done.stdout) == (
             1,
-            f"not ready: interface {alice.interface} is down or gone\n",
+            f"not ready: interface {alice.interface} is down or gone [device.down]\n",
         )
     finally:
         alice.host.run(["ip", "link", "set", alice.interface, "up"])

@@ -166,7 +166,10 @@ def test_a_draining_relay_tells_that_it_is_not_ready() -> None:
     relay.core.drain(mesh.network.now + 100, mesh.network.now)
     browser = Browser(mesh)
     answer = browser.get("/ready")
-    assert (answer.status, json.loads(answer.body)["reason"]) == (503, "the relay is draining")
+    assert (answer.status, json.loads(answer.body)["reason"]) == (
+        503,
+        "the relay is draining [relay.draining]",
+    )
     assert browser.get("/live").status == 200
     assert json.loads(browser.get("/status").body)["draining"] is True
     client = mesh.start_client(0, ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -9,7 +10,9 @@ from typing import Any, cast
 
 import pytest
 
+from shadowmesh.command import CommandFailed
 from shadowmesh.core.joiner import Joiner, Rejected
+from shadowmesh.core.node import Core
 from shadowmesh.crypto.identity import node_id_text
 from shadowmesh.membership.authority import DAY, Invitee, adopt
 from shadowmesh.membership.clock import SteadyClock
@@ -17,8 +20,11 @@ from shadowmesh.membership.delegation import Credentials, Delegation
 from shadowmesh.membership.guard import Membership
 from shadowmesh.membership.invitations import Admitted, Invitations, uses_of
 from shadowmesh.membership.token import Token
+from shadowmesh.node import joining
+from shadowmesh.session.link import CloseCode, Ended
 from shadowmesh.testing.memory import MemoryClient
-from shadowmesh.wire.messages import Interest, Invite, Join, Open, Registration
+from shadowmesh.values import printable
+from shadowmesh.wire.messages import Interest, Invite, Join, Open, Opened, Registration
 from shadowmesh_relay import guests as relay_guests
 from shadowmesh_relay.admission import Admission
 from tests.protocol.mesh import IDENTITIES, RELAY_IDENTITY, Mesh
@@ -111,6 +117,13 @@ def reason(inviter: Inviter, token: Token, number: int = 1) -> str:
     said = outcome(inviter, token, number)
     assert isinstance(said, Rejected), said
     return said.reason
+
+
+def problem_of(core: Core) -> str:
+    """What `join` says when its time is over."""
+    with pytest.raises(CommandFailed) as failed:
+        asyncio.run(joining._wait(core, -1.0, lambda: None))
+    return failed.value.told.removeprefix("not joined: ")
 
 
 def told_by_relay(inviter: Inviter, number: int = 1) -> str:
@@ -239,6 +252,33 @@ def test_a_late_token_is_named_and_later_unknown(inviter: Inviter, monkeypatch: 
     inviter.mesh.network.run_for(121.0)
     assert outcome(inviter, token) is None
     assert "knows no such invitation" in told_by_relay(inviter)
+
+
+def test_why_nobody_could_be_asked_has_the_id_of_what_failed(
+    inviter: Inviter,
+) -> None:
+    """By who closed and with which code, never by the words, which are the relay's or the inviter's."""
+    joiner = start_joiner(inviter, inviter.invite())
+    core = inviter.mesh.clients[1].core
+    assert problem_of(core) == "relay relay.test:4433 does not answer [join.unanswered]"
+    said = "no [link.two-holders]\n\x1b[2J"
+    inviter.mesh.network.run_until(lambda: bool(joiner._receive and not joiner._send), 5.0)
+    now = inviter.mesh.network.now
+    joiner.handle_opened(Opened(joiner._receive, refused=said), now)
+    assert problem_of(core) == "the inviter can't be reached: no [link.two-holders]??[2J [join.unanswered]"
+    joiner._driver = driver = cast(Any, object())
+    joiner._handle_link(driver, Ended(CloseCode.PROTOCOL, printable(said), by_peer=True), now)
+    assert problem_of(core).endswith(" [link.protocol]")
+
+
+def test_a_relay_that_refuses_a_guest_is_told_with_its_id(inviter: Inviter) -> None:
+    unknown = Token(
+        inviter.home.network.id, IDENTITIES[INVITER].node_id, RELAY_IDENTITY.node_id, RELAY, bytes(32)
+    )
+    assert outcome(inviter, unknown) is None
+    text = problem_of(inviter.mesh.clients[1].core)
+    assert "relay relay.test:4433: the relay says: this relay knows no such invitation" in text
+    assert text.endswith(" [link.refused]")
 
 
 def test_a_token_that_was_taken_back_is_refused(inviter: Inviter) -> None:
@@ -463,7 +503,7 @@ def test_a_guest_that_says_anything_but_join_is_sent_away(inviter: Inviter) -> N
     driver.link.send(Join(bytes(32)))
     inviter.mesh.clients[1].core._shared.links.pump(driver, inviter.mesh.network.now)
     inviter.mesh.network.flush(inviter.mesh.clients[1])
-    inviter.mesh.network.run_until(lambda: "one JOIN" in joiner.problem, 5.0)
+    inviter.mesh.network.run_until(lambda: "one JOIN" in (joiner.problem or ""), 5.0)
 
 
 def test_an_id_whose_time_is_over_is_free_for_another_client() -> None:

@@ -130,7 +130,7 @@ def make_story() -> WhyReply:
         direct=False,
         here=Side(path="relay 192.0.2.1:4433", reason="it is the first that works", tried=tried),
         there=Side(path="relay 192.0.2.1:4433", reason="it is the first that works", nat="mapping unknown"),
-        findings=["none of 1 addresses of bob has answered us"],
+        findings=["none of 1 addresses of bob has answered us [path.unanswered]"],
         advice=["let UDP through"],
     )
 

@@ -6,6 +6,7 @@ import ast
 import asyncio
 import errno
 import fcntl
+import json
 import os
 import re
 import socket
@@ -47,6 +48,8 @@ from shadowmesh.web.problem import ErrorKind, Problem
 from shadowmesh_relay import control, verbs
 from shadowmesh_relay.certificate import tls_context
 from shadowmesh_relay.cli import main as relay
+from shadowmesh_relay.public import PublicStatus, page
+from tests.unit.catalogue_logged import LOGGED
 from tests.unit.catalogue_running import RUNNING
 from tests.unit.test_api import make_status
 
@@ -71,7 +74,8 @@ class World:
     def run(self, *arguments: str, command: Callable[[list[str]], int] = client) -> str:
         """What the command says when it fails."""
         assert command(list(arguments)) != 0
-        return self._capsys.readouterr().err
+        said = self._capsys.readouterr()
+        return said.err or said.out
 
     def file(self, content: str | bytes = "nothing of ours", name: str = "file") -> Path:
         path = self.tmp / name
@@ -88,6 +92,12 @@ class World:
         text = (CONFIGS / "client.yaml").read_text()
         assert old in text
         return self.check(text.replace(old, new))
+
+    def doubted(self, old: str, new: str) -> str:
+        """What `up --check` warns of in the example with this change."""
+        text = (CONFIGS / "client.yaml").read_text()
+        assert client(["up", "-c", str(self.file(text.replace(old, new), "client.yaml")), "--check"]) == 0
+        return self._capsys.readouterr().err
 
     def told(self, action: Callable[[], object]) -> str:
         """What a person reads of what it raises."""
@@ -466,8 +476,12 @@ PROVOCATIONS: dict[str, Callable[[World], str]] = {
     "relay.socket": _relay_answers(_refuse(errno.EACCES)),
     "relay.no-answer": _relay_answers(_refuse(errno.ETIMEDOUT)),
     "relay.refused": _relay_answers(lambda *_: (500, b"")),
+    "relay.draining": lambda _: str(
+        json.loads(page("/ready", PublicStatus(uptime=1, draining=True))[1])["reason"]
+    ),
     "relay.stopping": _relay_stays,
     **RUNNING,
+    **LOGGED,
 }
 
 

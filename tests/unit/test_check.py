@@ -41,14 +41,18 @@ WAITING = [replace(make_status().relays[0], state="waiting")]
     ("name", "given", "expected"),
     [
         ("live", status(WAITING, up=False, after=None, peers=False), (True, "the client answers")),
-        ("startup", status(after=None), (False, "no relay and no peer has been connected since up")),
+        (
+            "startup",
+            status(after=None),
+            (False, "no relay and no peer has been connected since up [peer.no-relay]"),
+        ),
         ("startup", status(WAITING, peers=False), (True, "the first connection was made 0.3 s after up")),
         ("ready", status(), (True, "interface smesh0 is up, connected: 1 relay, 1 peer")),
         ("ready", status(WAITING), (True, "interface smesh0 is up, connected: 0 relays, 1 peer")),
         ("ready", status(peers=False), (True, "interface smesh0 is up, connected: 1 relay, 0 peers")),
-        ("ready", status(WAITING, peers=False), (False, "no relay and no peer is connected")),
+        ("ready", status(WAITING, peers=False), (False, "no relay and no peer is connected [peer.no-relay]")),
         ("ready", status([], peers=False), (True, "interface smesh0 is up, no relay is configured")),
-        ("ready", status(up=False), (False, "interface smesh0 is down or gone")),
+        ("ready", status(up=False), (False, "interface smesh0 is down or gone [device.down]")),
     ],
 )
 def test_what_is_so(name: CheckName, given: Status, expected: tuple[bool, str]) -> None:
@@ -78,9 +82,13 @@ def answers(monkeypatch: pytest.MonkeyPatch, *given: Status | Exception) -> list
     ("given", "code", "line"),
     [
         (status(), ExitCode.OK, "ready: interface smesh0 is up, connected: 1 relay, 1 peer"),
-        (status(up=False), ExitCode.FAILED, "not ready: interface smesh0 is down or gone"),
-        (NotRunning("no client runs here"), ExitCode.NOT_RUNNING, "not ready: no client runs here"),
-        (ApiFailed("does not\x1b answer"), ExitCode.FAILED, "not ready: does not? answer"),
+        (status(up=False), ExitCode.FAILED, "not ready: interface smesh0 is down or gone [device.down]"),
+        (
+            NotRunning("no client runs here"),
+            ExitCode.NOT_RUNNING,
+            "not ready: no client runs here [client.not-running]",
+        ),
+        (ApiFailed("does not\x1b answer"), ExitCode.FAILED, "not ready: does not? answer [client.no-answer]"),
     ],
 )
 def test_the_answer_is_a_line_or_json_and_an_exit_code(
@@ -117,7 +125,7 @@ def test_waiting_ends_with_the_last_answer_when_the_time_is_over(
 ) -> None:
     slept = answers(monkeypatch, NotRunning("none"))
     assert client(["status", "--check", "live", "--wait", "0.35"]) == ExitCode.NOT_RUNNING
-    assert capsys.readouterr().out == "not live: none\n"
+    assert capsys.readouterr().out == "not live: none [client.not-running]\n"
     assert sum(slept) == pytest.approx(0.35)
 
 
@@ -139,7 +147,8 @@ def test_a_real_hang_of_a_socket_is_not_live(
         listener.bind(str(path))
         listener.listen()
         assert client(["status", "--check", "live", "--socket", str(path)]) == ExitCode.FAILED
-    assert capsys.readouterr().out == f"not live: the client on {path} does not answer: timed out\n"
+    said = f"not live: the client on {path} does not answer: timed out [client.no-answer]\n"
+    assert capsys.readouterr().out == said
 
 
 def test_wait_is_for_check_only(capsys: pytest.CaptureFixture[str]) -> None:

@@ -229,9 +229,9 @@ def test_check_looks_at_the_identity_too(tmp_path: Path, capsys: pytest.CaptureF
     assert client(["up", "--check", "-c", str(path)]) == 0
     assert [line.partition("client.yaml: ")[2] for line in capsys.readouterr().err.splitlines()] == [
         f"node.name: is alice, but the identity in {tmp_path}/state was made for bertha; "
-        "is it the right one?",
+        "is it the right one? [config.doubtful]",
         "peers[0].addresses: 10.78.0.2 is in no network of interface.addresses, "
-        "so it needs a route of its own to be reached",
+        "so it needs a route of its own to be reached [config.doubtful]",
     ]
     path.write_text(text.replace("bobexample".ljust(52, "a"), node_id_text(own.node_id)))
     assert client(["up", "--check", "-c", str(path)]) == ExitCode.REFUSED
@@ -380,7 +380,7 @@ def test_why_for_people_and_for_programs(capsys: pytest.CaptureFixture[str]) -> 
         "from bob, as it last said: relay 192.0.2.1:4433 (it is the first that works)",
         "  NAT: mapping unknown",
         "",
-        "- none of 1 addresses of bob has answered us",
+        "- none of 1 addresses of bob has answered us [path.unanswered]",
         "  what to do: let UDP through",
     ]
     assert client(["why", "bob", "--json"]) == ExitCode.NOT_DIRECT

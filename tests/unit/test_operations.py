@@ -132,7 +132,7 @@ def test_a_client_without_relay_is_not_ready() -> None:
     assert not_ready(make_status()) == ""
     assert not_ready(make_status("waiting")) == ""
     alone = msgspec.structs.replace(make_status("waiting"), peers=[])
-    assert not_ready(alone) == "no relay and no peer is connected"
+    assert not_ready(alone) == "no relay and no peer is connected [peer.no-relay]"
 
 
 def test_names_follow_the_conventions() -> None:

@@ -230,7 +230,7 @@ def test_a_collector_that_is_not_there(
         tracing.stages.begin("x", 1.0).end(2.0)
     assert tracing.lost == 1
     assert [record.message for record in caplog.records] == [
-        "traces do not reach the collector of tracing.otlp; they are counted and dropped"
+        "traces do not reach tracing.otlp; they are counted and dropped [tracing.collector]"
     ]
 
 

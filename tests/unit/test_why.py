@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv6Address
 
 import pytest
@@ -55,6 +56,8 @@ def test_the_cause_and_a_remedy(mode: str, here: Side, there: Side | None, findi
     findings, remedies = _relayed("bob", mode, here, there)  # type: ignore[arg-type]
     assert finding in " ".join(findings)
     assert advice in " ".join(remedies)
+    with_id = [one for one in findings if re.search(r" \[path\.[a-z-]+\]$", one)]
+    assert bool(with_id) == bool(remedies), "what can be mended can be looked up"
 
 
 def story(mesh: Mesh, number: int = 0, problem: str | None = None) -> WhyReply:
@@ -85,7 +88,7 @@ def test_a_firewall_in_between(mesh: Mesh) -> None:
     mesh.network.run_for(15)
     reply = story(mesh)
     assert not reply.direct
-    assert "none of 1 addresses of node1 has answered us" in reply.findings
+    assert "none of 1 addresses of node1 has answered us [path.unanswered]" in reply.findings
     assert "node1 tried 1 of ours: no answer" in reply.findings
 
 
@@ -114,16 +117,19 @@ def test_frames_that_the_guards_refused(mesh: Mesh) -> None:
 
     mesh.network.run_for(2)
     text = f"spoofed_address of the address 10.77.0.9, MAC {client.mac.hex(':')}"
-    assert lines() == [f"frames refused: spoofed_address 3; for example {text}"]
+    assert lines() == [f"frames refused: spoofed_address 3; for example {text} [peer.frames-refused]"]
     refused |= {"spoofed_address": 9, "ra_guard": 1, "example": None}
     mesh.network.run_for(50)
     assert len(lines()) == 1
     mesh.network.run_for(15)
-    assert lines()[1:] == [f"frames refused: spoofed_address 6, ra_guard 1; for example {text}"]
+    assert lines()[1:] == [
+        f"frames refused: spoofed_address 6, ra_guard 1; for example {text} [peer.frames-refused]"
+    ]
     mesh.network.run_for(200)
     assert len(lines()) == 2
     findings = story(mesh).findings
-    assert f"9 frames of node1 were refused: {REFUSED['spoofed_address']}" in findings
+    claimed = REFUSED["spoofed_address"]
+    assert f"9 frames of node1 were refused: {claimed} [peer.frames-refused]" in findings
     assert findings[-1].endswith(text)
 
 
