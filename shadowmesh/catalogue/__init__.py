@@ -33,7 +33,8 @@ shadowmesh-client: client.yaml:7: node.name: is missing; for example: name: alic
 ```
 
 The exit code tells its kind too ([cli.md](cli.md#exit-codes)). What goes wrong while a client runs is told by
-`status`, `peers`, `why`, `netcheck`, `top`, the dashboard and the [local API](api.md), and in the log:
+`status`, `peers`, `why`, `netcheck`, `top`, the dashboard, the [local API](api.md) and the checks for
+supervisors, and by every warning and error of the log:
 
 ```text
   relay.example.net:4433: nothing answered [link.no-answer]

@@ -35,7 +35,7 @@ NETWORKS: dict[str, Entry] = {
         "A certificate, list or delegation does not count: of another network or node, expired, revoked, or "
         "not signed by the authority.",
         "The text says which; have it signed again at the authority (`network list`, `network sign`, "
-        "`network renew`).",
+        "`network renew`, `network delegate`).",
     ),
     "network.kept": Entry(
         "What this machine keeps of the network in its `state_dir` is damaged.",
@@ -80,7 +80,8 @@ NETWORKS: dict[str, Entry] = {
         "certificate that was renewed since makes the next.",
     ),
     "network.peer-expired": Entry(
-        "The certificate of a peer has expired; the session that runs with it ends a day after that.",
+        "The certificate of a peer has expired, or will within a day; the session that runs with it ends "
+        "a day after that.",
         "Have it renewed: `network renew` at the authority.",
     ),
     "network.no-forwarding": Entry(

@@ -43,7 +43,7 @@ RUNNING: dict[str, Entry] = {
         "Look for the ids of the relays in `status`; `shadowmesh-client netcheck` tries them.",
     ),
     "peer.no-channel": Entry(
-        "The relay gives no channel to the peer; its own words say why.",
+        "The relay gives no channel to the peer, has closed it, or is lost; the words before the id say why.",
         "It is tried again. If it stays, look at the limits of the relay ([operations.md](operations.md)), "
         "or use a second one.",
     ),

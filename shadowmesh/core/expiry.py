@@ -50,10 +50,10 @@ class Expiry:
 
 
 def _line(left: float, own: bool) -> str:
-    whose = "our certificate" if own else "its certificate"
+    whose, error_id = ("our", "network.expires") if own else ("its", "network.peer-expired")
     if left >= 0:
         rest = f"{left / 86_400:.0f} days" if left > 2 * LAST_DAY else f"{left / 3600:.1f} hours"
-        return f"{whose} expires in {rest}; have it signed again"
+        return f"{whose} certificate expires in {rest}; have it signed again [{error_id}]"
     grace = max(0.0, left + EXPIRY_GRACE) / 3600
-    what = "sessions that run end" if own else "the session ends"
-    return f"{whose} has expired: {what} in {grace:.1f} hours, and nobody opens a new one"
+    ends = f"{'sessions that run end' if own else 'the session ends'} in {grace:.1f} hours"
+    return f"{whose} certificate has expired: {ends}, and nobody opens a new one [{error_id}]"

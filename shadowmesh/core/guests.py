@@ -98,7 +98,9 @@ class Guests:
     def handle_invited(self, relay: RelayClient, message: Invited) -> None:
         """It does not take them."""
         self.refused[relay.name] = message.refused
-        self._shared.tell(f"relay {relay.name}", f"does not take invitations: {message.refused}")
+        self._shared.tell(
+            f"relay {relay.name}", f"does not take invitations: {message.refused} [invite.not-taken]"
+        )
 
     def handle_relay_down(self, relay: RelayClient, now: float) -> None:
         """Its channels are gone."""
@@ -233,7 +235,7 @@ class Guests:
             self._told = {one: at for one, at in self._told.items() if now - at < TELL_EVERY}
             self._told[guest.invitation] = now
             who = f"{node_id_text(guest.node)[:MIN_PREFIX]} at {guest.source}"
-            self._shared.tell(self._subject(guest), f"{who} was refused: {error}")
+            self._shared.tell(self._subject(guest), f"{who} was refused: {error} [join.refused]")
         self._say(guest, JoinRefused(error.reason, str(error)[:200]), now)
 
     def _subject(self, guest: _Guest) -> str:

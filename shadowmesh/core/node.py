@@ -450,7 +450,8 @@ class Core:
         if all(one.duplicate for one in self.relays):
             self._shared.events.append(Fatal(reason))
         else:
-            self._tell(f"relay {relay.name}", "is left for an hour; if all relays say so, the node stops")
+            line = "is left for an hour; if all relays say so, the node stops [link.two-holders]"
+            self._tell(f"relay {relay.name}", line)
 
     def _relay_message(self, relay: RelayClient, message: Message, now: float) -> None:
         if isinstance(message, Opened):

@@ -142,7 +142,7 @@ class PeerClient:
         channel = self.channel
         relayed = self.session is not None and self.routing.paths.direct is None
         if relayed and (old is None) != (channel is None):
-            self.tell(f"unreachable: {why}" if channel is None else "reachable again")
+            self.tell(f"unreachable: {why} [peer.no-channel]" if channel is None else "reachable again")
         if channel is None:
             self.handshakes.end_all(CloseCode.COLLISION, "the way to the peer changed", now)
         elif self.session is None:
@@ -472,7 +472,7 @@ class PeerClient:
             session, self.session = self.session, None
             self.routing.stop(now)
             session.retire()
-            self.tell(f"disconnected: {ended.reason}")
+            self.tell(f"disconnected: {failure_of(ended).told}")
         if lost and ended.code == CloseCode.IDLE:
             self.demand.sleep()
             self.rendezvous.hang_up(now)

@@ -86,7 +86,8 @@ class Renewals:
             return
         clock = membership.clock.now()
         if self.delegate is not None and clock > self.delegate.until:
-            self._tell("network", "our delegation has ended: no certificates are renewed here any more")
+            line = "our delegation has ended: no certificates are renewed here any more [network.not-valid]"
+            self._tell("network", line)
             self.set_delegate(None, now)
         if clock < renew_at(membership.certificate.body, self._jitter) or now < self._act_at:
             return
@@ -211,6 +212,7 @@ class Renewals:
         self._act_at = now + self._backoff.next_delay(now)
 
     def _note(self, reason: str) -> None:
-        if reason != self.last_error:
-            self._tell("network", f"our certificate is not renewed yet: {reason}")
-        self.last_error = Failure("network.not-renewed", reason)
+        failure = Failure("network.not-renewed", reason)
+        if failure != self.last_error:
+            self._tell("network", f"our certificate is not renewed yet: {failure.told}")
+        self.last_error = failure

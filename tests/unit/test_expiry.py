@@ -39,7 +39,7 @@ def test_our_own_certificate_is_told_daily_then_hourly_then_in_its_grace() -> No
     assert lines(END - 40 * DAY, END - 14 * DAY, OFTEN, own=True) == []
     early = lines(END - 14 * DAY, END - DAY, OFTEN, own=True)
     assert len(early) == 13 * DAY / SELDOM
-    assert early[0] == "our certificate expires in 14 days; have it signed again"
+    assert early[0] == "our certificate expires in 14 days; have it signed again [network.expires]"
     late = lines(END - DAY, END, 60, own=True)
     assert len(late) == DAY / OFTEN
     grace = lines(END + 1, END + EXPIRY_GRACE, 60, own=True)
@@ -49,7 +49,9 @@ def test_our_own_certificate_is_told_daily_then_hourly_then_in_its_grace() -> No
 
 def test_that_of_a_peer_is_told_in_its_last_day_only() -> None:
     assert lines(END - 14 * DAY, END - DAY, OFTEN, own=False) == []
-    assert len(lines(END - DAY, END, 60, own=False)) == 24
+    late = lines(END - DAY, END, 60, own=False)
+    assert len(late) == 24
+    assert all(line.endswith(" [network.peer-expired]") for line in late)
     assert "the session ends in 23.0 hours" in lines(END + OFTEN, END + OFTEN + 1, 60, own=False)[0]
 
 
