@@ -134,7 +134,8 @@ def reload(config: Path | None, socket: Path | None, as_json: bool) -> None:
     reply = msgspec.json.decode(data, type=ReloadReply)
     click.echo(f"changed: {', '.join(reply.applied) or 'nothing'}; {reply.ended} sessions ended")
     if reply.restart:
-        click.echo(f"changed in the file, and needs a restart: {', '.join(reply.restart)}", err=True)
+        waiting = ", ".join(reply.restart)
+        click.echo(f"changed in the file, and needs a restart: {waiting} [config.pending]", err=True)
 
 
 def render(report: Report) -> list[str]:

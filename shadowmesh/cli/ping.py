@@ -21,6 +21,7 @@ from shadowmesh.cli.options import (
 )
 from shadowmesh.cli.replies import PingProblem
 from shadowmesh.command import ExitCode, examples, json_option
+from shadowmesh.errors import ShadowMeshError
 from shadowmesh.replies import print_reply
 
 
@@ -108,8 +109,8 @@ def ping(  # one parameter for each option
 def _ping_once(client: ApiClient, peer: str, timeout: float, as_json: bool) -> list[PingReply]:
     """Print one line; the reply, if there was one."""
 
-    def print_problem(kind: Literal["unknown-peer", "no-reply"], error: Exception) -> None:
-        print_reply(PingProblem(peer=peer, error=kind, message=str(error)))
+    def print_problem(kind: Literal["unknown-peer", "no-reply"], error: ShadowMeshError) -> None:
+        print_reply(PingProblem(peer=peer, error=kind, message=error.told))
 
     try:
         reply = client.ping(peer, timeout)
@@ -117,7 +118,7 @@ def _ping_once(client: ApiClient, peer: str, timeout: float, as_json: bool) -> l
         if as_json:
             print_problem("no-reply", error)
         else:
-            click.echo(f"no reply from {peer}: {error}")
+            click.echo(f"no reply from {peer}: {error.told}")
         return []
     except UnknownPeer as error:
         if as_json:

@@ -32,4 +32,5 @@ def reload(config: Path | None, socket: Path | None, as_json: bool) -> None:
         return
     click.echo(f"changed: {', '.join(reply.applied) or 'nothing'}")
     if reply.restart:
-        click.echo(f"changed in the file, and needs a restart: {', '.join(reply.restart)}", err=True)
+        waiting = ", ".join(reply.restart)
+        click.echo(f"changed in the file, and needs a restart: {waiting} [config.pending]", err=True)

@@ -131,7 +131,8 @@ def _tell(reply: SetReply, dry_run: bool) -> None:
         return
     click.echo(f"counts at once: {', '.join(reply.applied) or 'nothing'}")
     if reply.restart:
-        click.echo(f"changed in the file, and needs a restart: {', '.join(reply.restart)}", err=True)
+        waiting = ", ".join(reply.restart)
+        click.echo(f"changed in the file, and needs a restart: {waiting} [config.pending]", err=True)
 
 
 def _words(change: Change) -> str:

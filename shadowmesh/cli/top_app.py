@@ -75,7 +75,7 @@ class Reader(threading.Thread):
                 self._read()
             except (NotRunning, ApiFailed) as error:
                 self._last = 0
-                self._post(str(error))
+                self._post(error.told)
             self._stopped.wait(RETRY)
 
     def _read(self) -> None:

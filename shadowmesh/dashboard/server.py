@@ -173,7 +173,7 @@ class Dashboard:
                         raise ApiFailed(f"the client's answer has more than {MAX_ANSWER} bytes")
                 return Response(bytes(body), answer.status, media_type=answer.content_type)
         except (NotRunning, ApiFailed) as error:
-            return problem_answer(502, "failed", str(error))
+            return problem_answer(502, "failed", error.told)
 
     async def _events(self, request: Request) -> Response:
         if not self._is_open(request):
@@ -188,7 +188,7 @@ class Dashboard:
                 stack.callback(self._streams.discard, answer)
                 return _Stream(answer, stack.pop_all())
         except (NotRunning, ApiFailed) as error:
-            return problem_answer(502, "failed", str(error))
+            return problem_answer(502, "failed", error.told)
 
 
 class _Stream(StreamingResponse):

@@ -177,7 +177,7 @@ def test_set_changes_the_file_and_the_client(duo: Mesh) -> None:
     before = alice.config_path.read_text()
     done = alice.verb("set", "peers.bob.groups", "friends", "session.rekey_seconds", "77")
     assert "counts at once: peers[].groups" in done.stdout
-    assert done.stderr.strip().endswith("needs a restart: session")
+    assert done.stderr.strip().endswith("needs a restart: session [config.pending]")
     assert alice.peer("bob")["groups"] == ["friends"]
     assert alice.verb("get", "session.rekey_seconds").stdout == "77\n"
     assert alice.verb("set", "peers.bob.groups", "B A D", check=False).returncode == 3

@@ -391,7 +391,7 @@ def test_why_for_people_and_for_programs(capsys: pytest.CaptureFixture[str]) -> 
 def test_ping_without_a_reply(capsys: pytest.CaptureFixture[str]) -> None:
     assert client(["ping", "carol", "-c", "1"]) == ExitCode.NO_PEER
     assert capsys.readouterr().out.splitlines() == [
-        "no reply from carol: no reply within 2 s",
+        "no reply from carol: no reply within 2 s [peer.no-reply]",
         "1 sent, 0 answered",
     ]
     assert client(["ping", "eve", "-c", "1"]) == ExitCode.NO_PEER
@@ -468,7 +468,7 @@ def test_reload_says_what_has_changed(
     assert client(["reload"]) == 0
     said = capsys.readouterr()
     assert said.out == "changed: firewall\n"
-    assert said.err == "changed in the file, and needs a restart: peers\n"
+    assert said.err == "changed in the file, and needs a restart: peers [config.pending]\n"
     assert client(["reload", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["restart"] == ["peers"]
 

@@ -302,7 +302,9 @@ async def test_a_client_that_is_not_there_or_goes_is_told_in_words(tmp_path: Pat
         for path in ("/v1/status", "/v1/events"):
             answer = await browser.get(path)
             assert answer.status == 502
-            assert answer.json()["message"] == f"no client runs here: there is no socket {place.fake.path}"
+            assert answer.json()["message"] == (
+                f"no client runs here: there is no socket {place.fake.path} [client.not-running]"
+            )
         async with place.fake.running():
             assert (await browser.get("/v1/status")).status == 200
             reader, _ = await browser.begin("GET", "/v1/events")

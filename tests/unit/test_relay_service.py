@@ -163,7 +163,7 @@ def test_reload_takes_what_may_change_and_a_mistake_changes_nothing(service: Ser
     service.config.write_text(service.config.read_text() + "limits: {clients: 7}\n")
     done = service.verb("reload")
     assert (done.returncode, done.stdout) == (0, "changed: nothing; 0 sessions ended\n")
-    assert "needs a restart: limits" in done.stderr
+    assert "needs a restart: limits [config.pending]" in done.stderr
     for broken in ("short\n", ""):
         tokens.write_text(broken)
         refused = service.verb("reload")

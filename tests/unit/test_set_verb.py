@@ -217,7 +217,7 @@ def test_the_running_client_reads_the_file_again(
     assert client(["set", "paths.direct", "never", "peers.carol.groups", "x,y"]) == ExitCode.OK
     assert capsys.readouterr() == (
         "peers[1].groups: - -> x,y\npaths.direct: auto -> never\ncounts at once: peers[].groups\n",
-        "changed in the file, and needs a restart: paths\n",
+        "changed in the file, and needs a restart: paths [config.pending]\n",
     )
     assert client(["set", "paths.direct", "never"]) == ExitCode.OK
     assert capsys.readouterr().out == "nothing to change\n"

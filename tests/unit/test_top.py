@@ -195,7 +195,7 @@ async def test_a_client_that_goes_is_waited_for(monkeypatch: pytest.MonkeyPatch)
         await until(pilot, lambda: posed.after == [0, 4])
         posed.gone = True
         posed.says.put(END)
-        await shows(pilot, "no client runs here: there is no socket; tried again")
+        await shows(pilot, "no client runs here: there is no socket [client.not-running]; tried again")
         assert cells(pilot, "PEER") == ["bob", "carol"], "what was known stays"
         posed.gone = False
         posed.says.put(make_status())
