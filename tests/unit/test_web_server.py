@@ -19,7 +19,6 @@ from starlette.routing import Route
 
 from shadowmesh.units import Address
 from shadowmesh.web import server
-from shadowmesh.web.caller import Caller
 
 HASTE = 0.1
 """Seconds, in place of ten."""
@@ -184,13 +183,6 @@ async def test_what_is_no_http_fills_no_log(
             await ended(reader)
             writer.close()
     assert caplog.text == ""
-
-
-@pytest.mark.parametrize(("uid", "owns"), [(0, True), (998, True), (1000, False)])
-def test_root_and_our_own_user_own_us(monkeypatch: pytest.MonkeyPatch, uid: int, owns: bool) -> None:
-    """Also where we are not root; groups and process ids give nothing."""
-    monkeypatch.setattr(os, "geteuid", lambda: 998)
-    assert Caller(pid=0, uid=uid, gid=0).owns_us is owns
 
 
 def test_a_daemon_whose_backlog_is_full_is_there(tmp_path: Path) -> None:
