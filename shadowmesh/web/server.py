@@ -28,6 +28,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from shadowmesh.decoding import UNDECODABLE
 from shadowmesh.errors import ShadowMeshError
 from shadowmesh.units import Address
 from shadowmesh.web.caller import Caller, caller_of
@@ -288,7 +289,7 @@ async def read_struct(request: Request, kind: type[Asked]) -> Asked:
     """The body as a struct. Raises msgspec.MsgspecError, which `guarded` answers."""
     try:
         return msgspec.json.decode(await read_body(request), type=kind)
-    except (UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise msgspec.DecodeError(str(error)) from None
 
 

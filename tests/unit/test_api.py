@@ -357,6 +357,11 @@ def test_down_gives_up_on_a_client_that_stays(tmp_path: Path, monkeypatch: pytes
             b"400",
         ),
         (
+            b"POST /v1/ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 12\r\n\r\n"
+            b'{"peer":"\xff"}',
+            b"400",
+        ),
+        (
             b"POST /v1/ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 40000\r\n\r\n"
             + b" " * max(40_000, MAX_BODY + 1),
             b"413",
