@@ -182,7 +182,11 @@ MACHINE: dict[str, Entry] = {
     ),
     "device.interface": Entry(
         "The interface was made, and the kernel refuses a setting of it, such as its MTU or a sysctl.",
-        "The text names the step; a read-only `/proc/sys` in a container is a frequent reason.",
+        "The text names the step; see what of it the kernel or the container forbids.",
+    ),
+    "device.settings": Entry(
+        "`/proc/sys` is read-only, as in a container: the interface keeps what the kernel gives new ones.",
+        "[Containers](operations.md#containers) tells what each changes, and what `--sysctl` can set.",
     ),
     "device.address": Entry(
         "An address of `interface.addresses` can't be put on the interface.",

@@ -17,11 +17,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from shadowmesh.errors import DeviceError
 from shadowmesh.io.bridge import LinuxBridge, add_addresses, join, remove_addresses
 from shadowmesh.io.netlink import in_thread
+
+if TYPE_CHECKING:
+    from shadowmesh.io.iproute import IPRoute
 
 _DEVICE: Final = "/dev/net/tun"
 _TUNSETIFF: Final = 0x400454CA
@@ -51,7 +54,6 @@ _IFREQ: Final = struct.Struct("16sH22x")
 """struct ifreq of 40 bytes: name, flags, padding."""
 
 _IPV6_SETTINGS: Final = {
-    "addr_gen_mode": "0",  # EUI-64: the peers take no other link-local address from this MAC
     "accept_ra": "0",  # routers of the overlay are decided by configuration, not by whoever advertises
     "accept_dad": "0",  # the MAC is derived from the NodeID: the link-local address is usable at once
     "keep_addr_on_down": "1",  # as the kernel does with those of IPv4: whoever sets it up again finds them
@@ -59,6 +61,10 @@ _IPV6_SETTINGS: Final = {
 
 _IPV6_OFF: Final = {"disable_ipv6": "1"}
 """In a bridge, the bridge has the addresses."""
+
+_EUI64, _NO_ADDRESS = 0, 1
+"""Which link-local address the kernel makes (<linux/if_link.h>): that of the MAC, as peers take no other;
+or none, in a bridge. Set by netlink: a container has /proc/sys read-only."""
 
 
 class Tap:
@@ -73,6 +79,8 @@ class Tap:
         self._bridge: LinuxBridge | None = None
         self.lent: list[str] = []
         """Addresses that we put on the bridge."""
+        self.unset: list[str] = []
+        """Settings that differ from ours, such as "accept_ra=1", as /proc/sys is read-only."""
 
     @classmethod
     def open(
@@ -87,7 +95,7 @@ class Tap:
         """
         tap = cls(_create(name), name)
         try:
-            _set_ipv6(name, _IPV6_SETTINGS if bridge is None else _IPV6_OFF)
+            tap.unset = _set_ipv6(name, _IPV6_SETTINGS if bridge is None else _IPV6_OFF)
             tap._bridge = bridge
             tap.lent = in_thread(lambda: _configure(name, mac, mtu, addresses, bridge))
         except BaseException:
@@ -198,16 +206,34 @@ def _create_problem(name: str, error: OSError) -> str:
     return f"can't make the interface {name}: {error.strerror}"
 
 
-def _set_ipv6(name: str, settings: Mapping[str, str]) -> None:
-    """Before the device goes up. A kernel without IPv6 has no such files."""
+def _set_ipv6(name: str, settings: Mapping[str, str]) -> list[str]:
+    """Before the device goes up. A kernel without IPv6 has no such files. Returns what is read-only."""
     folder = Path("/proc/sys/net/ipv6/conf") / name
+    unset: list[str] = []
     for key, value in settings.items():
         try:
-            (folder / key).write_text(value)
+            found = (folder / key).read_text().strip()
+            if found != value:
+                (folder / key).write_text(value)
         except FileNotFoundError:
-            return
+            return []
         except OSError as error:
-            raise DeviceError(f"can't set {key} of {name}: {error.strerror}") from error
+            if error.errno != errno.EROFS:
+                raise DeviceError(f"can't set {key} of {name}: {error.strerror}") from error
+            unset.append(f"{key}={found}")
+    return unset
+
+
+def _set_link_local(netlink: IPRoute, index: int, mode: int) -> None:
+    """Before the device goes up. Raises NetlinkError."""
+    from shadowmesh.io.iproute import NetlinkError
+
+    family = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", mode)]}
+    try:
+        netlink.link("set", index=index, IFLA_AF_SPEC={"attrs": [("AF_INET6", family)]})
+    except NetlinkError as error:
+        if error.code != errno.EAFNOSUPPORT:  # a kernel without IPv6, or an MTU below what that needs
+            raise
 
 
 def _configure(
@@ -223,6 +249,8 @@ def _configure(
             index = netlink.link_lookup(ifname=name)[0]
             step = f"set its MAC address and MTU {mtu}"
             netlink.link("set", index=index, address=mac.hex(":"), mtu=mtu)
+            step = "choose its link-local address"
+            _set_link_local(netlink, index, _EUI64 if bridge is None else _NO_ADDRESS)
             if bridge is not None:
                 step = f"make it a port of {bridge.name}"
                 join(netlink, index, bridge)

@@ -209,6 +209,9 @@ def _open_tap(
     if lent is not None:
         stack.callback(lent.forget)
     tap = stack.enter_context(Tap.open(interface.name, mac, mtu, interface.addresses, bridge))
+    if tap.unset:
+        kept = ", ".join(tap.unset)
+        log.warning("%s keeps %s, as /proc/sys is read-only [device.settings]", tap.name, kept)
     if lent is not None:
         lent.note_addresses(tap.lent)
     return tap, lent

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,8 +17,9 @@ from shadowmesh.api.client import ApiClient
 from shadowmesh.core.shared import Changed
 from shadowmesh.io import notify, resolvconf
 from shadowmesh.io import spans as spans_module
+from shadowmesh.io.tap import Tap
 from shadowmesh.io.tracing import trace_to
-from shadowmesh.node import tickets, why
+from shadowmesh.node import lifecycle, tickets, why
 from shadowmesh.node.surroundings import Surroundings
 from shadowmesh.units import Address
 from shadowmesh_relay.config import load_relay_config
@@ -108,6 +111,14 @@ def _no_collector(world: World) -> str:
     return _logged(trace)
 
 
+def _read_only(world: World) -> str:
+    tap = SimpleNamespace(name="smesh0", unset=["accept_ra=1"])
+    world.patch.setattr(lifecycle, "take_back", lambda _: None)
+    world.patch.setattr(Tap, "open", lambda *_: contextlib.nullcontext(tap))
+    config = load(world.tmp, MINIMAL)
+    return _logged(lambda: lifecycle._open_tap(config, bytes(6), 1380, None, contextlib.ExitStack()))
+
+
 def _down(world: World) -> str:
     status = make_status()
     down = msgspec.structs.replace(status, node=msgspec.structs.replace(status.node, interface_up=False))
@@ -173,6 +184,7 @@ LOGGED: dict[str, Provocation] = {
     "state.not-kept": _not_kept,
     "machine.netlink": _no_netlink,
     "machine.manager": _no_manager,
+    "device.settings": _read_only,
     "device.down": _down,
     "names.left": _left,
     "tracing.collector": _no_collector,

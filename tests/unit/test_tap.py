@@ -17,8 +17,17 @@ MAC = bytes.fromhex("020000000001")
 ADDRESSES = ["10.77.0.1/24", "fd77::1/64"]
 
 
-def in_namespace(code: str) -> object:
-    """Run `code` in a fresh network namespace; what it assigns to `result` comes back."""
+CONTAINER = """
+echo 1 > /proc/sys/net/ipv6/conf/default/addr_gen_mode
+mount --bind /proc/sys /proc/sys
+mount -o remount,bind,ro /proc/sys
+exec "$@"
+"""
+"""A container has /proc/sys read-only; and this kernel makes no link-local address by itself."""
+
+
+def in_namespace(code: str, *before: str) -> object:
+    """Run `code` in a fresh network namespace, behind `before`; what it assigns to `result` comes back."""
     program = f"""
 import asyncio, json, subprocess, socket
 from shadowmesh.errors import DeviceError
@@ -31,7 +40,7 @@ def ip(*words):
 print(json.dumps(result))
 """
     done = subprocess.run(
-        ["unshare", "--net", sys.executable, "-W", "error", "-c", program],
+        ["unshare", "--net", "--mount", *before, sys.executable, "-W", "error", "-c", program],
         capture_output=True,
         text=True,
         check=False,
@@ -85,6 +94,27 @@ result = [link, ra, blocking, up, [name for _, name in socket.if_nameindex()]]
     assert not any(entry.get("tentative") for entry in link["addr_info"])
     assert (accept_ra, blocking) == ("0", False)
     assert "smesh0" not in names
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("bridged", [False, True])
+def test_in_a_container_the_settings_stay_that_proc_sys_has(bridged: bool) -> None:
+    result = in_namespace(
+        f"""
+from shadowmesh.io.bridge import LinuxBridge
+subprocess.run(["ip", "link", "add", "br0", "up", "type", "bridge"], check=True)
+with Tap.open("smesh0", MAC, 1380, ADDRESSES, LinuxBridge.find("br0") if {bridged} else None) as tap:
+    result = [tap.unset, [entry["local"] for entry in ip("addr", "show", "dev", "smesh0")[0]["addr_info"]]]
+""",
+        *("sh", "-ec", CONTAINER, "sh"),
+    )
+    assert isinstance(result, list)
+    unset, addresses = result
+    if bridged:
+        assert (unset, addresses) == (["disable_ipv6=0"], [])
+    else:
+        assert unset == ["accept_ra=1", "accept_dad=1", "keep_addr_on_down=0"]
+        assert addresses == ["10.77.0.1", "fd77::1", "fe80::ff:fe00:1"]
 
 
 @pytest.mark.root
