@@ -43,9 +43,9 @@ A BPF program keeps the units' rules about devices; where systemd may load none,
 """
 OPENED = """
 opened() {
-  for file in /dev/null /dev/net/tun /root/kmsg; do (exec 3<"$file") 2>/dev/null && echo "$file"; done
+  for file in /dev/null /dev/net/tun /srv/kmsg; do (exec 3<"$file") 2>/dev/null && echo "$file"; done
 }
-test -e /root/kmsg || mknod /root/kmsg c 1 11
+test -e /srv/kmsg || mknod /srv/kmsg c 1 11
 opened
 echo $$ > "/sys/fs/cgroup$0/cgroup.procs"
 echo; opened; true
@@ -200,7 +200,7 @@ def test_no_device_but_those_of_its_unit_can_be_opened(
     machine: Machine, unit: str, devices: list[str]
 ) -> None:
     outside, inside = machine.run("sh", "-c", OPENED, machine.shown(unit, "ControlGroup")).split("\n\n")
-    assert outside.split() == ["/dev/null", "/dev/net/tun", "/root/kmsg"]
+    assert outside.split() == ["/dev/null", "/dev/net/tun", "/srv/kmsg"]
     assert inside.split() == devices
 
 
