@@ -92,9 +92,8 @@ MACHINE: dict[str, Entry] = {
         "Give its IP address or another name; or set another `names.domain` ([names.md](names.md)).",
     ),
     "config.bridge": Entry(
-        "`interface.bridge` can't be used: it is no bridge, or this member has not the right to be a bridge.",
-        "Make it (`ip link add br0 type bridge`), or have the certificate signed with `--right bridge`;"
-        " [bridging.md](bridging.md).",
+        "`interface.bridge` is set, and this member has not the right to be a bridge.",
+        "Have the certificate signed with `--right bridge`; [bridging.md](bridging.md).",
     ),
     "config.group": Entry(
         "The group of `node.socket_group` does not exist on this machine, may not be given to the socket, "
@@ -195,7 +194,8 @@ MACHINE: dict[str, Entry] = {
     ),
     "device.bridge": Entry(
         "The bridge of `interface.bridge` is not there, is no bridge, or is down.",
-        "`ip link add br0 type bridge && ip link set br0 up`, or correct the name.",
+        "`ip link add br0 type bridge && ip link set br0 up`, or correct the name. The unit tries again by "
+        "itself, so that a bridge may come later when the machine boots.",
     ),
     "device.removed": Entry(
         "Somebody removed the interface while the client ran.",

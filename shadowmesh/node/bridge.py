@@ -10,7 +10,7 @@ import time
 from shadowmesh._ext.bridge import PortState as Port
 from shadowmesh._ext.engine import Engine
 from shadowmesh.api.schema import BridgeStatus
-from shadowmesh.config import ClientConfig, refuse_bridge
+from shadowmesh.config import ClientConfig
 from shadowmesh.errors import DeviceError, Failure
 from shadowmesh.io.bridge import LinuxBridge
 from shadowmesh.io.lent import Lent
@@ -28,13 +28,16 @@ _PORTS = {
 
 
 def find_bridge(config: ClientConfig) -> LinuxBridge | None:
-    """The bridge that the configuration names. Raises ConfigError if there is none of that name."""
+    """The bridge that the configuration names. Raises DeviceError if there is none of that name.
+
+    That is no mistake of the file: when the machine boots, the bridge may come a moment later.
+    """
     if config.interface.bridge is None:
         return None
     try:
         found = LinuxBridge.find(config.interface.bridge)
     except DeviceError as error:
-        refuse_bridge(config, str(error))
+        raise DeviceError(f"{config.file}: interface.bridge: {error}", error.error_id) from None
     if not found.up:
         log.warning("bridge %s is down: ip link set %s up [device.bridge]", found.name, found.name)
     return found

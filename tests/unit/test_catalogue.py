@@ -209,7 +209,7 @@ def _interface(world: World) -> str:
 def _bridge(world: World) -> str:
     text = (CONFIGS / "client.yaml").read_text().replace("interface:\n", "interface:\n  bridge: br9\n")
     config = load_client_config(world.file(text, "client.yaml"))
-    return world.told(lambda: refuse_bridge(config, "there is no such bridge"))
+    return world.told(lambda: refuse_bridge(config, "bob has not the right"))
 
 
 def _group(world: World) -> str:

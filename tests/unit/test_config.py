@@ -195,8 +195,8 @@ def test_a_bridge_its_vlans_and_who_may_bridge(tmp_path: Path) -> None:
 def test_a_bridge_is_refused_with_its_line_also_after_the_file_was_read(tmp_path: Path) -> None:
     config = load(tmp_path, MINIMAL.replace("interface: {", "interface: {bridge: br0, "))
     with pytest.raises(ConfigError) as caught:
-        refuse_bridge(config, "there is none")
-    assert str(caught.value) == f"{config.file}:2: interface.bridge: there is none"
+        refuse_bridge(config, "bob has not the right")
+    assert str(caught.value) == f"{config.file}:2: interface.bridge: bob has not the right"
 
 
 @pytest.mark.parametrize(
