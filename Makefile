@@ -9,7 +9,9 @@ BIN    = $(VENV)/bin
 STAMPS = $(VENV)/.stamps
 
 # What Debian has to provide: a compiler and libcrypto's headers, and the tools of the demo and the e2e tests.
-PACKAGES = build-essential python3-dev python3-venv libssl-dev curl iproute2 iputils-ping iputils-arping iperf3 tcpdump \
+# What compiles, and what the tests use besides.
+BUILD_PACKAGES = build-essential python3-dev python3-venv libssl-dev
+PACKAGES = $(BUILD_PACKAGES) curl iproute2 iputils-ping iputils-arping iperf3 tcpdump \
            nftables miniupnpd-nftables tinyproxy-bin android-libboringssl nats-server faketime dbus-daemon \
            chromium mandoc
 
@@ -116,7 +118,8 @@ build: setup ## Build the wheel into dist/.
 	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 	@ls -l dist
 
-deb: $(STAMPS)/system ## Build the Debian package into dist/, for this machine's Debian.
+deb: $(STAMPS)/build ## Build the Debian package into dist/, for this machine's Debian.
+	@echo "Building the package (a minute or two)"
 	@"$(PYTHON)" .ci/deb.py dist
 
 deb-test: setup deb ## Install the Debian package in a clean chroot, run it, also by systemd, purge it (root; debootstrap).
@@ -136,10 +139,11 @@ clean: ## Remove what was built; the virtual environment stays.
 distclean: clean ## Remove the virtual environment too.
 	rm -rf $(VENV)
 
-# The package of nats-server would also start one here; the tests start their own.
-$(STAMPS)/system: Makefile
+# Of the Debian packages named in the first argument those that are missing. That of nats-server would also start
+# one here; the tests start their own.
+define INSTALL
 	@if command -v dpkg-query >/dev/null; then \
-	  missing=$$(for package in $(PACKAGES); do \
+	  missing=$$(for package in $(1); do \
 	    dpkg-query -W -f '$${Status}' "$$package" 2>/dev/null | grep -q 'ok installed' || echo "$$package"; done); \
 	  if [ -n "$$missing" ] && [ "$$(id -u)" != 0 ]; then \
 	    echo "Missing Debian packages; run: sudo apt-get install" $$missing >&2; exit 1; \
@@ -155,6 +159,13 @@ $(STAMPS)/system: Makefile
 	  echo "No Debian here: a C compiler, OpenSSL 3 headers, iproute2, iperf3, tcpdump and nftables are taken to be there."; \
 	fi
 	@mkdir -p $(@D) && touch $@
+endef
+
+$(STAMPS)/system: Makefile
+	$(call INSTALL,$(PACKAGES))
+
+$(STAMPS)/build: Makefile
+	$(call INSTALL,$(BUILD_PACKAGES))
 
 # Unpacked only, for tests that run it in a namespace: to install it would change this machine's /etc/resolv.conf.
 $(STAMPS)/resolved: Makefile | $(STAMPS)/venv

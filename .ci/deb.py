@@ -197,8 +197,8 @@ def write_documents(tree: Path, version: str, epoch: int) -> None:
     write_compressed(documents / "changelog.gz", entry.encode())
     write_compressed(documents / "CHANGELOG.md.gz", (ROOT / "CHANGELOG.md").read_bytes())
     write(documents / "README.Debian", (PACKAGING / "README.Debian").read_text())
-    for path in sorted((ROOT / "docs").glob("*.md")):
-        write_compressed(documents / "docs" / f"{path.name}.gz", path.read_bytes())
+    for path in sorted((*(ROOT / "docs").glob("*.md"), *(ROOT / "docs/howto").glob("*.md"))):
+        write_compressed(documents / f"{path.relative_to(ROOT)}.gz", path.read_bytes())
     for path in sorted((ROOT / "configs").iterdir()):
         if path.is_file() and path.suffix not in (".service", ".target"):
             write(documents / "examples" / path.name, path.read_text())
@@ -231,6 +231,7 @@ def write_generated(place: Path, tree: Path) -> None:
 def depends(place: Path, tree: Path) -> str:
     """Debian's packages for what the compiled parts link, and the Python that they are for."""
     write(place / "debian" / "control", "Source: shadowmesh\n\nPackage: shadowmesh\nArchitecture: any\n")
+    (tree / "DEBIAN").mkdir()  # dpkg-shlibdeps knows a package by it
     objects = [path for path in (tree / LIBRARY).rglob("*.so*") if path.is_file()]
     folders = {f"-l{path.parent}" for path in objects}
     found = run(
