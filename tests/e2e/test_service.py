@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from shadowmesh.testing.process import wait_until
+from shadowmesh.testing.web import write_certificate
 from tests.e2e.chroot import CLIENT, PACKAGE, RELAY, Chroot, give_up
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ pytestmark = [
     pytest.mark.skipif(not PACKAGE, reason="make deb-test runs it, with the package that it builds"),
 ]
 OTHER = "shadowmesh-client@home"
+HOWTO = Path(__file__).parents[2] / "docs/howto/relay-in-the-cloud.md"
 BOOT = """
 umount "$1/proc"
 mount -t tmpfs none /run
@@ -117,9 +120,10 @@ def give_configurations(chroot: Chroot) -> None:
     }
     relays = [{"address": "127.0.0.1:4433", "id": nodes["relay"]}]
     admission = {"nodes": [nodes["alice"], nodes["bob"]]}
-    chroot.write_config(
-        "relay.yaml", {"relay": {"name": "relay", "listen": "127.0.0.1:4433"}, "admission": admission}
-    )
+    relay = {"name": "relay", "listen": "127.0.0.1:4433"}
+    files = {"certificate": "/etc/shadowmesh/relay.crt", "key": "/etc/shadowmesh/relay.key"}
+    tcp = {"listen": "127.0.0.1:443", **files}
+    chroot.write_config("relay.yaml", {"relay": relay, "admission": admission, "websocket": tcp})
     chroot.write_config(
         "client.yaml",
         {
@@ -141,6 +145,16 @@ def give_configurations(chroot: Chroot) -> None:
     )
 
 
+def let_in_who_has_no_udp(chroot: Chroot) -> None:
+    """By the commands of the manual, with a certificate where certbot puts it."""
+    live = chroot.path / "etc/letsencrypt/live/relay.example.net"
+    live.mkdir(parents=True)
+    for made, name in zip(write_certificate(live, "relay"), ("fullchain.pem", "privkey.pem"), strict=True):
+        made.rename(live / name)
+    (commands,) = re.findall(r"^```sh\n(groupadd.*?)^```", HOWTO.read_text(), re.MULTILINE | re.DOTALL)
+    chroot.run("sh", "-ec", commands)
+
+
 @pytest.fixture(scope="module")
 def machine(clean: Chroot, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """Booted, with the package, relay and clients configured, and nothing started."""
@@ -148,6 +162,7 @@ def machine(clean: Chroot, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         give_up("systemd-container is not installed")
     clean.install("systemd")
     give_configurations(clean)
+    let_in_who_has_no_udp(clean)
     name = f"shadowmesh-test-{os.getpid()}"
     command = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", BOOT, name, str(clean.path)]
     log = tmp_path_factory.mktemp("machine") / "console"
@@ -188,6 +203,8 @@ def test_units_start_and_are_ready(machine: Machine) -> None:
     assert set(state.split()[::2]) == {machine.shown(RELAY, "UID")} != {"0"}, (
         "what root has made is the user's now"
     )
+    (serves,) = (line["MESSAGE"] for line in machine.lines(RELAY) if "serves on" in line["MESSAGE"])
+    assert "and TCP 127.0.0.1:443," in serves, "by a key that not everybody can read, at a port of root"
     told = [line for line in machine.lines(CLIENT, "--priority=warning") if line["_PID"] != "1"]
     assert told == []
 
@@ -265,6 +282,7 @@ def test_purged_it_leaves_no_unit_and_no_key(machine: Machine) -> None:
     assert machine.run("systemctl", "is-active", OTHER)
     kept = machine.chroot.path / "var/lib/shadowmesh-home/authority.pem"
     kept.touch()
+    shutil.rmtree(machine.chroot.path / "etc/systemd/system/shadowmesh-relay.service.d")  # of ours is none
     told = machine.run("dpkg", "--purge", "shadowmesh")
     assert "/var/lib/shadowmesh-home holds the key of a network and was left" in told
     assert "smesh-home" not in machine.run("cat", "/proc/net/dev")
