@@ -334,6 +334,9 @@ class Authority:
         for entry in self.ledger.entries:
             if entry.node == label.lower() or (entry.name == label and entry.revoked is None):
                 return entry
+        if any(one.name == label for one in self._invited):
+            text = f"{label} is not known yet to have joined by its invitation"
+            raise ValueError(f"{text}; `invite list` tells the ledger who joined")
         raise ValueError(f"{label} is no member of {self._network.name}; the verb `network list` shows them")
 
     def _list(self, nodes: set[str], serials: set[int], now: float) -> RevocationList:

@@ -166,6 +166,8 @@ def test_an_invitation_reserves_names_addresses_and_serials() -> None:
     for name in ("bob", "bob-2"):
         with pytest.raises(ValueError, match="reserved by an invitation"):
             home.sign(Request(node=b"x" * 32, name=name), NOW)
+        with pytest.raises(ValueError, match=f"{name} is not known yet .*`invite list` tells"):
+            home.find(name)
 
 
 @pytest.mark.parametrize(
