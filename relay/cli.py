@@ -22,8 +22,9 @@ NAME = "shadowmesh-relay"
 
 _NEXT = """
 Next:
-  1. Write relay.yaml with the NodeIDs of the members (examples: configs/, or share/doc/shadowmesh/examples),
-     check and start it:
+  1. Write relay.yaml (examples: configs/, or share/doc/shadowmesh/examples) with the NodeIDs of the members,
+     or with the file that `shadowmesh-client network create` made: admission: {{networks: [home.pem]}}
+     Check and start it:
        shadowmesh-relay serve -c relay.yaml --check
        shadowmesh-relay serve -c relay.yaml
   2. Give the members this line for relays: in their client.yaml:

@@ -38,7 +38,7 @@ def tracing_url(top: Section) -> str | None:
     section = top.section("tracing", ("otlp",))
     url = section.text("otlp", parse_otlp, '"http://127.0.0.1:4318"')
     if _missing("opentelemetry.sdk") or _missing("opentelemetry.exporter.otlp.proto.http"):
-        problem = "needs OpenTelemetry, which is not installed; pip install 'shadowmesh[tracing]'"
+        problem = "needs OpenTelemetry, which is not installed; see Extras in docs/install.md"
         section.refuse("otlp", problem)
     return url
 

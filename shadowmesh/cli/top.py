@@ -15,7 +15,7 @@ from shadowmesh.command import CommandFailed, examples
 if TYPE_CHECKING:
     from shadowmesh.cli.board import Order
 
-MISSING = "top needs the library textual, which is not here; pip install 'shadowmesh[top]'"
+MISSING = "top needs the library textual, which is not here; see Extras in docs/install.md"
 NO_TERMINAL = "top needs a terminal; for programs there are status --json, and the events of the local API"
 
 

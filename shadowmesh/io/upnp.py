@@ -68,7 +68,7 @@ class UpnpMapping:
         try:
             from async_upnp_client.exceptions import UpnpError
         except ImportError:
-            raise NotInstalled("not installed (pip install 'shadowmesh[upnp]')") from None
+            raise NotInstalled("not installed (see Extras in docs/install.md)") from None
         try:
             if self._device is None:
                 self._device = await self._find()

@@ -238,7 +238,7 @@ def test_gateway_without_any_service(home: Home) -> None:
         await until(mapper, lambda: "upnp" in mapper.report)
         assert mapper.external is None
         assert mapper.report["pcp"] == "not offered"
-        assert mapper.report["upnp"] in ("no answer", "not installed (pip install 'shadowmesh[upnp]')")
+        assert mapper.report["upnp"] in ("no answer", "not installed (see Extras in docs/install.md)")
 
     home.run(steps)
 

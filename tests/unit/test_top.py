@@ -241,7 +241,7 @@ def test_without_textual_it_says_what_to_install(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "textual", None)
     assert client(["top"]) == ExitCode.FAILED
-    assert "pip install 'shadowmesh[top]'" in capsys.readouterr().err
+    assert "see Extras in docs/install.md" in capsys.readouterr().err
 
 
 def test_it_begins_with_the_order_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -288,7 +288,7 @@ def test_what_is_no_collector(tmp_path: Path, text: str, problem: str) -> None:
 
 def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observing, "_missing", lambda module: "exporter" in module)
-    with pytest.raises(ConfigError, match=r"x\.yaml:3: tracing\.otlp: needs OpenTelemetry.*pip install"):
+    with pytest.raises(ConfigError, match=r"x\.yaml:3: tracing\.otlp: needs OpenTelemetry.*see Extras"):
         load_relay_config(write(tmp_path, RELAY + 'tracing: {otlp: "http://127.0.0.1:4318"}\n'))
 
 
