@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -22,7 +25,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from shadowmesh._ext.drops import DropReason, Statistic
 from shadowmesh.crypto import identity
 from shadowmesh_relay.report import PREFIX
-from tests.unit.ext_harness import udp_socket
 
 DEADLINE = 40.0
 COMMAND = [sys.executable, "-m", "shadowmesh_relay.cli"]
@@ -54,8 +56,17 @@ class Service:
 
 
 def free_port() -> int:
-    with udp_socket() as sock:
-        return int(sock.getsockname()[1])
+    """By UDP and TCP, and below the ports that the kernel gives out: nobody comes to it meanwhile."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(type=socket.SOCK_DGRAM) as udp,
+            socket.socket() as tcp,
+        ):
+            udp.bind(("127.0.0.1", port))
+            tcp.bind(("127.0.0.1", port))
+            return port
 
 
 def read_line(process: subprocess.Popen[str]) -> str:
